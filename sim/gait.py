@@ -1,0 +1,63 @@
+"""The reference gait: what the legs would do if balance were free.
+
+The walker's network only corrects it. All functions broadcast over leading dimensions. Lengths m,
+angles rad, phases in [0, 1): stance below a half, swing above.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PERIOD_S = 0.74
+LIFT_M = 0.07
+SOLE_RADIUS_M = 0.005
+MOVING_SPEED = 0.05  # m/s or rad/s: a slower command is a stand
+
+HIP_PITCH_PER_M_S = 0.32
+HIP_YAW_PER_RAD_S = 0.22
+HIP_ROLL_PER_M_S = 0.28
+
+
+def leg_phases(phase: np.ndarray) -> np.ndarray:
+    """(..., 2) phases of the left and the right leg, half a cycle apart."""
+    return np.stack([phase, (phase + 0.5) % 1.0], axis=-1)
+
+
+def is_moving(velocity: np.ndarray) -> np.ndarray:
+    """Whether a (..., 3) commanded base velocity (m/s, m/s, rad/s) asks for steps."""
+    return np.abs(velocity).max(axis=-1) > MOVING_SPEED
+
+
+def foot_lift(phases: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(..., 2) in [0, 1]: how far each foot should be up."""
+    lift = np.where(phases < 0.5, 0.0, np.sin(np.pi * (2 * phases - 1)))
+    return lift * moving[..., None]
+
+
+def reference(phases: np.ndarray, velocity: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(..., 15) offsets of the leg and waist joints from home, in the SDK order."""
+    stance = phases < 0.5
+    sweep = np.where(stance, 4 * phases - 1, np.cos(np.pi * (2 * phases - 1)))
+    sweep = sweep * moving[..., None]
+    lift = foot_lift(phases, moving)
+    forward = HIP_PITCH_PER_M_S * velocity[..., 0:1] * sweep
+    sideways = HIP_ROLL_PER_M_S * velocity[..., 1:2] * sweep
+    turn = HIP_YAW_PER_RAD_S * velocity[..., 2:3] * sweep
+    legs = np.stack(
+        [
+            -0.25 * lift + forward,
+            -sideways,
+            -turn,
+            0.5 * lift,
+            -0.25 * lift - 0.5 * forward,
+            np.zeros_like(lift),
+        ],
+        axis=-1,
+    )  # (..., 2, 6)
+    waist = np.zeros((*phases.shape[:-1], 3))
+    return np.concatenate([legs[..., 0, :], legs[..., 1, :], waist], axis=-1)
+
+
+def foot_height(lift: np.ndarray) -> np.ndarray:
+    """Reference height of the sole spheres' centres above the floor."""
+    return SOLE_RADIUS_M + LIFT_M * lift

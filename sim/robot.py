@@ -1,0 +1,77 @@
+"""The robot's own numbers: model file, joint order, home pose and gains."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from assets import asset_path
+from bridge.contract import JOINT_NAMES, UserError
+
+CONTROL_SUBSTEPS = 3
+TIMESTEP_S = 0.02 / CONTROL_SUBSTEPS
+N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first in the SDK order
+
+
+@lru_cache
+def facts() -> dict:
+    """The published facts of the 29-joint Unitree G1 (assets/robots/g1_facts.json)."""
+    return json.loads(asset_path("robots/g1_facts.json").read_text())
+
+
+@lru_cache
+def joint_facts(key: str) -> np.ndarray:
+    """(29,) values of one fact of every joint, in the SDK order."""
+    return np.array([joint[key] for joint in facts()["joints"]], dtype=np.float32)
+
+
+def robot_spec(path: Path | str | None = None) -> mujoco.MjSpec:
+    """Our G1, or the one in an MJCF file, with our gains, motors and physics options.
+
+    Raises UserError for a file that is missing, is no MJCF or lacks one of the 29 joints.
+    """
+    path = Path(path) if path else asset_path("robots/g1.xml")
+    if not path.is_file():
+        raise UserError(f"robot file {path} does not exist; give an MJCF of the 29-joint G1")
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"robot file {path} is no valid MJCF ({reason})") from error
+    missing = set(JOINT_NAMES) - {joint.name for joint in spec.joints}
+    if missing:
+        some = ", ".join(sorted(missing)[:3])
+        raise UserError(
+            f"robot file {path} lacks {len(missing)} of the 29 joints ({some}, ...);"
+            " use an MJCF with the G1's joint names"
+        )
+    _use_our_motors(spec)
+    spec.option.timestep = TIMESTEP_S
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    # MuJoCo 4.0.0's sparse Newton factor is wrong.
+    spec.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
+    return spec
+
+
+def _use_our_motors(spec: mujoco.MjSpec) -> None:
+    """Position motors in the SDK order, with the facts' gains, limits and rotor inertias."""
+    for actuator in list(spec.actuators):
+        spec.delete(actuator)
+    joints = {joint.name: joint for joint in spec.joints}
+    for fact in facts()["joints"]:
+        joint = joints[fact["name"]]
+        joint.armature = fact["armature_kgm2"]
+        joint.damping = [0.0, 0.0, 0.0]
+        effort = fact["effort_limit_nm"]
+        actuator = spec.add_actuator(
+            name=fact["name"],
+            target=fact["name"],
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            ctrlrange=fact["range_rad"],
+            forcerange=[-effort, effort],
+        )
+        actuator.set_to_position(kp=fact["kp_nm_rad"], kv=fact["kd_nms_rad"])

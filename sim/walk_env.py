@@ -1,0 +1,307 @@
+"""Many G1s learning to walk: a batched Gymnasium vector environment on `mujoco.batch`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from mujoco import batch
+
+from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
+from sim import gait
+from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, facts, joint_facts, robot_spec
+from sim.walk_reward import WalkState, walk_rewards
+from sim.walker import (
+    ARM_SPEED_RAD_S,
+    OBSERVATION_DIM,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
+    advance_phase,
+    joint_targets,
+    walker_observation,
+)
+
+DT_S = 1.0 / CONTROL_HZ
+CRITIC_DIM = OBSERVATION_DIM + 3 + 1 + 2 + 2  # + base velocity, height, foot heights, contacts
+SENSORS = (
+    *("base_ang_vel", "base_lin_vel"),
+    *(f"{side}_{kind}" for kind in ("sole_pos", "sole_vel", "sole_up", "touch") for side in ("left", "right")),
+)
+
+
+@dataclass(frozen=True)
+class WalkConfig:
+    """What the worlds of walker training are like."""
+
+    n_worlds: int = 1024
+    threads: int = 2
+    episode_s: float = 20.0
+    command_s: float = 5.0
+    stand_share: float = 0.15
+    turn_share: float = 0.2
+    push_m_s: float = 0.5
+    push_every_s: float = 6.0
+    friction: tuple[float, float] = (0.5, 1.2)
+    torso_payload_kg: tuple[float, float] = (-1.0, 2.0)
+    gain_ratio: tuple[float, float] = (0.9, 1.1)
+    joint_noise_rad: float = 0.01
+    joint_vel_noise_rad_s: float = 0.5
+    ang_vel_noise_rad_s: float = 0.2
+    gravity_noise: float = 0.03
+
+
+def walk_model() -> mujoco.MjModel:
+    """The G1 alone on a plane, whose feet touch nothing but the floor."""
+    spec = robot_spec()
+    spec.worldbody.add_geom(
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], friction=[1, 0.005, 1e-4]
+    )
+    for geom in spec.geoms:
+        is_foot = "_foot_" in geom.name
+        geom.contype, geom.conaffinity = (0, 1) if is_foot else (int(geom.name == "floor"), 0)
+        if is_foot:
+            geom.priority = 1
+    return spec.compile()
+
+
+class WalkEnv(gymnasium.vector.VectorEnv):
+    """`n_worlds` G1s follow random base velocities while their arms move at random.
+
+    Actions (n, 15) correct the reference gait of legs and waist. Observations (n, 84) are the
+    walker's; `info["critic"]` (n, 92) adds what only the simulation knows. A world that falls or
+    ends resets in the same step. Randomised per world: friction, torso payload, gains.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(self, config: WalkConfig = WalkConfig()):
+        self.config = config
+        self.num_envs = n = config.n_worlds
+        box = gymnasium.spaces.Box
+        self.single_observation_space = box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
+        self.single_action_space = box(-10, 10, (N_LEG_WAIST_JOINTS,), np.float32)
+        batched = gymnasium.vector.utils.batch_space
+        self.observation_space = batched(self.single_observation_space, n)
+        self.action_space = batched(self.single_action_space, n)
+        self.model = walk_model()
+        self.batch = batch.Batch(self.model, nsim=n, nthread=config.threads)
+        self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
+        self.ctrl = self.batch.bind("ctrl")
+        self.sensors = self.batch.bind("sensordata")
+        self._columns = {
+            name: slice(int(sensor.adr[0]), int(sensor.adr[0] + sensor.dim[0]))
+            for name in SENSORS
+            for sensor in [self.model.sensor(name)]
+        }
+        self._home = np.array(self.model.key("home").qpos)
+        self._joint_low, self._joint_high = joint_facts("range_rad").T
+        self.penalty_factor = 0.1
+        self.episode_steps = np.zeros(n, dtype=np.int64)
+        self._max_steps = round(config.episode_s * CONTROL_HZ)
+        self._rng = np.random.default_rng(0)
+
+    def sensor(self, name: str) -> np.ndarray:
+        """(n, width) readings of one named sensor."""
+        return self.sensors[:, self._columns[name]]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        n = self.num_envs
+        self.velocity = np.zeros((n, 3))
+        self.phase = np.zeros(n)
+        self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
+        self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
+        self.arms = np.tile(ARM_HOME_RAD, (n, 1)).astype(np.float64)
+        self.arm_goals = self.arms.copy()
+        self.smooth_velocity = np.zeros((n, 3))
+        self._randomise_bodies()
+        self._reset_worlds(np.ones(n, dtype=bool))
+        observation, critic = self._observe()
+        return observation, {"critic": critic}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self.previous_action, self.action = self.action, np.asarray(actions, dtype=np.float64)
+        self._move_arms()
+        targets = joint_targets(self.action, self.phase, self.velocity, self.arms)
+        self.ctrl[:] = np.clip(targets, self._joint_low, self._joint_high)
+        self.batch.step(nstep=CONTROL_SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_VEL)
+        self.episode_steps += 1
+        self.phase = advance_phase(self.phase, self.velocity)
+        state = self._walk_state()
+        rewards, terms = walk_rewards(state, self.penalty_factor)
+        terminated = self._fallen(state)
+        truncated = (self.episode_steps >= self._max_steps) & ~terminated
+        info: dict[str, Any] = {"terms": terms, "episode_steps": self.episode_steps.copy()}
+        self._disturb()
+        self._reset_worlds(terminated | truncated)
+        observation, info["critic"] = self._observe()
+        return observation, (rewards * DT_S).astype(np.float32), terminated, truncated, info
+
+    def _gravity(self) -> np.ndarray:
+        """(n, 3) unit gravity in the pelvis frame: minus the third row of its rotation."""
+        w, x, y, z = self.qpos[:, 3:7].T
+        return -np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1)
+
+    def _walk_state(self) -> WalkState:
+        base = np.concatenate(
+            [self.sensor("base_lin_vel")[:, :2], self.sensor("base_ang_vel")[:, 2:]], axis=1
+        )
+        # A gait sways within each step; tracking is judged on what remains over 0.2 s.
+        self.smooth_velocity += 0.1 * (base - self.smooth_velocity)
+        pair = {
+            kind: np.stack([self.sensor(f"{side}_{kind}") for side in ("left", "right")], axis=1)
+            for kind in ("sole_pos", "sole_vel", "sole_up", "touch")
+        }
+        return WalkState(
+            velocity_command=self.velocity,
+            smooth_velocity=self.smooth_velocity,
+            lin_vel=self.sensor("base_lin_vel"),
+            ang_vel=self.sensor("base_ang_vel"),
+            gravity=self._gravity(),
+            height=self.qpos[:, 2],
+            joint_offset=self.qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS]
+            - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS],
+            sole_pos=pair["sole_pos"],
+            sole_vel=pair["sole_vel"],
+            sole_up=pair["sole_up"],
+            contact=pair["touch"][..., 0] > 1.0,
+            lift=gait.foot_lift(gait.leg_phases(self.phase), gait.is_moving(self.velocity)),
+            phases=gait.leg_phases(self.phase),
+            moving=gait.is_moving(self.velocity),
+            yaw=self._yaw(),
+            action=self.action,
+            previous_action=self.previous_action,
+        )
+
+    def _yaw(self) -> np.ndarray:
+        w, x, y, z = self.qpos[:, 3:7].T
+        return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+    def _fallen(self, state: WalkState) -> np.ndarray:
+        broken = ~np.isfinite(self.qpos).all(axis=1)
+        return (state.gravity[:, 2] > -0.5) | (state.height < 0.45) | broken
+
+    def _observe(self) -> tuple[np.ndarray, np.ndarray]:
+        c, n = self.config, self.num_envs
+
+        def noisy(values: np.ndarray, scale: float) -> np.ndarray:
+            return values + self._rng.uniform(-scale, scale, values.shape)
+
+        joints, joint_vel = self.qpos[:, 7:], self.qvel[:, 6:]
+        ang_vel, gravity = self.sensor("base_ang_vel"), self._gravity()
+        clean = walker_observation(
+            self.velocity, self.phase, joints, joint_vel, ang_vel, gravity, self.action
+        )
+        observed = walker_observation(
+            self.velocity,
+            self.phase,
+            noisy(joints, c.joint_noise_rad),
+            noisy(joint_vel, c.joint_vel_noise_rad_s),
+            noisy(ang_vel, c.ang_vel_noise_rad_s),
+            noisy(gravity, c.gravity_noise),
+            self.action,
+        )
+        feet = [self.sensor(f"{side}_sole_pos")[:, 2:] for side in ("left", "right")]
+        touch = [self.sensor(f"{side}_touch") > 1.0 for side in ("left", "right")]
+        height = self.qpos[:, 2:3] - STANDING_HEIGHT_M
+        critic = np.concatenate(
+            [clean, 2 * self.sensor("base_lin_vel"), 5 * height, *(10 * f for f in feet), *touch],
+            axis=1,
+        ).astype(np.float32)
+        assert critic.shape == (n, CRITIC_DIM)
+        return observed, critic
+
+    def _sample_commands(self, worlds: np.ndarray) -> None:
+        n = int(worlds.sum())
+        if not n:
+            return
+        c, rng = self.config, self._rng
+        velocity = rng.uniform(VELOCITY_LOW, VELOCITY_HIGH, (n, 3))
+        # Half of the walks are along one axis, as people ask for them.
+        axis = rng.integers(0, 4, n)
+        velocity[(axis == 0), 1:] = 0
+        velocity[(axis == 1), :1] = 0
+        velocity[(axis == 1), 2:] = 0
+        kind = rng.random(n)
+        turning = kind < c.turn_share
+        velocity[turning, :2] = 0
+        velocity[(kind > 1 - c.stand_share)] = 0
+        velocity[np.abs(velocity) < gait.MOVING_SPEED] = 0
+        self.velocity[worlds] = velocity
+        # Clocks that start again start with either foot.
+        self.phase[worlds] = np.where(
+            gait.is_moving(velocity) & (self.phase[worlds] == 0), rng.integers(0, 2, n) * 0.5, self.phase[worlds]
+        )
+
+    def _sample_arm_goals(self, worlds: np.ndarray) -> None:
+        n = int(worlds.sum())
+        if not n:
+            return
+        rng = self._rng
+        low, high = self._joint_low[-N_ARM_JOINTS:], self._joint_high[-N_ARM_JOINTS:]
+        amplitude = rng.random((n, 1)) * (rng.random((n, 1)) < 0.7)
+        goals = ARM_HOME_RAD + amplitude * (rng.uniform(low, high, (n, N_ARM_JOINTS)) - ARM_HOME_RAD)
+        self.arm_goals[worlds] = goals
+
+    def _move_arms(self) -> None:
+        step = ARM_SPEED_RAD_S * DT_S
+        self.arms = self.arms + np.clip(self.arm_goals - self.arms, -step, step)
+
+    def _disturb(self) -> None:
+        c, rng, n = self.config, self._rng, self.num_envs
+        self._sample_commands(rng.random(n) < DT_S / c.command_s)
+        self._sample_arm_goals(rng.random(n) < DT_S / 2.0)
+        pushed = (rng.random(n) < DT_S / c.push_every_s) & gait.is_moving(self.velocity)
+        if pushed.any():
+            angle = rng.uniform(0, 2 * np.pi, n)[:, None]
+            speed = rng.uniform(0, c.push_m_s, n)[:, None]
+            self.qvel[pushed, :2] += (speed * np.hstack([np.cos(angle), np.sin(angle)]))[pushed]
+
+    def _reset_worlds(self, worlds: np.ndarray) -> None:
+        n = int(worlds.sum())
+        if not n:
+            return
+        rng = self._rng
+        self.batch.reset(worlds, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        qpos = np.tile(self._home, (n, 1))
+        yaw = rng.uniform(-np.pi, np.pi, n)
+        qpos[:, 3], qpos[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
+        qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS] += rng.uniform(-0.08, 0.08, (n, N_LEG_WAIST_JOINTS))
+        self._sample_arm_goals(worlds)
+        self.arms[worlds] = self.arm_goals[worlds]
+        qpos[:, 7 + N_LEG_WAIST_JOINTS :] = self.arms[worlds]
+        self.qpos[worlds] = qpos
+        self.qvel[worlds] = 0
+        self.qvel[worlds, :2] = rng.uniform(-0.3, 0.3, (n, 2))
+        self.ctrl[worlds] = qpos[:, 7:]
+        self.phase[worlds] = 0
+        self._sample_commands(worlds)
+        for memory in (self.action, self.previous_action, self.smooth_velocity):
+            memory[worlds] = 0
+        self.episode_steps[worlds] = 0
+        self.batch.forward(worlds)
+
+    def _randomise_bodies(self) -> None:
+        c, rng, n = self.config, self._rng, self.num_envs
+        friction = self.batch.expand("geom_friction")
+        feet = [i for i in range(self.model.ngeom) if "_foot_" in self.model.geom(i).name]
+        friction[:, feet, 0] = rng.uniform(*c.friction, (n, 1))
+        mass = self.batch.expand("body_mass")
+        torso = self.model.body("torso_link").id
+        torso_kg = next(b["mass_kg"] for b in facts()["bodies"] if b["name"] == "torso_link")
+        mass[:, torso] = torso_kg + rng.uniform(*c.torso_payload_kg, n)
+        ratio = rng.uniform(*c.gain_ratio, (n, 1))
+        gain, bias = self.batch.expand("actuator_gainprm"), self.batch.expand("actuator_biasprm")
+        gain[:, :, 0] = self.model.actuator_gainprm[:, 0] * ratio
+        bias[:, :, 1] = self.model.actuator_biasprm[:, 1] * ratio
+        bias[:, :, 2] = self.model.actuator_biasprm[:, 2] * ratio
+        self.batch.set_const()

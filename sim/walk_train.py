@@ -1,0 +1,321 @@
+"""Trains the walker with rsl-rl's PPO and exports it to ONNX."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.env import VecEnv
+from rsl_rl.runners import OnPolicyRunner
+from safetensors.torch import load_file, save_file
+from tensordict import TensorDict
+
+from bridge.contract import JOINT_NAMES, UserError
+from bridge.files import write_bytes, write_json
+from sim.robot import N_LEG_WAIST_JOINTS
+from sim.walk_env import CRITIC_DIM, WalkConfig, WalkEnv
+from sim.walker import OBSERVATION_DIM
+
+PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
+SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps
+
+
+@dataclass(frozen=True)
+class WalkTrainConfig:
+    """One run of walker training."""
+
+    iterations: int = 600
+    minutes: float = 110.0
+    seed: int = 0
+    steps_per_iteration: int = 24
+    save_every: int = 25
+    learning_rate: float = 1e-3
+    kl_low: float = 0.015
+    kl_high: float = 0.03
+    initial_std: float = 0.4
+    entropy: float = 0.002
+    hidden: tuple[int, ...] = (256, 128, 128)
+    worlds: WalkConfig = field(default_factory=WalkConfig)
+
+
+def mirror_indices() -> tuple[np.ndarray, np.ndarray]:
+    """(29,) source index and sign of every joint in a left-right mirror image."""
+    index, sign = [], []
+    for name in JOINT_NAMES:
+        twin = name.replace("left", "#").replace("right", "left").replace("#", "right")
+        index.append(JOINT_NAMES.index(twin))
+        sign.append(-1.0 if re.search("roll|yaw", name) else 1.0)
+    return np.array(index), np.array(sign, dtype=np.float32)
+
+
+def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Index and sign of every number of an action, an observation and a critic's observation."""
+    joint, joint_sign = mirror_indices()
+    body, body_sign = joint[:N_LEG_WAIST_JOINTS], joint_sign[:N_LEG_WAIST_JOINTS]
+    # angular velocity, gravity, velocity command, clock (half a cycle on), joints, rates, action
+    index = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    sign = [-1.0, 1, -1, 1, -1, 1, 1, -1, -1, -1, -1]
+    for part, part_sign in ((joint, joint_sign), (joint, joint_sign), (body, body_sign)):
+        index += list(part + len(index))
+        sign += list(part_sign)
+    assert len(index) == OBSERVATION_DIM
+    critic_index = [*index, 84, 85, 86, 87, 89, 88, 91, 90]
+    critic_sign = [*sign, 1, -1, 1, 1, 1, 1, 1, 1]
+    assert len(critic_index) == CRITIC_DIM
+
+    def tensors(i: Any, s: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.as_tensor(np.array(i)), torch.as_tensor(np.array(s, dtype=np.float32))
+
+    return {
+        "action": tensors(body, body_sign),
+        "actor": tensors(index, sign),
+        "critic": tensors(critic_index, critic_sign),
+    }
+
+
+_MIRROR = mirror_maps()
+
+
+def mirrored(
+    env: VecEnv, obs: TensorDict | None = None, actions: torch.Tensor | None = None
+) -> tuple[TensorDict | None, torch.Tensor | None]:
+    """rsl-rl's symmetry function: every sample, then every sample's mirror image."""
+    both = None
+    if obs is not None:
+        flipped = {key: obs[key][:, _MIRROR[key][0]] * _MIRROR[key][1] for key in ("actor", "critic")}
+        both = torch.cat([obs, TensorDict(flipped, batch_size=obs.batch_size)])
+    if actions is not None:
+        actions = torch.cat([actions, actions[:, _MIRROR["action"][0]] * _MIRROR["action"][1]])
+    return both, actions
+
+
+class SteadyPPO(PPO):
+    """PPO whose step size follows the divergence of a whole update, once per update.
+
+    Adapted at every minibatch, as rsl-rl does, it collapses to its floor within each update.
+    """
+
+    kl_low = 0.015
+    kl_high = 0.03
+
+    def update(self) -> dict[str, float]:
+        observations = self.storage.observations.flatten(0, 1)[::8].clone()
+        old = tuple(p.flatten(0, 1)[::8].clone() for p in self.storage.distribution_params)
+        losses = super().update()
+        with torch.no_grad():
+            self.actor(observations, stochastic_output=True)
+            kl = self.actor.get_kl_divergence(old, self.actor.output_distribution_params).mean()
+        if kl > self.kl_high:
+            self.learning_rate = max(1e-5, self.learning_rate / 1.2)
+        elif kl < self.kl_low:
+            self.learning_rate = min(2e-3, self.learning_rate * 1.2)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        return losses | {"kl": float(kl)}
+
+
+class RslEnv(VecEnv):
+    """rsl-rl's view of a WalkEnv, with the curriculum of the penalties."""
+
+    def __init__(self, env: WalkEnv, seed: int):
+        self.env, self.cfg = env, asdict(env.config)
+        self.num_envs, self.num_actions = env.num_envs, N_LEG_WAIST_JOINTS
+        self.device = "cpu"
+        self.max_episode_length = round(env.config.episode_s * 50)
+        observation, info = env.reset(seed=seed)
+        self._observations = self._pack(observation, info["critic"])
+        self._episode_length = float(SHORT_EPISODE)
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        return torch.as_tensor(self.env.episode_steps)
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self.env.episode_steps[:] = value.numpy()
+
+    def _pack(self, observation: np.ndarray, critic: np.ndarray) -> TensorDict:
+        return TensorDict(
+            {"actor": torch.from_numpy(observation), "critic": torch.from_numpy(critic)},
+            batch_size=[self.num_envs],
+        )
+
+    def get_observations(self) -> TensorDict:
+        return self._observations
+
+    def step(
+        self, actions: torch.Tensor
+    ) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(actions.numpy())
+        self._follow_curriculum(info["episode_steps"][terminated | truncated])
+        self._observations = self._pack(observation, info["critic"])
+        extras = {
+            "time_outs": torch.from_numpy(truncated),
+            "log": {f"/reward/{name}": value for name, value in info["terms"].items()}
+            | {"/curriculum/penalty_factor": self.env.penalty_factor},
+        }
+        dones = torch.from_numpy((terminated | truncated).astype(np.int64))
+        return self._observations, torch.from_numpy(reward), dones, extras
+
+    def _follow_curriculum(self, finished: np.ndarray) -> None:
+        """Penalties grow while episodes are long and shrink while they are short."""
+        share = min(1.0, len(finished) / 1000)
+        if len(finished):
+            self._episode_length += share * (float(finished.mean()) - self._episode_length)
+        factor = self.env.penalty_factor
+        if self._episode_length < SHORT_EPISODE:
+            factor *= 1 - PENALTY_GROWTH
+        elif self._episode_length > LONG_EPISODE:
+            factor *= 1 + PENALTY_GROWTH
+        self.env.penalty_factor = float(np.clip(factor, PENALTY_FLOOR, 1.0))
+
+
+class WalkRunner(OnPolicyRunner):
+    """rsl-rl's runner with checkpoints of safetensors and JSON, written atomically."""
+
+    def save(self, path: str, infos: dict | None = None) -> None:
+        folder = Path(path).parent
+        optimizer = self.alg.optimizer.state_dict()
+        tensors = {
+            **{f"actor.{k}": v for k, v in self.alg.actor.state_dict().items()},
+            **{f"critic.{k}": v for k, v in self.alg.critic.state_dict().items()},
+            **{
+                f"optimizer.{i}.{k}": v
+                for i, state in optimizer["state"].items()
+                for k, v in state.items()
+            },
+        }
+        temporary = folder / "checkpoint.safetensors.part"
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        state = {
+            "iteration": self.current_learning_iteration,
+            "learning_rate": self.alg.learning_rate,
+            "penalty_factor": self.env.env.penalty_factor,
+            "episode_length": self.env._episode_length,
+        }
+        # One rename publishes the tensors; their iteration is repeated in the JSON for readers.
+        os.replace(temporary, folder / "checkpoint.safetensors")
+        write_json(folder / "checkpoint.json", state)
+        export_walker(self, folder / "walker.onnx")
+
+    def restore(self, folder: Path) -> None:
+        tensors = load_file(folder / "checkpoint.safetensors")
+        state = json.loads((folder / "checkpoint.json").read_text())
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.alg.actor.load_state_dict(part("actor."))
+        self.alg.critic.load_state_dict(part("critic."))
+        optimizer = self.alg.optimizer.state_dict()
+        for name, value in part("optimizer.").items():
+            index, key = name.split(".")
+            optimizer["state"].setdefault(int(index), {})[key] = value
+        self.alg.optimizer.load_state_dict(optimizer)
+        self.alg.learning_rate = state["learning_rate"]
+        self.current_learning_iteration = state["iteration"] + 1
+        self.env.env.penalty_factor = state["penalty_factor"]
+        self.env._episode_length = state["episode_length"]
+
+
+def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
+    """rsl-rl's configuration of a run."""
+    network = {"class_name": "MLPModel", "hidden_dims": list(config.hidden), "activation": "elu"}
+    gaussian = {
+        "class_name": "GaussianDistribution",
+        "init_std": config.initial_std,
+        "std_type": "log",
+    }
+    return {
+        "num_steps_per_env": config.steps_per_iteration,
+        "save_interval": config.save_every,
+        "logger": "tensorboard",
+        "obs_groups": {"actor": ["actor"], "critic": ["critic"]},
+        "actor": network | {"distribution_cfg": gaussian},
+        "critic": dict(network),
+        "algorithm": {
+            "class_name": "sim.walk_train:SteadyPPO",
+            "schedule": "fixed",
+            "desired_kl": None,
+            "learning_rate": config.learning_rate,
+            "entropy_coef": config.entropy,
+            "num_learning_epochs": 5,
+            "num_mini_batches": 4,
+            "symmetry_cfg": {
+                "use_data_augmentation": True,
+                "data_augmentation_func": "sim.walk_train:mirrored",
+            },
+        },
+    }
+
+
+def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path:
+    """Trains (or goes on training) the walker in folder `out`; returns its ONNX file.
+
+    Ends after `iterations` in all or `minutes` of this call, whichever comes first.
+    """
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.worlds.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_same_config(out, config)
+    env = RslEnv(WalkEnv(config.worlds), config.seed)
+    runner = WalkRunner(env, runner_config(config), log_dir=str(out))
+    runner.alg.kl_low, runner.alg.kl_high = config.kl_low, config.kl_high
+    if (out / "checkpoint.safetensors").exists():
+        runner.restore(out)
+    deadline = time.monotonic() + 60 * config.minutes
+    first = True
+    while runner.current_learning_iteration < config.iterations and time.monotonic() < deadline:
+        left = config.iterations - runner.current_learning_iteration
+        runner.learn(min(config.save_every, left), init_at_random_ep_len=first)
+        runner.current_learning_iteration += 1
+        first = False
+    return out / "walker.onnx"
+
+
+def _check_same_config(out: Path, config: WalkTrainConfig) -> None:
+    """A resumed run must be the same run but for its length."""
+    path, new = out / "config.json", json.loads(json.dumps(asdict(config)))
+    if path.exists():
+        old = json.loads(path.read_text())
+        free = {"iterations", "minutes", "save_every"}
+        differ = [k for k in new if k not in free and new[k] != old.get(k)]
+        if differ:
+            raise UserError(
+                f"{out} holds a run with another {', '.join(differ)}; give another --out"
+            )
+    write_json(path, new)
+
+
+def export_walker(runner: OnPolicyRunner, path: Path) -> None:
+    """Writes the actor's mean as ONNX: `observation` (n, 84) -> `action` (n, 15)."""
+    import io
+
+    import onnx
+
+    model = runner.alg.actor.as_onnx(verbose=False).to("cpu").eval()
+    program = torch.onnx.export(
+        model,
+        (torch.zeros(2, OBSERVATION_DIM),),
+        dynamic_shapes=({0: "n"},),
+        input_names=["observation"],
+        output_names=["action"],
+        opset_version=21,
+        dynamo=True,
+        verbose=False,
+    )
+    proto = program.model_proto
+    for key, value in {"joints": ",".join(JOINT_NAMES), "rate_hz": "50"}.items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(proto)
+    buffer = io.BytesIO()
+    onnx.save_model(proto, buffer)
+    write_bytes(path, buffer.getvalue())

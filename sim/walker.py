@@ -1,0 +1,132 @@
+"""The walker: base velocity and arm targets in, 29 joint targets out, 50 times a second.
+
+Target = home + reference gait + scale x action, where a small network learned the action
+(sim/walk_train.py). At run time this needs numpy and onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from assets import asset_path
+from bridge.contract import ARMS, CONTROL_HZ, N_JOINTS, UserError
+from sim import gait
+from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
+
+OBSERVATION_DIM = 84
+# Command ranges the walker is trained for: m/s, m/s, rad/s.
+VELOCITY_LOW = np.array([-0.4, -0.3, -0.8], dtype=np.float32)
+VELOCITY_HIGH = np.array([0.8, 0.3, 0.8], dtype=np.float32)
+ARM_SPEED_RAD_S = 3.0
+
+
+def action_scale() -> np.ndarray:
+    """(15,) rad per unit of action: a quarter of the motor's effort over its stiffness."""
+    scale = 0.25 * joint_facts("effort_limit_nm") / joint_facts("kp_nm_rad")
+    return scale[:N_LEG_WAIST_JOINTS]
+
+
+def walker_observation(
+    velocity: np.ndarray,
+    phase: np.ndarray,
+    joint_pos: np.ndarray,
+    joint_vel: np.ndarray,
+    ang_vel: np.ndarray,
+    gravity: np.ndarray,
+    last_action: np.ndarray,
+) -> np.ndarray:
+    """(..., 84) float32, the network's input.
+
+    velocity (..., 3) m/s, m/s, rad/s; phase (...) in [0, 1); joints (..., 29) rad and rad/s;
+    angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU frame; action (..., 15).
+    """
+    angle = 2 * np.pi * phase[..., None]
+    moving = gait.is_moving(velocity)[..., None]
+    return np.concatenate(
+        [
+            ang_vel * 0.25,
+            gravity,
+            velocity * np.array([2.0, 2.0, 1.0]),
+            np.sin(angle) * moving,
+            np.cos(angle) * moving,
+            joint_pos - joint_facts("home_rad"),
+            joint_vel * 0.05,
+            last_action,
+        ],
+        axis=-1,
+    ).astype(np.float32)
+
+
+def joint_targets(
+    action: np.ndarray, phase: np.ndarray, velocity: np.ndarray, arms: np.ndarray
+) -> np.ndarray:
+    """(..., 29) rad: home + reference + scaled action for legs and waist, `arms` (..., 14) as is."""
+    moving = gait.is_moving(velocity)
+    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
+    body = home + gait.reference(gait.leg_phases(phase), velocity, moving) + action * action_scale()
+    return np.concatenate([body, arms], axis=-1)
+
+
+def advance_phase(phase: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """The clock one control period later; it rests at zero while the command is a stand."""
+    ticking = (phase + 1.0 / (CONTROL_HZ * gait.PERIOD_S)) % 1.0
+    return np.where(gait.is_moving(velocity), ticking, 0.0)
+
+
+class Walker:
+    """One robot's walker: the ONNX network and the little state it keeps between steps."""
+
+    def __init__(self, path: Path | str | None = None):
+        path = Path(path) if path else asset_path("models/walker.onnx")
+        if not path.is_file():
+            raise UserError(f"walker {path} does not exist; train one with: hitogata walk")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        width = self._session.get_inputs()[0].shape[-1]
+        if width != OBSERVATION_DIM:
+            raise UserError(
+                f"walker {path} reads {width} numbers, not {OBSERVATION_DIM};"
+                " train one for this body with: hitogata walk"
+            )
+        self._range = np.array([[j[0], j[1]] for j in joint_facts("range_rad")])
+        self.reset()
+
+    def reset(self) -> None:
+        self._phase = np.zeros(())
+        self._action = np.zeros(N_LEG_WAIST_JOINTS, dtype=np.float32)
+        self._arms: np.ndarray | None = None
+
+    def step(
+        self,
+        command: np.ndarray,
+        joint_pos: np.ndarray,
+        joint_vel: np.ndarray,
+        ang_vel: np.ndarray,
+        gravity: np.ndarray,
+    ) -> np.ndarray:
+        """29 joint targets (rad) for the next control period from an (18,) command.
+
+        Velocities are clamped to the trained range, arms to the joint ranges and to 3 rad/s.
+        """
+        velocity = np.clip(command[:3], VELOCITY_LOW, VELOCITY_HIGH)
+        arms = self._arm_targets(command[ARMS], joint_pos)
+        observation = walker_observation(
+            velocity, self._phase, joint_pos, joint_vel, ang_vel, gravity, self._action
+        )
+        self._action = self._session.run(None, {"observation": observation[None]})[0][0]
+        targets = joint_targets(self._action, self._phase, velocity, arms)
+        self._phase = advance_phase(self._phase, velocity)
+        return np.clip(targets, self._range[:, 0], self._range[:, 1])
+
+    def _arm_targets(self, wanted: np.ndarray, joint_pos: np.ndarray) -> np.ndarray:
+        now = joint_pos[N_LEG_WAIST_JOINTS:N_JOINTS] if self._arms is None else self._arms
+        step = ARM_SPEED_RAD_S / CONTROL_HZ
+        self._arms = now + np.clip(wanted - now, -step, step)
+        return self._arms
