@@ -1,0 +1,116 @@
+"""The walker's gait, mirror, rewards, worlds and run-time controller."""
+
+import numpy as np
+import pytest
+import torch
+
+from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
+from sim import gait
+from sim.robot import joint_facts
+from sim.walk_env import WalkConfig, WalkEnv
+from sim.walk_train import WalkTrainConfig, mirrored, train_walker
+from sim.walker import Walker, advance_phase, joint_targets, walker_observation
+
+SMALL = WalkConfig(n_worlds=4, threads=1)
+
+
+def test_reference_gait_by_hand():
+    # Left leg in mid-swing (phase 0.75): lift 1, sweep cos(pi / 2) = 0; right in mid-stance: 0.
+    phases = gait.leg_phases(np.array(0.75))
+    assert phases == pytest.approx([0.75, 0.25])
+    offsets = gait.reference(phases, np.array([0.5, 0.0, 0.0]), np.array(True))
+    assert offsets[:6] == pytest.approx([-0.25, 0, 0, 0.5, -0.25, 0], abs=1e-12)
+    assert offsets[6:] == pytest.approx(np.zeros(9), abs=1e-12)
+    # At touch-down (phase 0) the leg is a full sweep ahead: the foot is where it will push from.
+    offsets = gait.reference(gait.leg_phases(np.array(0.0)), np.array([0.5, 0, 0]), np.array(True))
+    assert offsets[0] == pytest.approx(-0.5 * gait.HIP_PITCH_PER_M_S)
+    assert offsets[6] == pytest.approx(+0.5 * gait.HIP_PITCH_PER_M_S)
+
+
+def test_a_stand_has_no_clock_and_no_gait():
+    still = np.zeros((1, 3))
+    assert advance_phase(np.array([0.3]), still) == 0.0
+    targets = joint_targets(np.zeros((1, 15)), np.array([0.7]), still, ARM_HOME_RAD[None])
+    assert targets[0] == pytest.approx(joint_facts("home_rad"))
+
+
+def test_mirroring_twice_is_nothing_and_matches_a_mirrored_world():
+    rng = np.random.default_rng(3)
+    action = torch.as_tensor(rng.normal(size=(5, 15)), dtype=torch.float32)
+    _, once = mirrored(None, None, action)
+    _, twice = mirrored(None, None, once[5:])
+    assert torch.equal(twice[5:], action)
+    # A body whose left and right are exchanged reads the mirrored observation.
+    velocity, phase = np.array([0.3, 0.1, -0.5]), np.array(0.2)
+    joints = dict(zip(JOINT_NAMES, rng.normal(size=29), strict=True))
+    seen = _observe(velocity, phase, joints)
+    swapped = {
+        name: joints[name.replace("left", "#").replace("right", "left").replace("#", "right")]
+        * (-1 if "roll" in name or "yaw" in name else 1)
+        for name in JOINT_NAMES
+    }
+    flipped = _observe(velocity * [1, -1, -1], (phase + 0.5) % 1, swapped)
+    from sim.walk_train import mirror_maps
+
+    index, sign = mirror_maps()["actor"]
+    assert seen[index.numpy()] * sign.numpy() == pytest.approx(flipped, abs=1e-5)
+
+
+def _observe(velocity, phase, joints):
+    values = np.array([joints[name] for name in JOINT_NAMES])
+    upright = np.array([0.0, 0.0, -1.0])
+    return walker_observation(velocity, phase, values, 0 * values, 0 * upright, upright, np.zeros(15))
+
+
+def test_worlds_are_deterministic_and_reset_when_they_fall():
+    runs = []
+    for _ in range(2):
+        env = WalkEnv(SMALL)
+        observation, info = env.reset(seed=7)
+        assert observation.shape == (4, 84) and info["critic"].shape == (4, 92)
+        fell = np.zeros(4, dtype=int)
+        for _ in range(120):
+            observation, reward, terminated, _, _ = env.step(np.zeros((4, 15)))
+            fell += terminated
+        runs.append((observation, reward))
+        assert fell.sum() > 0, "nothing balances these worlds"
+        assert (env.qpos[:, 2] > 0.4).all(), "a fallen world starts again standing"
+    assert np.array_equal(runs[0][0], runs[1][0]) and np.array_equal(runs[0][1], runs[1][1])
+
+
+def test_batched_worlds_equal_one_serial_world():
+    import mujoco
+
+    env = WalkEnv(SMALL)
+    env.reset(seed=1)
+    model, data = env.batch.get_model(2), env.batch.get_data(2)
+    targets = np.tile(joint_facts("home_rad"), (4, 1))
+    env.ctrl[:] = targets
+    env.batch.step(nstep=30)
+    data.ctrl[:] = targets[2]
+    mujoco.mj_step(model, data, nstep=30)
+    assert np.array_equal(data.qpos, env.qpos[2])
+
+
+def test_walker_is_clamped_rate_limited_and_checked(tmp_path):
+    walker = Walker()
+    home, upright = joint_facts("home_rad"), np.array([0, 0, -1.0])
+    command = STAND_COMMAND.copy()
+    command[4] = 2.0  # left shoulder pitch, 1.8 rad from home
+    targets = walker.step(command, home, 0 * home, 0 * upright, upright)
+    assert targets.shape == (29,)
+    assert targets[15] == pytest.approx(0.2 + 3.0 / 50, abs=1e-6)
+    with pytest.raises(UserError, match="hitogata walk"):
+        Walker(tmp_path / "none.onnx")
+
+
+def test_training_resumes_and_refuses_another_configuration(tmp_path):
+    config = WalkTrainConfig(iterations=1, steps_per_iteration=4, save_every=1, worlds=SMALL)
+    train_walker(tmp_path, config)
+    from dataclasses import replace
+
+    path = train_walker(tmp_path, replace(config, iterations=2))
+    assert '"iteration": 1' in (tmp_path / "checkpoint.json").read_text()
+    Walker(path)
+    with pytest.raises(UserError, match="seed"):
+        train_walker(tmp_path, replace(config, seed=5))
