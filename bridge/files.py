@@ -1,0 +1,52 @@
+"""Writing files so that a reader sees the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bridge.contract import UserError
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes `content` to `path` in one step, making the folders that lead there."""
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix keeps leftovers of a killed process out of every glob for the real files.
+        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from other users
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(
+            f"could not write {path} ({error.strerror}): free some space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Writes UTF-8 text in one step."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes indented JSON in one step; NaN and infinity, which JSON lacks, raise ValueError."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
