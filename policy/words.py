@@ -13,11 +13,12 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from assets import asset_path
 from bridge.contract import UserError
 
 MODEL_FILE = "text_encoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
-TEXT_ENCODER_FOLDER = Path(__file__).parents[1] / "assets" / "models" / "text_encoder"
+TEXT_ENCODER_FOLDER = asset_path("models/text_encoder")
 
 MAX_TOKENS = 24
 STATE_WIDTH = 384
@@ -50,9 +51,9 @@ class TextEncoder:
         )
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-        """States (N, MAX_TOKENS, STATE_WIDTH) float32, zero where the mask (N, MAX_TOKENS) is false.
+        """States (N, MAX_TOKENS, STATE_WIDTH) float32 and mask (N, MAX_TOKENS) bool.
 
-        The mask marks the word pieces, the encoder's own start and end marks included; what is
+        States are zero where the mask is false. The mask marks the word pieces, the encoder's own start and end marks included; what is
         beyond MAX_TOKENS is cut off.
         """
         states = np.zeros((len(texts), MAX_TOKENS, STATE_WIDTH), dtype=np.float32)
