@@ -53,8 +53,8 @@ class TextEncoder:
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """States (N, MAX_TOKENS, STATE_WIDTH) float32 and mask (N, MAX_TOKENS) bool.
 
-        States are zero where the mask is false. The mask marks the word pieces, the encoder's own start and end marks included; what is
-        beyond MAX_TOKENS is cut off.
+        The mask marks the word pieces, the encoder's own start and end marks included; states are
+        zero elsewhere. What is beyond MAX_TOKENS is cut off.
         """
         states = np.zeros((len(texts), MAX_TOKENS, STATE_WIDTH), dtype=np.float32)
         mask = np.zeros((len(texts), MAX_TOKENS), dtype=bool)
