@@ -1,0 +1,160 @@
+"""Sentences from patterns: a small grammar of choices, and the way people type.
+
+Says slots without knowing what they mean; `tasks.language` gives them meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+# The innermost (a|b) or [a]; a {name}; the conditions before a pattern.
+_GROUP = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
+_NAME = re.compile(r"\{(\w+)\}")
+_CONDITIONS = re.compile(r"((?:\w+=[\w.]+(?:, )?)+): (.*)")
+_UNSAYABLE = "unsayable"
+_MAX_DRAWS = 1000
+# How often an order comes bare, without a courtesy or a form of address around it.
+BARE_SHARE = 0.5
+
+Words = dict[str, list[str] | dict[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Patterns with the words to fill them, as written in a TOML file.
+
+    In a pattern `(a|b)` is one of the two; `[a]` is said half of the time or, where it names a
+    slot, whenever that slot is set; `{name}` is one of `words[name]`. Words in a table are chosen
+    by the meaning's value of the slot to which the table's keys belong. "slot=value: ..." says a
+    slot without naming it. Patterns stand under an action or the beginning of its name.
+    In frames, `~` stands for what they surround. A sentence stands without a frame.
+    """
+
+    words: Words
+    imperatives: dict[str, list[str]]
+    sentences: dict[str, list[str]]
+    adverbs: list[str]
+    frames: list[str]
+    slot_of_value: dict[str, str]
+
+    def say(self, values: dict[str, str], rng: np.random.Generator) -> str:
+        """Draws until a pattern says exactly `values`, slot to value: no slot more, none less."""
+        imperatives = patterns_of(self.imperatives, values["action"])
+        patterns = imperatives + patterns_of(self.sentences, values["action"])
+        for _ in range(_MAX_DRAWS):
+            index = int(rng.integers(len(patterns)))
+            said = {"action"}
+            text = self._fill(patterns[index], values, said, rng)
+            if index < len(imperatives):
+                if "manner" in values and "manner" not in said:
+                    text = self._fill(pick(self.adverbs, rng), values, said, rng, text)
+                if rng.random() >= BARE_SHARE:
+                    text = self._fill(pick(self.frames, rng), values, said, rng, text)
+            if said == set(values):
+                return re.sub(r"\s+(?=[\s,])", "", text).strip()
+        raise ValueError(f"the grammar has no pattern for {values}")
+
+    def _fill(
+        self,
+        pattern: str,
+        values: dict[str, str],
+        said: set[str],
+        rng: np.random.Generator,
+        body: str = "",
+    ) -> str:
+        """The pattern in plain words; adds the slots that it mentions to `said`."""
+        if found := _CONDITIONS.fullmatch(pattern):
+            for condition in found[1].split(", "):
+                slot, value = condition.split("=")
+                said.add(slot if values.get(slot) == value else _UNSAYABLE)
+            pattern = found[2]
+        while found := _GROUP.search(pattern):
+            chosen = self._choose(found, values, rng)
+            pattern = pattern[: found.start()] + chosen + pattern[found.end() :]
+        return _NAME.sub(lambda name: self._word(name[1], values, said, rng), pattern).replace(
+            "~", body
+        )
+
+    def _choose(
+        self, group: re.Match[str], values: dict[str, str], rng: np.random.Generator
+    ) -> str:
+        if group[1] is not None:
+            return pick(group[1].split("|"), rng)
+        slots = {self.slot_of(name) for name in _NAME.findall(group[2])} - {None}
+        wanted = all(slot in values for slot in slots) if slots else rng.random() < 0.5
+        return group[2] if wanted else ""
+
+    def _word(
+        self, name: str, values: dict[str, str], said: set[str], rng: np.random.Generator
+    ) -> str:
+        entry = self.words[name]
+        if isinstance(entry, dict):
+            slot = self.slot_of(name)
+            assert slot is not None
+            known = values.get(slot) in entry
+            said.add(slot if known else _UNSAYABLE)
+            entry = entry[values[slot]] if known else [""]
+        return self._fill(pick(entry, rng), values, said, rng)
+
+    def slot_of(self, name: str) -> str | None:
+        """The slot that decides which of `words[name]` is said, if one does."""
+        entry = self.words[name]
+        return self.slot_of_value[next(iter(entry))] if isinstance(entry, dict) else None
+
+
+def patterns_of(table: dict[str, list[str]], action: str) -> list[str]:
+    """The patterns that may say an action."""
+    return [text for key in table if action.startswith(key) for text in table[key]]
+
+
+_KEY_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+# Short words stay whole: one wrong letter makes another word of them.
+_TYPO_MIN_LETTERS = 4
+
+
+def with_typo(text: str, rng: np.random.Generator) -> str:
+    """The text with one letter swapped, dropped, doubled or struck one key beside."""
+    long_words = list(re.finditer(rf"[A-Za-z]{{{_TYPO_MIN_LETTERS},}}", text))
+    if not long_words:
+        return text
+    word = pick(long_words, rng)
+    # The first letter of a word is rarely the wrong one.
+    i = int(rng.integers(word.start() + 1, word.end() - 1))
+    kind = pick(("swap", "drop", "double", "neighbour"), rng)
+    wrong = {
+        "swap": text[i + 1] + text[i],
+        "drop": text[i + 1],
+        "double": text[i] + text[i] + text[i + 1],
+        "neighbour": _key_beside(text[i], rng) + text[i + 1],
+    }[kind]
+    return text[:i] + wrong + text[i + 2 :]
+
+
+def _key_beside(letter: str, rng: np.random.Generator) -> str:
+    row = next(row for row in _KEY_ROWS if letter.lower() in row)
+    i = row.index(letter.lower())
+    return pick([row[j] for j in (i - 1, i + 1) if 0 <= j < len(row)], rng)
+
+
+def dressed(text: str, rng: np.random.Generator) -> str:
+    """Upper or lower case, with or without a mark at the end."""
+    if text[-1] not in "?!.":
+        text += pick(("", "", "", ".", "!"), rng)
+    elif rng.random() < 0.4:
+        text = text[:-1]
+    style = rng.random()
+    if style < 0.06:
+        return text.upper()
+    return text[0].upper() + text[1:] if style < 0.4 else text
+
+
+def pick(options: Sequence[T], rng: np.random.Generator) -> T:
+    """One of the options, each as likely as the others."""
+    return options[int(rng.integers(len(options)))]
