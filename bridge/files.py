@@ -15,25 +15,25 @@ from bridge.contract import UserError
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes `content` to `path` in one step, making the folders that lead there."""
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix keeps leftovers of a killed process out of every glob for the real files.
-        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+        handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from other users
-        os.replace(temporary, path)
-        temporary = None
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide the file from other users
+        temporary.replace(path)
     except OSError as error:
         raise UserError(
             f"could not write {path} ({error.strerror}): free some space or choose another folder"
         ) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, content: str) -> None:
@@ -48,5 +48,5 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
