@@ -1,0 +1,135 @@
+"""Pictures of a world: what the head camera sees, and how the robot looks from outside.
+
+Pictures are drawn by OpenGL: on a machine without a display through EGL, in software if need be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import lru_cache
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from bridge.contract import IMAGE_SIZE, UserError
+from sim.scene import COLLISION_GROUP, HEAD_CAMERA, SHELL_GROUP
+
+# Round shapes of the head camera have few sides: at its size nobody can count them.
+HEAD_SLICES, HEAD_STACKS = 14, 8
+VIEW_SIZE = (640, 480)
+
+
+@lru_cache
+def _gl_context() -> Any:
+    """The OpenGL context of this process, made at the first picture."""
+    name = os.environ.get("MUJOCO_GL") or ("egl" if sys.platform.startswith("linux") else "")
+    try:
+        if name == "egl":
+            from mujoco.egl import GLContext
+        else:
+            from mujoco.gl_context import GLContext
+        return GLContext(*VIEW_SIZE)
+    # OpenGL libraries raise whatever they like when a driver is missing.
+    except Exception as error:
+        raise UserError(
+            f"no OpenGL ({_first_line(error)}); on Linux without a display: apt install libegl1"
+            " libgl1-mesa-dri, and unset MUJOCO_GL or set it to egl"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def opengl_renderer() -> str:
+    """Name of the OpenGL driver that draws, e.g. llvmpipe; UserError where there is none."""
+    _gl_context().make_current()
+    from OpenGL import GL
+
+    return GL.glGetString(GL.GL_RENDERER).decode()
+
+
+class _Painter:
+    """Draws one model at one size. Holds OpenGL memory until `close`."""
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int, camera: mujoco.MjvCamera):
+        self.model, self.camera = model, camera
+        self.option = mujoco.MjvOption()
+        self.scene = mujoco.MjvScene(model, maxgeom=500)
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._pixels = np.empty((height, width, 3), dtype=np.uint8)
+        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+        _gl_context().make_current()
+        try:
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except mujoco.FatalError as error:
+            raise UserError(
+                f"OpenGL cannot draw ({_first_line(error)}); update its driver"
+            ) from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+
+    def draw(self, data: mujoco.MjData) -> np.ndarray:
+        """(height, width, 3) uint8 picture of the state whose kinematics are in `data`."""
+        _gl_context().make_current()
+        mujoco.mjv_updateScene(
+            self.model, data, self.option, None, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
+        )
+        mujoco.mjr_render(self._rect, self.scene, self._context)
+        mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
+        return self._pixels[::-1].copy()
+
+    def close(self) -> None:
+        """Frees the OpenGL memory; nothing can be drawn afterwards."""
+        if self._context is not None:
+            _gl_context().make_current()
+            self._context.free()
+            self._context = None
+
+
+def _set_flags(scene: mujoco.MjvScene, on: bool) -> None:
+    flags = mujoco.mjtRndFlag
+    for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE):
+        scene.flags[flag] = on
+
+
+class HeadCamera(_Painter):
+    """The robot's camera: IMAGE_SIZE square, as plain and as fast as OpenGL can draw."""
+
+    def __init__(self, model: mujoco.MjModel, size: int = IMAGE_SIZE):
+        camera = mujoco.MjvCamera()
+        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        camera.fixedcamid = model.camera(HEAD_CAMERA).id
+        quality = model.vis.quality
+        quality.offsamples, quality.shadowsize = 0, 0
+        quality.numslices, quality.numstacks, quality.numquads = HEAD_SLICES, HEAD_STACKS, 1
+        super().__init__(model, size, size, camera)
+        self.option.geomgroup[[SHELL_GROUP, COLLISION_GROUP]] = 0
+        _set_flags(self.scene, False)
+
+
+class ThirdPerson(_Painter):
+    """A view from behind and above that follows the robot, with shadows and smooth edges."""
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        size: tuple[int, int] = VIEW_SIZE,
+        distance_m: float = 3.2,
+        azimuth_deg: float = 150.0,
+        elevation_deg: float = -22.0,
+    ):
+        camera = mujoco.MjvCamera()
+        camera.distance, camera.azimuth, camera.elevation = distance_m, azimuth_deg, elevation_deg
+        quality = model.vis.quality
+        quality.offsamples, quality.shadowsize = 4, 2048
+        quality.numslices, quality.numstacks, quality.numquads = 32, 16, 4
+        super().__init__(model, *size, camera)
+        self.option.geomgroup[COLLISION_GROUP] = 0
+        _set_flags(self.scene, True)
+
+    def draw(self, data: mujoco.MjData) -> np.ndarray:
+        """The picture; the robot stays in its middle."""
+        self.camera.lookat[:] = [*data.body("pelvis").xpos[:2], 0.6]
+        return super().draw(data)

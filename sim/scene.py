@@ -1,0 +1,292 @@
+"""Scenes: a room with a floor, four walls, light and a few coloured objects around the robot."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from bridge.contract import UserError
+from sim.robot import robot_spec
+
+SHAPES = ("cube", "ball", "cylinder", "cone")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+# Hue in degrees and its spread, then the range of brightness. Yellow and orange have no dark
+# shades: those are olive and brown to people.
+SHADES: dict[str, tuple[float, float, float, float]] = {
+    "red": (0, 6, 0.6, 1.0),
+    "green": (122, 14, 0.45, 0.9),
+    "blue": (220, 10, 0.6, 1.0),
+    "yellow": (55, 4, 0.85, 1.0),
+    "purple": (283, 9, 0.45, 0.9),
+    "orange": (27, 4, 0.9, 1.0),
+}
+N_OBJECTS = (3, 5)
+DISTANCE_M = (1.2, 3.5)
+LEAST_BEARING_RAD = np.deg2rad(40)
+HALF_HEIGHT_M = (0.10, 0.17)
+WALL_M = (5.0, 6.0)
+WALL_HEIGHT_M = 2.6
+# Radius over half height: all shapes look about as wide as high.
+RADIUS = {"cube": 1.0, "ball": 1.0, "cylinder": 0.8, "cone": 0.95}
+OBJECT_KG = 0.6
+CONE_EDGES = 20
+
+# Contact bits. The robot's limbs meet objects and, in a fall, the floor, but never each other.
+FLOOR_BIT, OBJECT_BIT = 1, 2
+# Geom groups. The head camera does not see the shell that it sits in.
+SCENERY_GROUP, SHELL_GROUP, VISUAL_GROUP, COLLISION_GROUP = 0, 1, 2, 3
+HEAD_CAMERA = "head"
+SHELL_BODIES = ("pelvis", "waist_yaw_link", "waist_roll_link", "torso_link")
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A free body on the floor. `size_m` is half its height; `rgb` is in 0..1."""
+
+    shape: str
+    colour: str
+    rgb: tuple[float, float, float]
+    size_m: float
+    x_m: float
+    y_m: float
+    yaw_rad: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that differs between rooms. The robot starts at the origin and faces +x.
+
+    `camera_pitch_rad` and `camera_offset_m` (in the torso's frame) are how far the head camera is
+    off its nominal pose.
+    """
+
+    objects: tuple[SceneObject, ...] = ()
+    floor_rgb: tuple[float, float, float] = (0.55, 0.55, 0.55)
+    wall_rgb: tuple[float, float, float] = (0.8, 0.8, 0.78)
+    wall_m: float = 5.5
+    light_direction: tuple[float, float, float] = (0.3, 0.2, -1.0)
+    light_level: float = 1.0
+    friction: float = 0.8
+    camera_pitch_rad: float = 0.0
+    camera_offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dicts alone, fit for JSON."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scene:
+        """The scene that `to_dict` described; UserError if it is no scene."""
+        try:
+            objects = tuple(
+                SceneObject(**{key: _frozen(value) for key, value in thing.items()})
+                for thing in values["objects"]
+            )
+            rest = {key: _frozen(value) for key, value in values.items() if key != "objects"}
+            scene = cls(objects=objects, **rest)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"this is no scene ({error}); write one with Scene.to_dict()"
+            ) from error
+        for thing in scene.objects:
+            if thing.shape not in SHAPES:
+                raise UserError(f"no shape {thing.shape!r}; choose one of {', '.join(SHAPES)}")
+        return scene
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def sample_scene(rng: np.random.Generator, n_objects: int | None = None) -> Scene:
+    """A random room with 3 to 5 objects, or `n_objects`, each of its own colour and shape.
+
+    Objects are 1.2 to 3.5 m away, their bearings at least 40 degrees apart, so that a straight walk
+    to one passes the others clear.
+    """
+    n = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1)) if n_objects is None else n_objects
+    kinds = rng.choice(len(COLOURS) * len(SHAPES), n, replace=False)
+    objects = tuple(
+        _sample_object(rng, COLOURS[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], bearing)
+        for kind, bearing in zip(kinds, _sample_bearings(rng, n), strict=True)
+    )
+    tilt, towards = rng.uniform(0.1, 0.6), rng.uniform(-np.pi, np.pi)
+    return Scene(
+        objects=objects,
+        floor_rgb=_dull_rgb(rng, 0.35, 0.75),
+        wall_rgb=_dull_rgb(rng, 0.55, 0.95),
+        wall_m=float(rng.uniform(*WALL_M)),
+        light_direction=(float(tilt * np.cos(towards)), float(tilt * np.sin(towards)), -1.0),
+        light_level=float(rng.uniform(0.75, 1.15)),
+        friction=float(rng.uniform(0.6, 1.0)),
+        camera_pitch_rad=float(np.deg2rad(rng.uniform(-2, 2))),
+        camera_offset_m=tuple(rng.uniform(-0.01, 0.01, 3).tolist()),
+    )
+
+
+def _sample_bearings(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(n,) bearings whose gaps are the least gap plus a random share of what is left of a turn."""
+    spare = 2 * np.pi - n * LEAST_BEARING_RAD
+    if spare < 0:
+        raise UserError(f"{n} objects do not fit around the robot; take at most 9")
+    gaps = LEAST_BEARING_RAD + spare * rng.dirichlet(np.ones(max(n, 1)))[:n]
+    return rng.uniform(-np.pi, np.pi) + np.cumsum(gaps)
+
+
+def _sample_object(
+    rng: np.random.Generator, colour: str, shape: str, bearing: float
+) -> SceneObject:
+    distance = rng.uniform(*DISTANCE_M)
+    return SceneObject(
+        shape=shape,
+        colour=colour,
+        rgb=sample_shade(rng, colour),
+        size_m=float(rng.uniform(*HALF_HEIGHT_M)),
+        x_m=float(distance * np.cos(bearing)),
+        y_m=float(distance * np.sin(bearing)),
+        yaw_rad=float(rng.uniform(-np.pi, np.pi)),
+    )
+
+
+def sample_shade(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
+    """A shade that people call by the colour's name: rgb in 0..1."""
+    hue, spread, dark, bright = SHADES[colour]
+    degrees = hue + rng.uniform(-spread, spread)
+    return colorsys.hsv_to_rgb(degrees / 360 % 1, rng.uniform(0.8, 1), rng.uniform(dark, bright))
+
+
+def _dull_rgb(rng: np.random.Generator, dark: float, bright: float) -> tuple[float, float, float]:
+    """A grey with a hint of a tint: too dull to be taken for any object's colour."""
+    return colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.14), rng.uniform(dark, bright))
+
+
+def scene_spec(scene: Scene, robot_path: Path | str | None = None) -> mujoco.MjSpec:
+    """The room, its objects (bodies and free joints "object_0", ...) and the robot, to compile."""
+    spec = robot_spec(robot_path)
+    for key in list(spec.keys):
+        spec.delete(key)  # written for the robot alone, they do not fit its qpos in a scene
+    spec.option.iterations, spec.option.ls_iterations = 10, 20
+    _prepare_robot(spec, scene)
+    _add_camera(spec, scene)
+    _add_look(spec, scene)
+    _add_room(spec, scene)
+    for index, thing in enumerate(scene.objects):
+        _add_object(spec, index, thing)
+    return spec
+
+
+def _prepare_robot(spec: mujoco.MjSpec, scene: Scene) -> None:
+    """Sets what the robot's geoms may touch, and hides the shell from its own camera."""
+    feet = {"left_ankle_roll_link", "right_ankle_roll_link"}
+    for geom in spec.geoms:
+        sphere = geom.type == mujoco.mjtGeom.mjGEOM_SPHERE
+        if geom.group == VISUAL_GROUP:
+            geom.contype = geom.conaffinity = 0
+            if geom.parent.name in SHELL_BODIES:
+                geom.group = SHELL_GROUP
+        elif geom.parent.name in feet and sphere:
+            geom.contype, geom.conaffinity = 0, FLOOR_BIT | OBJECT_BIT
+            geom.priority = 1
+            geom.friction[0] = scene.friction
+        else:
+            geom.contype = 0
+            geom.conaffinity = OBJECT_BIT if geom.parent.name in feet else FLOOR_BIT | OBJECT_BIT
+            geom.group = COLLISION_GROUP
+
+
+def _add_camera(spec: mujoco.MjSpec, scene: Scene) -> None:
+    """Puts the head camera where the scene wants it; a robot without one gets that of ours."""
+    ours = robot_spec().camera(HEAD_CAMERA)
+    camera = spec.camera(HEAD_CAMERA) or spec.body(ours.parent.name).add_camera(name=HEAD_CAMERA)
+    right, up = np.reshape(ours.alt.xyaxes, (2, 3))
+    back = np.cross(right, up)
+    cos, sin = np.cos(scene.camera_pitch_rad), np.sin(scene.camera_pitch_rad)
+    camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
+    camera.alt.xyaxes = [*right, *(cos * up + sin * back)]
+    camera.pos = ours.pos + scene.camera_offset_m
+    camera.fovy = ours.fovy
+
+
+def _add_look(spec: mujoco.MjSpec, scene: Scene) -> None:
+    visual = spec.visual
+    visual.map.znear, visual.map.zfar = 0.01, 30
+    spec.stat.extent = 1.0
+    visual.headlight.ambient = [0.35 * scene.light_level] * 3
+    visual.headlight.diffuse = [0.25 * scene.light_level] * 3
+    visual.headlight.specular = [0, 0, 0]
+    spec.worldbody.add_light(
+        name="lamp",
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=[0, 0, 4],
+        dir=scene.light_direction,
+        diffuse=[0.6 * scene.light_level] * 3,
+        specular=[0.15] * 3,
+        castshadow=True,
+    )
+
+
+def _add_room(spec: mujoco.MjSpec, scene: Scene) -> None:
+    world, size = spec.worldbody, scene.wall_m
+    world.add_geom(
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[size, size, 0.05],
+        rgba=[*scene.floor_rgb, 1],
+        contype=FLOOR_BIT,
+        conaffinity=0,
+    )
+    # Which wall is meant can be seen: opposite ones are a shade apart.
+    for index, shade in enumerate((1.0, 0.92, 0.85, 0.95)):
+        angle = index * np.pi / 2
+        world.add_geom(
+            name=f"wall_{index}",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[0.05, size, WALL_HEIGHT_M / 2],
+            pos=[size * np.cos(angle), size * np.sin(angle), WALL_HEIGHT_M / 2],
+            quat=[np.cos(angle / 2), 0, 0, np.sin(angle / 2)],
+            rgba=[*(shade * np.array(scene.wall_rgb)), 1],
+            contype=FLOOR_BIT,
+            conaffinity=0,
+        )
+
+
+def _add_object(spec: mujoco.MjSpec, index: int, thing: SceneObject) -> None:
+    name, half = f"object_{index}", thing.size_m
+    body = spec.worldbody.add_body(
+        name=name,
+        pos=[thing.x_m, thing.y_m, half],
+        quat=[np.cos(thing.yaw_rad / 2), 0, 0, np.sin(thing.yaw_rad / 2)],
+    )
+    body.add_freejoint(name=name)
+    radius = RADIUS[thing.shape] * half
+    look = {
+        "cube": {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": [half, half, half]},
+        "ball": {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": [half, 0, 0]},
+        "cylinder": {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [radius, half, 0]},
+        "cone": {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": f"{name}_cone"},
+    }[thing.shape]
+    if thing.shape == "cone":
+        mesh = spec.add_mesh(name=f"{name}_cone", scale=[radius, radius, half])
+        mesh.make_cone(CONE_EDGES, 0.0)
+    body.add_geom(
+        name=name,
+        mass=OBJECT_KG,
+        rgba=[*thing.rgb, 1],
+        contype=OBJECT_BIT,
+        conaffinity=FLOOR_BIT | OBJECT_BIT,
+        # Balls resist rolling, so that one that was only brushed comes to rest.
+        condim=6 if thing.shape == "ball" else 3,
+        friction=[0.8, 0.01, 0.01],
+        **look,
+    )
