@@ -1,0 +1,156 @@
+"""What the mind is given, as vectors and tokens: words, eyes and joints.
+
+Shapes: B batch, W word width, D trunk width, S slots.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bridge.contract import IMAGE_SIZE, STATE_CONTEXT, STATE_DIM
+from policy.quantize import QuantLinear
+
+# The text encoder's output: word pieces per instruction, and the width of their states.
+MAX_TOKENS = 24
+STATE_WIDTH = 384
+
+# A state further than this from its mean, in deviations, is clipped.
+MAX_DEVIATION = 5.0
+# Rhythms in elapsed time, among them that of waving. The slow ones tell how long it has been.
+TIME_FREQUENCIES_HZ = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+# Wavelengths in which odometry enters, coarse to fine.
+PLACE_WAVELENGTHS_M = (8.0, 4.0, 2.0, 1.0)
+YAW_HARMONICS = (0.25, 0.5, 1.0, 2.0)
+N_CONTEXT_FEATURES = (
+    2 * len(TIME_FREQUENCIES_HZ) + 4 * len(PLACE_WAVELENGTHS_M) + 2 * len(YAW_HARMONICS)
+)
+
+
+class Words(nn.Module):
+    """Reads an instruction: one attention pooling per slot, then what each slot says.
+
+    Nothing but the probabilities of the slots' values reaches the word vector, so a wording that
+    is read rightly acts exactly like the wordings of training. Without slots the pooled states
+    are the word vector's source.
+    """
+
+    def __init__(
+        self, hidden: int, word_width: int, slot_sizes: tuple[int, ...], dropout: float
+    ) -> None:
+        super().__init__()
+        pools = max(1, len(slot_sizes))
+        self.dropout = nn.Dropout(dropout)
+        self.first = QuantLinear(STATE_WIDTH, hidden)
+        self.second = QuantLinear(hidden, hidden)
+        self.attention = nn.Linear(hidden, pools)
+        self.slots = nn.ModuleList(nn.Linear(hidden, size) for size in slot_sizes)
+        self.meaning = nn.Linear(sum(slot_sizes) or hidden, word_width)
+        self.output = QuantLinear(word_width, word_width)
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 24, 384) and bool (B, 24) to a word vector (B, W) and (B, classes) per slot."""
+        x = F.gelu(self.first(self.dropout(states)))
+        x = self.dropout(F.gelu(self.second(x)))
+        scores = self.attention(x).masked_fill(~mask.unsqueeze(-1), -1e4)
+        pooled = torch.softmax(scores, dim=1).transpose(1, 2) @ x
+        logits = [layer(pooled[:, i]) for i, layer in enumerate(self.slots)]
+        source = pooled[:, 0]
+        if logits:
+            source = torch.cat([torch.softmax(slot, dim=-1) for slot in logits], dim=-1)
+        hidden = F.gelu(self.meaning(source)).unsqueeze(1)
+        return self.output(hidden).squeeze(1), logits
+
+
+class FiLM(nn.Module):
+    """Scales and shifts channels (B, C, H, W) by a word vector."""
+
+    def __init__(self, word_width: int, channels: int) -> None:
+        super().__init__()
+        self.scale_shift = QuantLinear(word_width, 2 * channels)
+
+    def forward(self, x: Tensor, word: Tensor) -> Tensor:
+        parts = self.scale_shift(word.unsqueeze(1)).transpose(1, 2).unsqueeze(-1)
+        scale, shift = parts.chunk(2, dim=1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class Eyes(nn.Module):
+    """A convolutional stem whose every stage is told the words: which colour, which shape.
+
+    Strides 4, 2, 1, then 3 x 3 patches make 4 x 4 tokens. From the second stage on, the place in
+    the picture is added to the channels: the bearing of an object is where it is seen.
+    """
+
+    def __init__(self, widths: tuple[int, ...], token_width: int, word_width: int) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(3, first, 4, stride=4),
+                nn.Conv2d(first, second, 3, stride=2, padding=1),
+                nn.Conv2d(second, third, 3, padding=1),
+            ]
+        )
+        self.films = nn.ModuleList(FiLM(word_width, width) for width in widths)
+        self.norms = nn.ModuleList([nn.GroupNorm(8, second), nn.GroupNorm(8, third)])
+        self.place = nn.Conv2d(2, second, 1, bias=False)
+        self.patches = nn.Conv2d(third, token_width, 3, stride=3)
+        side = IMAGE_SIZE // 24
+        self.tokens = side * side
+        self.positions = nn.Parameter(torch.randn(self.tokens, token_width) * 0.1)
+        self.token_film = QuantLinear(word_width, token_width)
+        line = torch.linspace(-1, 1, IMAGE_SIZE // 8)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))
+        self.register_buffer("grid", grid.unsqueeze(0), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor, word: Tensor) -> Tensor:
+        """(B, 96, 96, 3) uint8, or the same range in float, to tokens (B, 16, D)."""
+        x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = F.relu(self.films[0](self.convolutions[0](x), word))
+        x = self.norms[0](self.convolutions[1](x)) + self.place(self.grid)
+        x = F.relu(self.films[1](x, word))
+        y = self.norms[1](self.convolutions[2](x))
+        x = x + F.relu(self.films[2](y, word)) if y.shape == x.shape else y
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return tokens + self.positions + self.token_film(word.unsqueeze(1))
+
+
+class Joints(nn.Module):
+    """The state as one token. Normalisation is inside: `mean` and `deviation` are buffers."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int, word_width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(STATE_DIM))
+        self.register_buffer("deviation", torch.ones(STATE_DIM))
+        self.first = nn.Linear(STATE_DIM + N_CONTEXT_FEATURES, width)
+        self.film = QuantLinear(word_width, 2 * width)
+        self.second = QuantLinear(width, width)
+
+    def forward(self, state: Tensor, word: Tensor) -> Tensor:
+        """(B, 86) to (B, 1, D)."""
+        normal = (state - self.mean) / self.deviation
+        normal = normal.clamp(-MAX_DEVIATION, MAX_DEVIATION)
+        features = torch.cat([normal, context_features(state[:, STATE_CONTEXT])], dim=-1)
+        scale, shift = self.film(word.unsqueeze(1)).chunk(2, dim=-1)
+        hidden = self.first(features.unsqueeze(1)) * (1 + scale) + shift
+        return self.second(F.silu(hidden))
+
+
+def context_features(context: Tensor) -> Tensor:
+    """Elapsed time and odometry (B, 4) as waves of several lengths (B, N_CONTEXT_FEATURES)."""
+    elapsed_s, place_m, yaw_rad = context[:, :1], context[:, 1:3], context[:, 3:]
+    phases = [
+        *(2 * math.pi * frequency * elapsed_s for frequency in TIME_FREQUENCIES_HZ),
+        *(2 * math.pi / wavelength * place_m for wavelength in PLACE_WAVELENGTHS_M),
+        *(harmonic * yaw_rad for harmonic in YAW_HARMONICS),
+    ]
+    phase = torch.cat(phases, dim=-1)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)

@@ -1,0 +1,334 @@
+"""The mind: words, eyes and joints into a small transformer that writes an action band by band.
+
+Shapes: B batch, W word width, D trunk width, L layers, H heads, P prefix positions (word, joints,
+image), S slots. A step has three parts, each a graph of its own when exported:
+
+    read      instruction -> word vector and slots              once per instruction
+    prefill   word, image, state -> cached keys, values, status once per observation
+    decode    bands so far, cache -> the next bands             one to six times
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bridge.contract import CHUNK_STEPS, COMMAND_DIM, IMAGE_SIZE, Status
+from policy.actions import BANDS, BINS, TOKENS_PER_CHUNK, ActionCodec
+from policy.inputs import Eyes, Joints, Words
+from policy.moe import MoE
+from policy.quantize import QuantLinear
+
+# How many tokens one decoding step may emit: a band, two bands, or all six at once.
+TOKENS_PER_STEP = (COMMAND_DIM, 2 * COMMAND_DIM, TOKENS_PER_CHUNK)
+HEADS = ("bands", "chunk")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the model. `slots` are the meaning of an instruction: (name, values) pairs.
+
+    `head` "bands" decodes tokens; "chunk" regresses the whole chunk in one pass, a baseline.
+    """
+
+    slots: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    hidden: int = 128
+    experts: int = 8
+    top_k: int = 2
+    word_width: int = 128
+    words_hidden: int = 256
+    eyes_widths: tuple[int, ...] = (32, 64, 64)
+    bin_rank: int = 32
+    dropout: float = 0.15
+    head: str = "bands"
+
+    @property
+    def slot_sizes(self) -> tuple[int, ...]:
+        """Classes per slot: its values and, as class 0, "not mentioned"."""
+        return tuple(len(values) + 1 for _, values in self.slots)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> ModelConfig:
+        """The config that `to_dict` wrote, also after a trip through JSON."""
+        slots = tuple((name, tuple(values)) for name, values in content["slots"])
+        widths = tuple(content["eyes_widths"])
+        return ModelConfig(**{**content, "slots": slots, "eyes_widths": widths})
+
+
+class Prefill(NamedTuple):
+    """`keys` and `values` (L, B, H, P, D / H) of the prefix, `status` logits (B, 4)."""
+
+    keys: Tensor
+    values: Tensor
+    status: Tensor
+
+
+class Decoded(NamedTuple):
+    """`logits` (B, n, 18, 256) of n bands, and the cache with their keys and values appended."""
+
+    logits: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class Output(NamedTuple):
+    """Everything that training scores.
+
+    `bands` are logits (B, 6, 18, 256), or commands (B, 16, 18) for the chunk head; `slots` one
+    (B, classes) per slot.
+    """
+
+    bands: Tensor
+    status: Tensor
+    slots: list[Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head attention over cached positions and its own."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.inputs = QuantLinear(width, 3 * width)
+        self.output = QuantLinear(width, width)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, n, D), mask (n, past + n) bool, True where a position may look."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.inputs(x).chunk(3, dim=-1)
+        )
+        if cache is not None:
+            key = torch.cat([cache[0], key], dim=2)
+            value = torch.cat([cache[1], value], dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.output(mixed.transpose(1, 2).flatten(2)), key, value
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block whose feed-forward is a mixture of experts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads)
+        self.experts_norm = nn.LayerNorm(config.width)
+        self.experts = MoE(config.width, config.hidden, config.experts, config.top_k)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mixed, keys, values = self.attention(self.attention_norm(x), mask, cache)
+        x = x + mixed
+        return x + self.experts(self.experts_norm(x)), keys, values
+
+
+class BandHead(nn.Module):
+    """Logits over the bins of all 18 dimensions, through a low-rank table of bins.
+
+    Neighbouring bins mean nearly the same, so a full matrix would be mostly idle weights.
+    """
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.project = QuantLinear(width, COMMAND_DIM * rank)
+        self.bins = nn.Parameter(torch.randn(COMMAND_DIM, rank, BINS) * rank**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, D) to (B, n, 18, 256)."""
+        vectors = self.project(x).unflatten(-1, (COMMAND_DIM, -1))
+        return torch.matmul(vectors.unsqueeze(-2), self.bins).squeeze(-2)
+
+
+class BandInputs(nn.Module):
+    """What a band's position is given: which band it is, and the band before it where known.
+
+    Bins lie on a line, so tokens enter as their places in the range and a few waves of them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(BANDS, width) * 0.5)
+        self.unknown = nn.Parameter(torch.randn(BANDS, width) * 0.1)
+        self.values = nn.Linear(COMMAND_DIM * 7, width)
+
+    def forward(self, bands: Tensor, previous: Tensor, known: Tensor) -> Tensor:
+        """bands (n,), previous tokens (B, n, 18) int64, known (B, n) bool -> (B, n, D)."""
+        place = previous.float() / (BINS / 2) - 1
+        waves = [f(place * scale) for scale in (3, 12, 48) for f in (torch.sin, torch.cos)]
+        seen = self.values(torch.cat([place, *waves], dim=-1))
+        weight = known.to(seen.dtype).unsqueeze(-1)
+        return self.positions[bands] + weight * seen + (1 - weight) * self.unknown[bands]
+
+
+class Model(nn.Module):
+    """Instruction, image and state to an action chunk. See the module's docstring."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.head in HEADS and config.width % 64 == 0
+        self.config = config
+        width = config.width
+        self.codec = ActionCodec()
+        self.words = Words(
+            config.words_hidden, config.word_width, config.slot_sizes, config.dropout
+        )
+        self.eyes = Eyes(config.eyes_widths, width, config.word_width)
+        self.joints = Joints(width, config.word_width)
+        self.word_token = QuantLinear(config.word_width, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.status = nn.Linear(width, len(Status))
+        self.band_inputs = BandInputs(width)
+        self.band_head = BandHead(width, config.bin_rank) if config.head == "bands" else None
+        self.chunk_head = (
+            nn.Linear(BANDS * width, CHUNK_STEPS * COMMAND_DIM) if config.head == "chunk" else None
+        )
+        self.prefix_length = 2 + self.eyes.tokens
+
+    def read(self, states: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Token states (B, 24, 384) and their mask to a word vector (B, W) and slot logits."""
+        return self.words(states, mask)
+
+    def prefix(self, word: Tensor, image: Tensor, state: Tensor) -> Tensor:
+        """Word vector, image (B, 96, 96, 3) uint8 and state (B, 86) as tokens (B, P, D)."""
+        word_token = self.word_token(word.unsqueeze(1))
+        return torch.cat([word_token, self.joints(state, word), self.eyes(image, word)], dim=1)
+
+    def prefill(self, word: Tensor, image: Tensor, state: Tensor) -> Prefill:
+        """Everything that does not depend on tokens of the action."""
+        x = self.prefix(word, image, state)
+        mask = torch.ones(self.prefix_length, self.prefix_length, dtype=torch.bool)
+        keys, values = [], []
+        for block in self.blocks:
+            x, key, value = block(x, mask)
+            keys.append(key)
+            values.append(value)
+        return Prefill(torch.stack(keys), torch.stack(values), self._status(x))
+
+    def decode(
+        self, bands: Tensor, previous: Tensor, known: Tensor, keys: Tensor, values: Tensor
+    ) -> Decoded:
+        """The next n bands at once, given the cache of the prefix and of all bands before them.
+
+        `bands` (n,) int64 are their numbers; `previous` (B, n, 18) int64 holds the tokens of the
+        band before each one, read only where `known` (B, n) bool says so.
+        """
+        x = self.band_inputs(bands, previous, known)
+        causal = bands.unsqueeze(0) <= bands.unsqueeze(1)
+        past = torch.ones_like(bands).bool().unsqueeze(1).expand(-1, keys.shape[3])
+        mask = torch.cat([past, causal], dim=1)
+        new_keys, new_values = [], []
+        for block, key, value in zip(self.blocks, keys.unbind(0), values.unbind(0), strict=True):
+            x, key, value = block(x, mask, (key, value))
+            new_keys.append(key)
+            new_values.append(value)
+        assert self.band_head is not None
+        logits = self.band_head(self.norm(x))
+        return Decoded(logits, torch.stack(new_keys), torch.stack(new_values))
+
+    def forward(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        image: Tensor,
+        state: Tensor,
+        tokens: Tensor,
+        known: Tensor,
+    ) -> Output:
+        """Prefix and all six bands in one pass, with the true tokens (B, 6, 18) as input.
+
+        `known` (B, 6) bool as in `decode`: which bands see the one before them.
+        """
+        word, slots = self.read(states, mask)
+        previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
+        bands = self.band_inputs(torch.arange(BANDS), previous, known)
+        x = torch.cat([self.prefix(word, image, state), bands], dim=1)
+        visible = self._training_mask()
+        for block in self.blocks:
+            x, _, _ = block(x, visible)
+        status = self._status(x)
+        return Output(self._bands(self.norm(x[:, self.prefix_length :])), status, slots)
+
+    @torch.no_grad()
+    def act(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        image: Tensor,
+        state: Tensor,
+        tokens_per_step: int = COMMAND_DIM,
+        n_bands: int = BANDS,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Commands (B, 16, 18), status logits and slot logits; stops after `n_bands` bands."""
+        word, slots = self.read(states, mask)
+        if self.chunk_head is not None:
+            tokens = torch.zeros(len(image), BANDS, COMMAND_DIM, dtype=torch.long)
+            known = torch.zeros(len(image), BANDS, dtype=torch.bool)
+            output = self(states, mask, image, state, tokens, known)
+            return output.bands, output.status, slots
+        prefill = self.prefill(word, image, state)
+        keys, values = prefill.keys, prefill.values
+        bands_per_step = tokens_per_step // COMMAND_DIM
+        tokens = torch.zeros(len(image), 0, COMMAND_DIM, dtype=torch.long)
+        for first in range(0, n_bands, bands_per_step):
+            bands = torch.arange(first, first + bands_per_step)
+            known = known_bands(tokens_per_step)[bands].expand(len(image), -1)
+            previous = torch.zeros(len(image), bands_per_step, COMMAND_DIM, dtype=torch.long)
+            if first:
+                previous[:, 0] = tokens[:, -1]
+            logits, keys, values = self.decode(bands, previous, known, keys, values)
+            tokens = torch.cat([tokens, logits.argmax(-1)], dim=1)
+        return self.codec.decode(tokens[:, :n_bands]), prefill.status, slots
+
+    def _status(self, x: Tensor) -> Tensor:
+        # The joints' position: it sees the whole prefix and is there in every graph.
+        return self.status(self.norm(x[:, 1]))
+
+    def _bands(self, x: Tensor) -> Tensor:
+        if self.band_head is not None:
+            return self.band_head(x)
+        assert self.chunk_head is not None
+        scale = self.codec.step[0] * (BINS / 8)
+        stand = self.codec.origin[0] / 4 + scale
+        return stand + scale * self.chunk_head(x.flatten(1)).unflatten(-1, (CHUNK_STEPS, -1))
+
+    def _training_mask(self) -> Tensor:
+        """The prefix sees itself; a band sees the prefix and the bands up to its own."""
+        total = self.prefix_length + BANDS
+        mask = torch.ones(total, total, dtype=torch.bool).tril()
+        mask[: self.prefix_length, : self.prefix_length] = True
+        return mask
+
+
+def known_bands(tokens_per_step: int) -> Tensor:
+    """(6,) bool: which bands see the tokens of the band before, at this many tokens a step."""
+    assert tokens_per_step in TOKENS_PER_STEP
+    bands = torch.arange(BANDS)
+    return (bands % (tokens_per_step // COMMAND_DIM) == 0) & (bands > 0)
+
+
+def example_inputs(batch: int = 1) -> dict[str, Tensor]:
+    """Zero inputs of `read` and `prefill` in their exact shapes and types."""
+    from bridge.contract import STATE_DIM
+    from policy.inputs import MAX_TOKENS, STATE_WIDTH
+
+    return {
+        "states": torch.zeros(batch, MAX_TOKENS, STATE_WIDTH),
+        "mask": torch.ones(batch, MAX_TOKENS, dtype=torch.bool),
+        "image": torch.zeros(batch, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8),
+        "state": torch.zeros(batch, STATE_DIM),
+    }
