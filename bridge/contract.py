@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -50,9 +51,7 @@ VEL_X, VEL_Y, YAW_RATE, BASE_HEIGHT = range(4)
 ARMS = slice(4, COMMAND_DIM)
 
 STANDING_HEIGHT_M = 0.76
-ARM_HOME_RAD = np.array(
-    [0.2, 0.2, 0, 0.6, 0, 0, 0, 0.2, -0.2, 0, 0.6, 0, 0, 0], dtype=np.float32
-)
+ARM_HOME_RAD = np.array([0.2, 0.2, 0, 0.6, 0, 0, 0, 0.2, -0.2, 0, 0.6, 0, 0, 0], dtype=np.float32)
 STAND_COMMAND = np.concatenate([[0, 0, 0, STANDING_HEIGHT_M], ARM_HOME_RAD]).astype(np.float32)
 
 CHUNK_STEPS = 16
@@ -105,6 +104,13 @@ class Observation:
                 self.odometry,
             ]
         ).astype(np.float32)
+
+    @classmethod
+    def from_state(cls, time_s: float, state: np.ndarray, image: np.ndarray) -> Observation:
+        """The observation whose `state()` is `state` (STATE_DIM,)."""
+        widths = [N_JOINTS, N_JOINTS, 3, 3, COMMAND_DIM, 1, 3]
+        parts = np.split(state, np.cumsum(widths)[:-1])
+        return cls(time_s, *parts[:5], elapsed_s=float(parts[5][0]), odometry=parts[6], image=image)
 
 
 STATE_FIELDS: tuple[str, ...] = (
@@ -162,6 +168,24 @@ class Robot(Protocol):
 
 class UserError(Exception):
     """A fault the user can mend; its one-line message names the remedy."""
+
+
+def check_instruction(instruction: object) -> str:
+    """The instruction without outer white space; UserError when it is not a line of text."""
+    if not isinstance(instruction, str):
+        raise UserError(
+            f"an instruction is text, not {type(instruction).__name__}: write a sentence"
+        )
+    text = instruction.strip()
+    if not text:
+        raise UserError('the instruction is empty: say what to do, as in "walk to the red ball"')
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise UserError("the instruction holds control characters: write it as one line of text")
+    if len(text.encode()) > INSTRUCTION_MAX_BYTES:
+        raise UserError(
+            f"the instruction is longer than {INSTRUCTION_MAX_BYTES} bytes: say it in fewer words"
+        )
+    return text
 
 
 def contract_hash() -> str:

@@ -1,0 +1,195 @@
+"""A policy that lives in another process, reached over a local ZeroMQ socket."""
+
+from __future__ import annotations
+
+import time
+from typing import TypeVar
+
+import numpy as np
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from bridge import wire
+from bridge.contract import (
+    ActionChunk,
+    Observation,
+    UserError,
+    check_instruction,
+    contract_hash,
+)
+from bridge.wire import ServerInfo
+
+_MAX_MESSAGE_BYTES = 1 << 20
+_CONNECT_TIMEOUT_S = 1.0
+_BROKEN = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
+
+_Answer = TypeVar("_Answer", wire.Chunk, wire.Done)
+
+
+class PolicyUnavailable(UserError):
+    """No policy server answers: it is not there, it died, or it hangs."""
+
+
+class RemotePolicy:
+    """The policy served at `address`; a Policy, for one thread at a time.
+
+    The handshake happens here: UserError when the server speaks another protocol or contract, or
+    runs another model or normalisation than `expected`. A server that dies is noticed within
+    0.7 s by its silence on the heartbeat, one that computes for longer than `timeout_s` counts as
+    hung; both raise PolicyUnavailable. A lost connection stays lost: make a new RemotePolicy.
+
+    `info` says which policy answers. `dropped` counts replies that were late, repeated, or
+    meant for others.
+    """
+
+    info: ServerInfo
+
+    def __init__(
+        self, address: str, expected: ServerInfo | None = None, timeout_s: float = 5.0
+    ) -> None:
+        self.address = wire.local_address(address)
+        self.dropped = 0
+        self._timeout_s = timeout_s
+        self._session = ""
+        self._sequence = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        wire.set_options(self._socket)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(_CONNECT_TIMEOUT_S * 1000))
+        # A robot must not find itself commanded again by whatever answers there next.
+        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._monitor = self._socket.get_monitor_socket(_BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        try:
+            self._connect()
+            self._shake_hands(expected)
+        except BaseException:
+            self.close()
+            raise
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        """Asks for a chunk; UserError when the server cannot carry out this one request."""
+        text = check_instruction(instruction)
+        sequence = self._next_sequence()
+        self._send(wire.pack_observation(self._session, sequence, text, observation))
+        message, arrays = self._await(wire.Chunk, sequence)
+        try:
+            return wire.chunk_of(message, arrays)
+        except wire.WireError as error:
+            raise self._malformed(error) from error
+
+    def reset(self) -> None:
+        """Lets the policy forget what came before."""
+        sequence = self._next_sequence()
+        self._send(wire.pack(wire.Reset(session=self._session, sequence=sequence)))
+        self._await(wire.Done, sequence)
+
+    def close(self) -> None:
+        """Ends the session; safe to call again."""
+        if self._socket.closed:
+            return
+        if self._session:
+            try:
+                self._send(wire.pack(wire.Goodbye(session=self._session)))
+                self._socket.linger = 100  # ms, for the goodbye to leave
+            except PolicyUnavailable:
+                pass  # nobody is left to say goodbye to
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> RemotePolicy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _connect(self) -> None:
+        """Waits until the transport stands: with IMMEDIATE nothing can be sent before."""
+        try:
+            self._socket.connect(self.address)
+        except zmq.ZMQError as error:
+            raise UserError(
+                f"{self.address} is no address ({error.strerror}): choose another"
+            ) from error
+        if self._monitor.poll(int(_CONNECT_TIMEOUT_S * 1000)):
+            event = recv_monitor_message(self._monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                return
+        raise PolicyUnavailable(
+            f"no policy server answers at {self.address}: start one with"
+            f" `hitogata serve BUNDLE --address {self.address}`"
+        )
+
+    def _shake_hands(self, expected: ServerInfo | None) -> None:
+        hello = wire.Hello(
+            protocol=wire.PROTOCOL,
+            contract=contract_hash(),
+            model_id=expected.model_id if expected else None,
+            normalisation_id=expected.normalisation_id if expected else None,
+        )
+        self._send(wire.pack(hello))
+        reply, _ = self._receive(time.monotonic() + self._timeout_s)
+        if isinstance(reply, wire.Refused):
+            raise UserError(str(reply))
+        if not isinstance(reply, wire.Welcome):
+            raise self._malformed(f"{type(reply).__name__} instead of Welcome")
+        self._session = reply.session
+        self.info = ServerInfo(reply.model_id, reply.normalisation_id)
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _send(self, frames: list[bytes]) -> None:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again as error:
+            raise self._lost() from error
+
+    def _await(self, kind: type[_Answer], sequence: int) -> tuple[_Answer, list[np.ndarray]]:
+        """The answer to one request; whatever else arrives meanwhile is dropped and counted."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            reply, arrays = self._receive(deadline)
+            if isinstance(reply, kind | wire.Fault) and (
+                (reply.session, reply.sequence) == (self._session, sequence)
+            ):
+                if isinstance(reply, wire.Fault):
+                    raise UserError(reply.message)
+                return reply, arrays
+            self.dropped += 1
+
+    def _receive(self, deadline: float) -> tuple[wire.Reply, list[np.ndarray]]:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        while True:
+            left_ms = max(int((deadline - time.monotonic()) * 1000), 0)
+            ready = dict(poller.poll(left_ms))
+            if self._socket in ready:
+                try:
+                    return wire.unpack_reply(self._socket.recv_multipart())
+                except wire.WireError as error:
+                    raise self._malformed(error) from error
+            if self._monitor in ready:
+                if recv_monitor_message(self._monitor)["event"] & _BROKEN:
+                    raise self._lost()
+            elif not ready:
+                raise PolicyUnavailable(
+                    f"the policy server at {self.address} gave no answer within"
+                    f" {self._timeout_s:g} s: restart it with `hitogata serve`"
+                )
+
+    def _lost(self) -> PolicyUnavailable:
+        return PolicyUnavailable(
+            f"the policy server at {self.address} is gone: restart it with `hitogata serve`"
+        )
+
+    def _malformed(self, detail: object) -> PolicyUnavailable:
+        return PolicyUnavailable(
+            f"what answers at {self.address} does not serve this contract ({detail}):"
+            " serve a bundle of this release with `hitogata serve`"
+        )

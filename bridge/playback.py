@@ -1,0 +1,67 @@
+"""Playing a chunk of commands: which command a moment asks for, and smooth joins between chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bridge.contract import CHUNK_HZ, CHUNK_STEPS, COMMAND_DIM, ActionChunk
+
+CHUNK_S = CHUNK_STEPS / CHUNK_HZ
+_JOIN_S = 1 / CHUNK_HZ
+_START_S = 0.3
+
+
+class ChunkPlayer:
+    """Turns the newest chunk and the time into the command to execute.
+
+    Step k belongs to `observed_at_s + k / CHUNK_HZ`; between steps the command is interpolated,
+    and the last step is kept for its own period. Steps already past when a chunk arrives are
+    never played. The difference between the command being executed and the new chunk fades out
+    within `join_s`, or within `start_s` when nothing was playing.
+    """
+
+    def __init__(self, join_s: float = _JOIN_S, start_s: float = _START_S) -> None:
+        self._join_s = join_s
+        self._start_s = start_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the chunk, as for a new instruction."""
+        self._chunk: ActionChunk | None = None
+        self._offset = np.zeros(COMMAND_DIM, np.float32)
+        self._joined_at_s = 0.0
+        self._fade_s = self._join_s
+
+    def accept(self, chunk: ActionChunk, now_s: float, executing: np.ndarray) -> bool:
+        """Plays `chunk` from `now_s` on, starting at the command being executed (18,).
+
+        Returns False, and changes nothing, for a chunk that is over, from the future, not newer
+        than the one playing, of another shape, or not finite.
+        """
+        if chunk.commands.shape != (CHUNK_STEPS, COMMAND_DIM):
+            return False
+        if not np.isfinite(chunk.commands).all() or not 0 <= now_s - chunk.observed_at_s < CHUNK_S:
+            return False
+        if self._chunk is not None and chunk.observed_at_s <= self._chunk.observed_at_s:
+            return False
+        self._fade_s = self._start_s if self.command(now_s) is None else self._join_s
+        self._offset = executing - _at(chunk, now_s)
+        self._joined_at_s = now_s
+        self._chunk = chunk
+        return True
+
+    def command(self, now_s: float) -> np.ndarray | None:
+        """The (18,) command for `now_s`, or None when no step is valid: hold."""
+        if self._chunk is None or not 0 <= now_s - self._chunk.observed_at_s < CHUNK_S:
+            return None
+        left = 1 - (now_s - self._joined_at_s) / self._fade_s if self._fade_s > 0 else 0.0
+        command = _at(self._chunk, now_s) + self._offset * min(max(left, 0.0), 1.0)
+        return command.astype(np.float32)
+
+
+def _at(chunk: ActionChunk, now_s: float) -> np.ndarray:
+    step = min((now_s - chunk.observed_at_s) * CHUNK_HZ, CHUNK_STEPS - 1)
+    before = int(step)
+    after = min(before + 1, CHUNK_STEPS - 1)
+    share = np.float32(step - before)
+    return chunk.commands[before] * (1 - share) + chunk.commands[after] * share

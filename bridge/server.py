@@ -1,0 +1,221 @@
+"""The policy server: answers observations with chunks over a local ZeroMQ socket."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import socket as unix
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import zmq
+
+from bridge import wire
+from bridge.contract import Policy, UserError, check_instruction, contract_hash
+from bridge.wire import ServerInfo
+
+_MAX_MESSAGE_BYTES = 8 << 20
+_MAX_SESSIONS = 64
+_MAX_MESSAGES_AT_ONCE = 64
+_FAULT_CHARACTERS = 500
+_POLL_MS = 100  # how late a signal may be noticed
+
+_log = logging.getLogger(__name__)
+
+
+def serve_policy(
+    policy: Policy,
+    address: str,
+    info: ServerInfo,
+    ready: Callable[[str], object] | None = None,
+) -> None:
+    """Serves `policy` at an ipc or loopback address until SIGINT or SIGTERM.
+
+    `ready` is called with the address in use (which resolves a port given as *) once clients can
+    connect. Raises UserError for an address that is taken, unusable, or leads off this machine.
+    """
+    address = wire.local_address(address)
+    _refuse_taken_ipc(address)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    wire.set_options(router)
+    router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    try:
+        try:
+            router.bind(address)
+        except zmq.ZMQError as error:
+            raise UserError(
+                f"cannot serve at {address} ({error.strerror}): choose another address"
+            ) from error
+        with _stop_on_signals() as stopping:
+            if ready is not None:
+                ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
+            _Server(policy, info, router).run(stopping)
+    finally:
+        router.close()
+        context.term()
+
+
+@dataclass
+class _Session:
+    """What the server keeps of one client: nothing that an answer depends on."""
+
+    id: str
+    last_sequence: int = 0
+    answered: int = 0
+    dropped: int = 0
+
+
+class _Server:
+    def __init__(self, policy: Policy, info: ServerInfo, router: zmq.Socket[bytes]) -> None:
+        self._policy = policy
+        self._info = info
+        self._router = router
+        self._sessions: dict[bytes, _Session] = {}
+
+    def run(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            if not self._router.poll(_POLL_MS):
+                continue
+            arrived = self._receive()
+            newest = {peer: place for place, (peer, _) in enumerate(arrived)}
+            for place, (peer, frames) in enumerate(arrived):
+                if stopping.is_set():
+                    break
+                reply = self._reply_to(peer, frames, superseded=place < newest[peer])
+                if reply:
+                    self._send(peer, reply)
+
+    def _receive(self) -> list[tuple[bytes, list[bytes]]]:
+        """Peer and frames of everything that has arrived."""
+        arrived: list[tuple[bytes, list[bytes]]] = []
+        while len(arrived) < _MAX_MESSAGES_AT_ONCE:
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            arrived.append((peer, frames))
+        return arrived
+
+    def _send(self, peer: bytes, frames: list[bytes]) -> None:
+        try:
+            self._router.send_multipart([peer, *frames], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # Gone, or too slow to read: the policy waits for nobody.
+            _log.info("a reply was not taken: %s", error.strerror)
+
+    def _reply_to(self, peer: bytes, frames: list[bytes], superseded: bool) -> list[bytes] | None:
+        session = self._sessions.get(peer)
+        try:
+            request, arrays = wire.unpack_request(frames)
+        except wire.WireError as error:
+            return _fault(session.id if session else "", -1, str(error))
+        if isinstance(request, wire.Hello):
+            return self._greet(peer, request)
+        if session is None or request.session != session.id:
+            sequence = getattr(request, "sequence", -1)
+            return _fault(request.session, sequence, "this session is over: connect again")
+        if isinstance(request, wire.Goodbye):
+            del self._sessions[peer]
+            return None
+        if request.sequence <= session.last_sequence or (
+            superseded and isinstance(request, wire.Act)
+        ):
+            session.dropped += 1
+            return None
+        session.last_sequence = request.sequence
+        session.answered += 1
+        return self._carry_out(request, arrays)
+
+    def _carry_out(self, request: wire.Act | wire.Reset, arrays: list[np.ndarray]) -> list[bytes]:
+        session, sequence = request.session, request.sequence
+        try:
+            if isinstance(request, wire.Reset):
+                self._policy.reset()
+                return wire.pack(wire.Done(session=session, sequence=sequence))
+            instruction = check_instruction(request.instruction)
+            chunk = self._policy.act(instruction, wire.observation_of(request, arrays))
+            return wire.pack_chunk(session, sequence, chunk)
+        except (UserError, wire.WireError) as error:
+            message = str(error)
+        except Exception as error:  # one bad request must not end the sessions of others
+            _log.exception("the policy failed")
+            message = f"the policy failed ({type(error).__name__}): read the server's log"
+        return _fault(session, sequence, message)
+
+    def _greet(self, peer: bytes, hello: wire.Hello) -> list[bytes]:
+        refusal = _mismatch(hello, self._info)
+        if refusal is not None:
+            return wire.pack(refusal)
+        if len(self._sessions) >= _MAX_SESSIONS:
+            # Clients that vanished said no goodbye; the one that opened first makes room.
+            del self._sessions[next(iter(self._sessions))]
+        self._sessions[peer] = _Session(secrets.token_hex(8))
+        return wire.pack(
+            wire.Welcome(
+                session=self._sessions[peer].id,
+                protocol=wire.PROTOCOL,
+                contract=contract_hash(),
+                model_id=self._info.model_id,
+                normalisation_id=self._info.normalisation_id,
+            )
+        )
+
+
+def _mismatch(hello: wire.Hello, info: ServerInfo) -> wire.Refused | None:
+    same_release = "install the same release of hitogata on both sides"
+    same_bundle = "serve the bundle that the client expects, or connect without expecting one"
+    terms = (
+        ("protocol version", hello.protocol, wire.PROTOCOL, same_release),
+        ("contract", hello.contract, contract_hash(), same_release),
+        ("model", hello.model_id, info.model_id, same_bundle),
+        ("normalisation", hello.normalisation_id, info.normalisation_id, same_bundle),
+    )
+    for term, client, server, remedy in terms:
+        if client is not None and client != server:
+            return wire.Refused(term=term, client=str(client), server=str(server), remedy=remedy)
+    return None
+
+
+def _fault(session: str, sequence: int, message: str) -> list[bytes]:
+    line = " ".join(message.split())[:_FAULT_CHARACTERS]
+    return wire.pack(wire.Fault(session=session, sequence=sequence, message=line))
+
+
+def _refuse_taken_ipc(address: str) -> None:
+    """ZeroMQ takes a socket file over without a word, even from a server that is alive."""
+    scheme, _, path = address.partition("://")
+    if scheme != "ipc" or not Path(path).exists():
+        return
+    with unix.socket(unix.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return  # left over by a server that was killed
+    raise UserError(f"a server already answers at {address}: stop it or choose another address")
+
+
+@contextmanager
+def _stop_on_signals() -> Generator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; their handlers are put back afterwards."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping  # Python delivers signals to the main thread alone
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,161 @@
+"""Messages and frames: round trips, and everything malformed is refused by name."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge import wire
+from bridge.contract import (
+    IMAGE_SIZE,
+    INSTRUCTION_MAX_BYTES,
+    STAND_COMMAND,
+    STATE_DIM,
+    ActionChunk,
+    Observation,
+    Status,
+    UserError,
+    check_instruction,
+)
+
+
+def make_observation(time_s: float = 1.5) -> Observation:
+    rng = np.random.default_rng(0)
+    state = rng.normal(size=STATE_DIM).astype(np.float32)
+    image = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    return Observation.from_state(time_s, state, image)
+
+
+def make_chunk() -> ActionChunk:
+    commands = np.tile(STAND_COMMAND, (16, 1)) + np.arange(16, dtype=np.float32)[:, None]
+    return ActionChunk(1.5, commands, Status.DONE, 0.75, {"colour": "red"})
+
+
+def act_frames() -> list[bytes]:
+    return wire.pack_observation("session", 7, "walk", make_observation())
+
+
+def test_state_and_observation_are_inverse():
+    observation = make_observation()
+    again = Observation.from_state(1.5, observation.state(), observation.image)
+    np.testing.assert_array_equal(again.state(), observation.state())
+    assert again.joint_pos_rad.shape == again.joint_vel_rad_s.shape == (29,)
+    assert again.gravity.shape == again.odometry.shape == (3,) and again.command.shape == (18,)
+    assert again.elapsed_s == observation.state()[-4]
+
+
+def test_observation_round_trip():
+    request, arrays = wire.unpack_request(act_frames())
+    assert isinstance(request, wire.Act)
+    assert (request.session, request.sequence, request.instruction) == ("session", 7, "walk")
+    found, expected = wire.observation_of(request, arrays), make_observation()
+    assert found.time_s == 1.5
+    np.testing.assert_array_equal(found.state(), expected.state())
+    np.testing.assert_array_equal(found.image, expected.image)
+
+
+def test_chunk_round_trip():
+    chunk = make_chunk()
+    reply, arrays = wire.unpack_reply(wire.pack_chunk("session", 7, chunk))
+    assert isinstance(reply, wire.Chunk) and (reply.session, reply.sequence) == ("session", 7)
+    found = wire.chunk_of(reply, arrays)
+    np.testing.assert_array_equal(found.commands, chunk.commands)
+    assert found.status is Status.DONE and found.status_probability == 0.75
+    assert found.observed_at_s == 1.5 and found.understood == {"colour": "red"}
+
+
+def test_requests_and_replies_do_not_mix():
+    with pytest.raises(wire.WireError):
+        wire.unpack_reply(act_frames())
+    with pytest.raises(wire.WireError):
+        wire.unpack_request(wire.pack_chunk("session", 7, make_chunk()))
+
+
+def altered(**changes: object) -> bytes:
+    """The header of an Act with fields replaced, as a foreign client might write it."""
+    header = msgspec.msgpack.decode(act_frames()[0])
+    return msgspec.msgpack.encode({**header, **changes})
+
+
+def test_malformed_frames_are_refused():
+    header, state, image = act_frames()
+    state_spec = {"dtype": "float32", "shape": [STATE_DIM]}
+    cases = {
+        "no frames": [],
+        "empty": [b""],
+        "random": [b"\xc1\xff\x00"],
+        "deeply nested": [b"\x91" * 100_000],
+        "not UTF-8": [b"\x81\xa1\xff\x01"],
+        "frame missing": [header, state],
+        "frame too many": [header, state, image, image],
+        "short image": [header, state, image[:-1]],
+        "unknown type": [altered(type="teleport"), state, image],
+        "text for a number": [altered(sequence="7"), state, image],
+        "bytes for text": [altered(instruction=b"\xff\xfe"), state, image],
+        "object dtype": [altered(arrays=[{"dtype": "object", "shape": [1]}]), state],
+        "negative size": [altered(arrays=[{"dtype": "uint8", "shape": [-1]}]), b""],
+        "huge": [altered(arrays=[{"dtype": "float32", "shape": [1 << 20] * 4}]), b""],
+        "rank 5": [altered(arrays=[{"dtype": "uint8", "shape": [1] * 5}]), b"0"],
+        "five arrays": [altered(arrays=[state_spec] * 5), *[state] * 5],
+    }
+    for name, frames in cases.items():
+        with pytest.raises(wire.WireError) as caught:
+            wire.unpack_request(frames)
+        assert "\n" not in str(caught.value), name
+
+
+def test_arrays_must_be_those_of_the_contract():
+    request, (state, image) = wire.unpack_request(act_frames())
+    assert isinstance(request, wire.Act)
+    broken = state.copy()
+    broken[0] = np.inf
+    for arrays in ([state], [state, image, image], [image, state], [state[1:], image]):
+        with pytest.raises(wire.WireError, match="contract asks"):
+            wire.observation_of(request, arrays)
+    with pytest.raises(wire.WireError, match="not finite"):
+        wire.observation_of(request, [broken, image])
+    for commands in (np.full((16, 18), np.nan), np.zeros((15, 18))):
+        with pytest.raises(wire.WireError):
+            wire.pack_chunk("s", 1, ActionChunk(0, commands, Status.ACTING, 1, {}))
+    with pytest.raises(wire.WireError, match="float64 arrays do not travel"):
+        wire.pack(wire.Goodbye(session="s"), np.zeros(3))
+
+
+@given(st.data())
+def test_mutated_frames_never_do_worse_than_a_wire_error(data):
+    frames = [bytearray(frame) for frame in act_frames()]
+    for _ in range(data.draw(st.integers(1, 8))):
+        frame = frames[0]
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(frames[0])))
+    try:
+        request, arrays = wire.unpack_request([bytes(frames[0][:cut]), *map(bytes, frames[1:])])
+        if isinstance(request, wire.Act):
+            wire.observation_of(request, arrays)
+    except wire.WireError:
+        pass
+
+
+def test_only_addresses_on_this_machine():
+    assert wire.local_address("ipc:///tmp/a.sock") == "ipc:///tmp/a.sock"
+    assert wire.local_address("tcp://localhost:5555") == "tcp://127.0.0.1:5555"
+    assert wire.local_address("tcp://127.1.2.3:*") == "tcp://127.1.2.3:*"
+    assert wire.local_address("tcp://[::1]:5555") == "tcp://[::1]:5555"
+    foreign = ("tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://10.0.0.1:1", "tcp://robot:1")
+    for address in (*foreign, "udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "", "nonsense"):
+        with pytest.raises(UserError, match="use ipc"):
+            wire.local_address(address)
+
+
+def test_instructions_are_one_line_of_text():
+    assert check_instruction("  walk to the red ball\n") == "walk to the red ball"
+    assert check_instruction("geh zum Würfel 🙂") == "geh zum Würfel 🙂"
+    assert check_instruction("a" * INSTRUCTION_MAX_BYTES)
+    bad = ("", " \n", "walk\x00", "walk\nturn", "\ud800", "é" * INSTRUCTION_MAX_BYTES, b"walk", 7)
+    for instruction in (*bad, None):
+        with pytest.raises(UserError) as caught:
+            check_instruction(instruction)
+        assert "\n" not in str(caught.value)
