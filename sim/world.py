@@ -1,0 +1,238 @@
+"""One G1 in one scene: a `Robot` of the contract, with a walker in its legs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from bridge.contract import (
+    ARMS,
+    COMMAND_DIM,
+    CONTROL_HZ,
+    IMAGE_SIZE,
+    JOINT_NAMES,
+    STAND_COMMAND,
+    Observation,
+)
+from sim.camera import HeadCamera
+from sim.odometry import Odometry
+from sim.robot import CONTROL_SUBSTEPS, facts, joint_facts
+from sim.scene import Scene, scene_spec
+from sim.sight import Sight
+from sim.walker import Walker
+
+CAMERA_HZ = 10.0
+FALLEN_HEIGHT_M = 0.45
+FALLEN_TILT_COS = 0.5
+
+
+@dataclass(frozen=True)
+class WorldView:
+    """All that an expert may know of a world at one moment.
+
+    `base_pose` is x m, y m, yaw rad in the world. `object_pos_m` (n, 3) are the objects' centres in
+    the robot's heading frame, z over the floor; `visible` (n,) bool; `extent_px` (n,) the diameter
+    in the head camera's picture, 0 if not visible. `arm_targets` (14,) rad are those in force.
+    """
+
+    time_s: float
+    base_pose: tuple[float, float, float]
+    arm_targets: np.ndarray
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+    object_pos_m: np.ndarray
+    visible: np.ndarray
+    extent_px: np.ndarray
+
+
+class World:
+    """A simulated robot. Joints and motors are addressed by name, so any G1 model will do.
+
+    Equal arguments and commands give equal worlds, bit by bit.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        seed: int = 0,
+        robot_path: Path | str | None = None,
+        walker_path: Path | str | None = None,
+        render: bool = True,
+    ):
+        """`render=False` saves the pictures: those observed are black.
+
+        Raises UserError for a robot or walker that cannot be used.
+        """
+        self.scene = scene
+        self.model = scene_spec(scene, robot_path).compile()
+        self.data = mujoco.MjData(self.model)
+        joints = [self.model.joint(name) for name in JOINT_NAMES]
+        self._joint_qpos = np.array([int(joint.qposadr[0]) for joint in joints])
+        self._joint_dof = np.array([int(joint.dofadr[0]) for joint in joints])
+        bodies = [self.model.body(f"object_{i}").id for i in range(len(scene.objects))]
+        self._objects = np.array(bodies, dtype=np.int64)
+        self._walker = Walker(walker_path)
+        self._odometry = Odometry(np.random.default_rng(seed))
+        self._sight = Sight(self.model, scene)
+        self._render = render
+        self._camera: HeadCamera | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the beginning: the robot stands at the origin, faces +x, and objects rest."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:7] = [0, 0, facts()["pelvis_home_height_m"], 1, 0, 0, 0]
+        self.data.qpos[self._joint_qpos] = joint_facts("home_rad")
+        self.data.ctrl[:] = joint_facts("home_rad")
+        mujoco.mj_forward(self.model, self.data)
+        self._walker.reset()
+        self._steps = 0
+        self._command = STAND_COMMAND.copy()
+        self.begin_instruction()
+        self._forget_picture()
+
+    def close(self) -> None:
+        """Frees the camera's OpenGL memory."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+    @property
+    def time_s(self) -> float:
+        return self._steps / CONTROL_HZ
+
+    @property
+    def command(self) -> np.ndarray:
+        """(18,) the command in force."""
+        return self._command.copy()
+
+    # --- Robot ---
+
+    def observe(self) -> Observation:
+        """What the body knows now. Its picture is renewed at CAMERA_HZ, as a camera's is."""
+        return Observation(
+            time_s=self.time_s,
+            joint_pos_rad=self.data.qpos[self._joint_qpos].astype(np.float32),
+            joint_vel_rad_s=self.data.qvel[self._joint_dof].astype(np.float32),
+            base_ang_vel_rad_s=self.data.qvel[3:6].astype(np.float32),
+            gravity=self._gravity().astype(np.float32),
+            command=self.command,
+            elapsed_s=(self._steps - self._begin_step) / CONTROL_HZ,
+            odometry=self._odometry.pose.astype(np.float32),
+            image=self._picture_now(),
+        )
+
+    def apply(self, command: np.ndarray) -> None:
+        """Walks, balances and moves the arms for one control period as an (18,) command asks."""
+        command = np.asarray(command, dtype=np.float32)
+        if command.shape != (COMMAND_DIM,) or not np.isfinite(command).all():
+            raise ValueError(f"a command is {COMMAND_DIM} finite numbers")
+        self._command = command.copy()
+        self.data.ctrl[:] = self._walker.step(
+            command,
+            self.data.qpos[self._joint_qpos],
+            self.data.qvel[self._joint_dof],
+            self.data.qvel[3:6],
+            self._gravity(),
+        )
+        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
+        # A step leaves the frames of bodies and camera as they were one substep earlier.
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        self._steps += 1
+        self._odometry.advance(self.base_pose(), 1.0 / CONTROL_HZ)
+
+    def hold(self) -> None:
+        """Stands still for one control period, arms where they were last sent."""
+        command = STAND_COMMAND.copy()
+        command[ARMS] = self._command[ARMS]
+        self.apply(command)
+
+    # --- instructions and disturbances ---
+
+    def begin_instruction(self) -> None:
+        """Elapsed time and odometry count from now."""
+        self._begin_step = self._steps
+        self._odometry.begin(self.base_pose())
+
+    def push(self, delta_velocity_xy: np.ndarray) -> None:
+        """Changes the base's velocity at once by (2,) m/s in the world's frame, like a shove."""
+        self.data.qvel[:2] += delta_velocity_xy
+
+    # --- truth ---
+
+    def base_pose(self) -> tuple[float, float, float]:
+        """True x m, y m and yaw rad, in (-pi, pi], of the pelvis in the world."""
+        x, y, _, w, i, j, k = self.data.qpos[:7]
+        return float(x), float(y), float(np.arctan2(2 * (w * k + i * j), 1 - 2 * (j * j + k * k)))
+
+    def object_pose(self, index: int) -> tuple[np.ndarray, float]:
+        """An object's true centre (3,) m in the world, and the cosine of its tilt."""
+        body = int(self._objects[index])
+        return self.data.xpos[body].copy(), float(self.data.xmat[body, 8])
+
+    def fallen(self) -> bool:
+        return bool(self.data.qpos[2] < FALLEN_HEIGHT_M or self._gravity()[2] > -FALLEN_TILT_COS)
+
+    def visible(self, index: int) -> bool:
+        """Whether the head camera sees an object, and nothing hides most of it."""
+        return bool(self._look()[0][index])
+
+    def snapshot(self) -> WorldView:
+        """The moment as an expert may see it."""
+        x, y, yaw = base = self.base_pose()
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        positions = self.data.xpos[self._objects]
+        dx, dy = positions[:, 0] - x, positions[:, 1] - y
+        visible, extent = self._look()
+        return WorldView(
+            time_s=self.time_s,
+            base_pose=base,
+            arm_targets=self._command[ARMS].copy(),
+            colours=tuple(thing.colour for thing in self.scene.objects),
+            shapes=tuple(thing.shape for thing in self.scene.objects),
+            object_pos_m=np.stack([cos * dx + sin * dy, -sin * dx + cos * dy, positions[:, 2]], 1),
+            visible=visible,
+            extent_px=extent,
+        )
+
+    # --- states for later ---
+
+    def qpos(self) -> np.ndarray:
+        """(nq,) a copy of all positions, from which any picture can be drawn again."""
+        return self.data.qpos.copy()
+
+    def set_qpos(self, qpos: np.ndarray) -> None:
+        """Puts everything where a recorded (nq,) state had it, at rest."""
+        self.data.qpos[:] = qpos
+        self.data.qvel[:] = 0
+        mujoco.mj_forward(self.model, self.data)
+        self._forget_picture()
+
+    def _gravity(self) -> np.ndarray:
+        """(3,) the direction of gravity in the pelvis' frame."""
+        w, x, y, z = self.data.qpos[3:7]
+        return np.array([2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1])
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._look_step != self._steps:
+            self._looked, self._look_step = self._sight.look(self.data), self._steps
+        return self._looked
+
+    def _picture_now(self) -> np.ndarray:
+        due = self._picture_step is None or (
+            self._steps - self._picture_step >= CONTROL_HZ / CAMERA_HZ
+        )
+        if due:
+            if self._render and self._camera is None:
+                self._camera = HeadCamera(self.model)
+            black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+            self._picture = self._camera.draw(self.data) if self._camera else black
+            self._picture_step = self._steps
+        return self._picture
+
+    def _forget_picture(self) -> None:
+        self._picture_step = self._look_step = None
