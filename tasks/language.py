@@ -6,11 +6,11 @@ of two grammars that never mix: `grammar.toml` for training, `heldout.toml` for 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import radians
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +78,12 @@ AMOUNTS: dict[str, tuple[str, ...]] = {
     "turn": tuple(a for a in SLOTS["amount"] if a.startswith("angle")),
 }
 DEFAULT_AMOUNT = {"walk": "distance_1", "step": "distance_0.3", "turn": "angle_90"}
-SIDES = {"raise_hand": ("left", "right", "both"), "wave": ("left", "right")}
+# The hands that may be asked for, and how often they are.
+SIDES = {
+    "raise_hand": (("left", "right", "both"), 0.75),
+    "wave": (("left", "right", "both"), 0.6),
+    "point_at": (("left", "right"), 0.2),
+}
 DEFAULT_SIDE = "right"
 
 TYPO_SHARE = 0.1
@@ -139,7 +144,7 @@ class Meaning:
     @property
     def angle_rad(self) -> float:
         """How far a turn goes, by default if nothing is said; always positive."""
-        return radians(self._number("angle"))
+        return math.radians(self._number("angle"))
 
     def _number(self, kind: str) -> float:
         amount = self.amount or DEFAULT_AMOUNT[self.action.split("_")[0]]
@@ -190,8 +195,10 @@ def sample_meaning(
         slots |= _object_slots(rng, objects, partial)
     if kind in AMOUNTS and rng.random() < 0.7:
         slots["amount"] = pick(AMOUNTS[kind], rng)
-    if action in SIDES and rng.random() < 0.75:
-        slots["side"] = pick(SIDES[action], rng)
+    if action in SIDES:
+        sides, share = SIDES[action]
+        if rng.random() < share:
+            slots["side"] = pick(sides, rng)
     if (kind in AMOUNTS or action == "go_to") and rng.random() < 0.2:
         slots["manner"] = pick(SLOTS["manner"], rng)
     return Meaning(action, **slots)
@@ -212,7 +219,7 @@ def _object_slots(
 
 def sample_wording(meaning: Meaning, rng: np.random.Generator, split: str = "train") -> str:
     """One way to say a meaning. `split` is one of `SPLITS`; only "train" has typing errors."""
-    text = pick(_grammars(split), rng).say(meaning.slots(), rng)
+    text = pick(grammars(split), rng).say(meaning.slots(), rng)
     if split == "train" and rng.random() < TYPO_SHARE:
         text = with_typo(text, rng)
     return dressed(text, rng)
@@ -224,7 +231,7 @@ def out_of_scope(rng: np.random.Generator, split: str = "train") -> str:
 
 
 @lru_cache
-def _grammars(split: str) -> tuple[Grammar, ...]:
+def grammars(split: str) -> tuple[Grammar, ...]:
     """The grammars of a split, each as likely as the others.
 
     Held-out patterns come with held-out nouns and colours in half of the grammars; what the
