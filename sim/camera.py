@@ -24,6 +24,8 @@ VIEW_SIZE = (640, 480)
 @lru_cache
 def _gl_context() -> Any:
     """The OpenGL context of this process, made at the first picture."""
+    # Software drawing of small pictures loses more by waking threads than it wins.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     name = os.environ.get("MUJOCO_GL") or ("egl" if sys.platform.startswith("linux") else "")
     try:
         if name == "egl":

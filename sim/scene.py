@@ -241,7 +241,7 @@ def _add_room(spec: mujoco.MjSpec, scene: Scene) -> None:
     world.add_geom(
         name="floor",
         type=mujoco.mjtGeom.mjGEOM_PLANE,
-        size=[size, size, 0.05],
+        size=[size, size, size],
         rgba=[*scene.floor_rgb, 1],
         contype=FLOOR_BIT,
         conaffinity=0,
