@@ -54,7 +54,7 @@ class RemotePolicy:
         self._sequence = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        wire.set_options(self._socket)
+        wire.set_options(self._socket, self.address)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(_CONNECT_TIMEOUT_S * 1000))

@@ -42,25 +42,10 @@ def serve_policy(
     """
     address = wire.local_address(address)
     _refuse_taken_ipc(address)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    wire.set_options(router)
-    router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    try:
-        try:
-            router.bind(address)
-        except zmq.ZMQError as error:
-            raise UserError(
-                f"cannot serve at {address} ({error.strerror}): choose another address"
-            ) from error
-        with _stop_on_signals() as stopping:
-            if ready is not None:
-                ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
-            _Server(policy, info, router).run(stopping)
-    finally:
-        router.close()
-        context.term()
+    with _bound_router(address) as router, _stop_on_signals() as stopping:
+        if ready is not None:
+            ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
+        _Server(policy, info, router).run(stopping)
 
 
 @dataclass
@@ -187,6 +172,31 @@ def _mismatch(hello: wire.Hello, info: ServerInfo) -> wire.Refused | None:
 def _fault(session: str, sequence: int, message: str) -> list[bytes]:
     line = " ".join(message.split())[:_FAULT_CHARACTERS]
     return wire.pack(wire.Fault(session=session, sequence=sequence, message=line))
+
+
+@contextmanager
+def _bound_router(address: str) -> Generator[zmq.Socket[bytes]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    wire.set_options(router, address)
+    router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    try:
+        try:
+            router.bind(address)
+        except zmq.ZMQError as error:
+            raise UserError(
+                f"cannot serve at {address} ({error.strerror}): choose another address"
+            ) from error
+        try:
+            yield router
+        finally:
+            router.close()
+            if address.startswith("ipc://"):
+                Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+    finally:
+        router.close()
+        context.term()
 
 
 def _refuse_taken_ipc(address: str) -> None:

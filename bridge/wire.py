@@ -240,7 +240,7 @@ def local_address(address: str) -> str:
     )
 
 
-def set_options(socket: zmq.Socket[bytes]) -> None:
+def set_options(socket: zmq.Socket[bytes], address: str) -> None:
     """The options both ends share: short queues, no lingering, a heartbeat."""
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = 4
@@ -248,7 +248,7 @@ def set_options(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 600)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 600)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.IPV6, int("[" in address))
 
 
 def _dtype_name(array: np.ndarray) -> Literal["float32", "uint8"]:

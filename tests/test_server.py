@@ -1,0 +1,397 @@
+"""The policy server as its own process, over real sockets: answers, faults, deaths."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from bridge import wire
+from bridge.client import PolicyUnavailable, RemotePolicy
+from bridge.contract import (
+    CHUNK_STEPS,
+    IMAGE_SIZE,
+    STAND_COMMAND,
+    STATE_DIM,
+    ActionChunk,
+    Observation,
+    Status,
+    UserError,
+    contract_hash,
+)
+from bridge.server import serve_policy
+from bridge.wire import ServerInfo
+
+ROOT = Path(__file__).parent.parent
+INFO = ServerInfo("model-1", "norm-1")
+
+
+class EchoPolicy:
+    """Answers with the observed time and the image's brightness; some words make it misbehave."""
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        if instruction == "fail":
+            raise RuntimeError("secret detail\nsecond line")
+        if instruction.startswith("sleep"):
+            time.sleep(float(instruction.split()[1]))
+        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+        commands[:, 0] = observation.image.mean()
+        if instruction == "nan":
+            commands[3, 3] = np.nan
+        understood = {"instruction": instruction, "resets": str(self.resets)}
+        return ActionChunk(observation.time_s, commands, Status.DONE, 0.5, understood)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def observe(time_s: float = 0.0, level: int = 7) -> Observation:
+    state = np.linspace(-1, 1, STATE_DIM, dtype=np.float32)
+    image = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), level, np.uint8)
+    return Observation.from_state(time_s, state, image)
+
+
+@contextmanager
+def running_server(address: str, model_id: str = INFO.model_id) -> Iterator[subprocess.Popen]:
+    """A server process, given back once it says that clients can connect; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, address, model_id],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    with running_server(f"ipc://{tmp_path_factory.mktemp('server')}/policy.sock") as process:
+        yield process.address  # type: ignore[attr-defined]
+
+
+@contextmanager
+def raw_client(address: str) -> Iterator[zmq.Socket]:
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.rcvtimeo = 3000
+    socket.connect(address)
+    try:
+        yield socket
+    finally:
+        context.destroy()
+
+
+def ask(socket: zmq.Socket, frames: list[bytes]) -> wire.Reply:
+    socket.send_multipart(frames)
+    return wire.unpack_reply(socket.recv_multipart())[0]
+
+
+def greet(socket: zmq.Socket) -> str:
+    hello = wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash())
+    welcome = ask(socket, wire.pack(hello))
+    assert isinstance(welcome, wire.Welcome)
+    return welcome.session
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_chunk_over_each_transport(transport, tmp_path):
+    place = f"ipc://{tmp_path}/p.sock" if transport == "ipc" else "tcp://127.0.0.1:*"
+    with running_server(place) as process, RemotePolicy(process.address, INFO) as policy:
+        assert policy.info == INFO
+        for turn in range(3):
+            chunk = policy.act(" walk to the red ball ", observe(turn / 4, level=turn))
+            assert chunk.observed_at_s == turn / 4 and (chunk.commands[:, 0] == turn).all()
+            assert chunk.commands.shape == (16, 18) and chunk.commands.dtype == np.float32
+            assert chunk.status is Status.DONE and chunk.status_probability == 0.5
+            assert chunk.understood["instruction"] == "walk to the red ball"
+        assert policy.dropped == 0
+
+
+def test_reset_reaches_the_policy(address):
+    with RemotePolicy(address) as policy:
+        before = int(policy.act("go", observe()).understood["resets"])
+        policy.reset()
+        assert int(policy.act("go", observe()).understood["resets"]) == before + 1
+
+
+def test_sessions_do_not_disturb_each_other(address):
+    with RemotePolicy(address) as first, RemotePolicy(address) as second:
+        found: dict[int, bool] = {}
+
+        def work(policy: RemotePolicy, level: int) -> None:
+            chunks = [policy.act("go", observe(i, level)) for i in range(20)]
+            times = [chunk.observed_at_s for chunk in chunks]
+            same = all((chunk.commands[:, 0] == level).all() for chunk in chunks)
+            found[level] = same and times == list(range(20))
+
+        pairs = ((first, 1), (second, 2))
+        threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == {1: True, 2: True}
+
+
+def test_a_fault_is_one_line_and_the_session_goes_on(address):
+    with RemotePolicy(address) as policy:
+        with pytest.raises(UserError, match=r"^the policy failed \(RuntimeError\)[^\n]*$"):
+            policy.act("fail", observe())
+        with pytest.raises(UserError, match="not finite"):
+            policy.act("nan", observe())
+        with pytest.raises(UserError, match="empty"):
+            policy.act(" ", observe())
+        assert policy.act("go", observe()).status is Status.DONE
+
+
+@pytest.mark.parametrize("text", ["", "x" * 1025, "walk\x07"])
+def test_the_server_checks_instructions_itself(address, text):
+    with raw_client(address) as socket:
+        session = greet(socket)
+        reply = ask(socket, wire.pack_observation(session, 1, text, observe()))
+        assert isinstance(reply, wire.Fault) and (reply.session, reply.sequence) == (session, 1)
+        assert "Traceback" not in reply.message and "\n" not in reply.message
+
+
+def test_the_server_survives_garbage(address):
+    garbage = ([b""], [b"\xff" * 50], [b"\x91" * 100_000], [os.urandom(4000)] * 3)
+    with raw_client(address) as socket:
+        session = greet(socket)
+        for frames in garbage:
+            reply = ask(socket, list(frames))
+            assert isinstance(reply, wire.Fault) and reply.sequence == -1
+        act = wire.pack_observation(session, 1, "go", observe())
+        wrong_image = ask(socket, wire.pack(wire.unpack_request(act)[0], np.zeros(3, np.float32)))
+        assert isinstance(wrong_image, wire.Fault) and "contract asks" in wrong_image.message
+        assert isinstance(
+            ask(socket, wire.pack_observation(session, 2, "go", observe())), wire.Chunk
+        )
+
+
+def test_repeated_and_superseded_requests_are_dropped(address):
+    with raw_client(address) as socket:
+        session = greet(socket)
+        socket.send_multipart(wire.pack_observation(session, 1, "sleep 0.3", observe()))
+        time.sleep(0.1)  # let it begin; the next three wait in the queue meanwhile
+        for sequence in (2, 3, 3):
+            socket.send_multipart(wire.pack_observation(session, sequence, "go", observe()))
+        replies = [wire.unpack_reply(socket.recv_multipart())[0]]
+        socket.rcvtimeo = 500
+        with pytest.raises(zmq.Again):
+            while True:
+                replies.append(wire.unpack_reply(socket.recv_multipart())[0])
+        # Of the three that waited, the newest alone is worth an answer.
+        assert [reply.sequence for reply in replies] == [1, 3]
+
+
+def test_a_session_belongs_to_the_client_that_opened_it(address):
+    with raw_client(address) as owner, raw_client(address) as thief:
+        session = greet(owner)
+        reply = ask(thief, wire.pack_observation(session, 1, "go", observe()))
+        assert isinstance(reply, wire.Fault) and "connect again" in reply.message
+        greet(thief)
+        reply = ask(thief, wire.pack_observation(session, 1, "go", observe()))
+        assert isinstance(reply, wire.Fault)
+        assert isinstance(
+            ask(owner, wire.pack_observation(session, 1, "go", observe())), wire.Chunk
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({"protocol": 99}, ("protocol version", "99", "1")),
+        ({"contract": "beef"}, ("contract", "beef", contract_hash())),
+        ({"model_id": "other"}, ("model", "other", "model-1")),
+        ({"normalisation_id": "other"}, ("normalisation", "other", "norm-1")),
+    ],
+)
+def test_a_mismatch_is_refused_with_both_values(address, changes, values):
+    terms = {"protocol": wire.PROTOCOL, "contract": contract_hash(), **changes}
+    with raw_client(address) as socket:
+        reply = ask(socket, wire.pack(wire.Hello(**terms)))
+        assert isinstance(reply, wire.Refused) and reply.remedy
+        assert (reply.term, reply.client, reply.server) == values
+
+
+def test_the_client_names_the_mismatch(address):
+    with pytest.raises(UserError, match=r"model differs, other here and model-1 at the server: \w"):
+        RemotePolicy(address, expected=ServerInfo("other", "norm-1"))
+
+
+@pytest.mark.parametrize("place", ["ipc:///tmp/hitogata-nobody.sock", "tcp://127.0.0.1:1"])
+def test_no_server_is_noticed_at_once(place):
+    begin = time.monotonic()
+    with pytest.raises(PolicyUnavailable, match="hitogata serve"):
+        RemotePolicy(place)
+    assert time.monotonic() - begin < 1.5
+
+
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_dies_is_noticed(fate, tmp_path):
+    place = f"ipc://{tmp_path}/p.sock"
+    with running_server(place) as process, RemotePolicy(place) as policy:
+        policy.act("go", observe())
+        threading.Timer(0.2, process.send_signal, [fate]).start()
+        begin = time.monotonic()
+        with pytest.raises(PolicyUnavailable, match="gone: restart it"):
+            policy.act("sleep 30", observe())
+        assert time.monotonic() - begin < 1.5
+        with pytest.raises(PolicyUnavailable):  # a lost connection stays lost
+            policy.act("go", observe())
+
+
+def test_a_restarted_server_is_joined_by_a_new_handshake_only(tmp_path):
+    place = f"ipc://{tmp_path}/p.sock"
+    with running_server(place) as process:
+        policy = RemotePolicy(place, INFO)
+        process.kill()
+        process.wait()
+        with running_server(place, model_id="model-2"):
+            time.sleep(0.3)
+            with pytest.raises(PolicyUnavailable):
+                policy.act("go", observe())
+            with pytest.raises(UserError, match="model differs"):
+                RemotePolicy(place, INFO)
+            with RemotePolicy(place) as other:
+                assert other.info.model_id == "model-2"
+        policy.close()
+
+
+def test_a_late_reply_is_dropped_and_counted(address):
+    with RemotePolicy(address, timeout_s=0.2) as policy:
+        with pytest.raises(PolicyUnavailable, match=r"within 0\.2 s"):
+            policy.act("sleep 0.4", observe(1.0))
+        time.sleep(0.4)
+        assert policy.act("go", observe(2.0)).observed_at_s == 2.0
+        assert policy.dropped == 1
+
+
+@contextmanager
+def scripted_server(address: str, replies) -> Iterator[None]:
+    """A server of our own making: greets, then answers each Act with the frames of `replies`."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.bind(address)
+
+    def serve() -> None:
+        try:
+            while True:
+                peer, *frames = router.recv_multipart()
+                request, _ = wire.unpack_request(frames)
+                if isinstance(request, wire.Hello):
+                    answers = [
+                        wire.pack(
+                            wire.Welcome(
+                                session="s",
+                                protocol=1,
+                                contract="",
+                                model_id="",
+                                normalisation_id="",
+                            )
+                        )
+                    ]
+                else:
+                    answers = replies(request) if isinstance(request, wire.Act) else []
+                for answer in answers:
+                    router.send_multipart([peer, *answer])
+        except zmq.ContextTerminated:
+            router.close(0)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        context.term()
+        thread.join()
+
+
+def test_foreign_repeated_and_reordered_replies_are_dropped(tmp_path):
+    place = f"ipc://{tmp_path}/p.sock"
+    policy_chunk = EchoPolicy().act("go", observe(3.0))
+
+    def replies(act: wire.Act) -> list[list[bytes]]:
+        terms = (("foreign", act.sequence), ("s", act.sequence - 1), ("s", act.sequence + 1))
+        wrong = [wire.pack_chunk(*term, policy_chunk) for term in terms]
+        right = wire.pack_chunk("s", act.sequence, policy_chunk)
+        return [*wrong, wire.pack(wire.Done(session="s", sequence=act.sequence)), right, right]
+
+    with scripted_server(place, replies), RemotePolicy(place) as policy:
+        policy.act("go", observe(3.0))
+        assert policy.dropped == 4
+        policy.act("go", observe(3.0))
+        assert policy.dropped == 9  # the repeated answer of the first request among them
+
+
+def test_a_reply_outside_the_contract_is_refused(tmp_path):
+    place = f"ipc://{tmp_path}/p.sock"
+    good = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
+    poisoned = np.full((CHUNK_STEPS, 18), np.nan, np.float32).tobytes()
+    for frames in ([good[0], poisoned], [good[0], good[1][:-4]], [b"\xff"]):
+        script = scripted_server(place, lambda _, frames=frames: [frames])
+        refused = pytest.raises(PolicyUnavailable, match="contract")
+        with script, RemotePolicy(place) as policy, refused:
+            policy.act("go", observe())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_server_cleanly(number, tmp_path):
+    place = f"ipc://{tmp_path}/p.sock"
+    with running_server(place) as process, RemotePolicy(place) as policy:
+        policy.act("go", observe())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=2)
+    assert process.returncode == 0 and out == "stopped\n" and err == ""
+    assert not (tmp_path / "p.sock").exists()
+
+
+def test_unusable_addresses_are_refused(address, tmp_path):
+    for place in ("tcp://0.0.0.0:5555", f"ipc://{tmp_path}/no/such/folder", address):
+        with pytest.raises(UserError) as caught:
+            serve_policy(EchoPolicy(), place, INFO)
+        assert "\n" not in str(caught.value)
+    with RemotePolicy(address) as policy:  # the server that was there is still the one that answers
+        assert policy.act("go", observe()).status is Status.DONE
+    in_use = pytest.raises(UserError, match="Address already in use")
+    with running_server("tcp://127.0.0.1:*") as process, in_use:
+        serve_policy(EchoPolicy(), process.address, INFO)
+
+
+def test_a_socket_file_left_by_a_killed_server_is_no_obstacle(tmp_path):
+    place = f"ipc://{tmp_path}/p.sock"
+    with running_server(place) as process:
+        process.kill()
+        process.wait()
+        assert (tmp_path / "p.sock").exists()
+        with running_server(place), RemotePolicy(place) as policy:
+            assert policy.act("go", observe()).status is Status.DONE
+
+
+if __name__ == "__main__":
+    serve_policy(
+        EchoPolicy(), sys.argv[1], ServerInfo(sys.argv[2], "norm-1"), lambda a: print(a, flush=True)
+    )
+    print("stopped")
