@@ -6,9 +6,6 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 GL_PACKAGES := libegl1 libgl1 libgles2
-ifeq ($(shell uname),Linux)
-export MUJOCO_GL ?= egl
-endif
 
 .PHONY: help demo test check smoke tables gl clean
 
@@ -17,7 +14,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make check   format, lint, types and fast tests"
 	@echo "make smoke   collect, train, export, serve, evaluate and walk in miniature"
-	@echo "make tables  write the figures of docs/results into README.md"
+	@echo "make tables  renew the figures in README.md and the map in ARCHITECTURE.md"
 
 demo: $(STAMP)
 	$(BIN)/hitogata run "walk to the red ball" --seed 7
@@ -37,6 +34,7 @@ smoke: $(STAMP)
 
 tables: $(STAMP)
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/map.py
 
 # torch goes first and alone: its pinned release keeps CUDA off machines without a GPU.
 $(STAMP): pyproject.toml | gl

@@ -1,7 +1,7 @@
 """Writes the figures of docs/results/*.json into README.md, between its two markers.
 
-    python docs/tables.py            writes
-    python docs/tables.py --check    fails when README.md is out of step
+python docs/tables.py            writes
+python docs/tables.py --check    fails when README.md is out of step
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""What this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+import onnxruntime
+
+from assets import ASSETS, asset_path
+from bridge.contract import UserError
+
+OPENGL_REMEDY = "unset MUJOCO_GL; on Linux: apt-get install libegl1 libgl1 libgles2"
+PACKAGES = ("torch", "mujoco", "gymnasium", "onnx", "pyzmq", "rsl-rl-lib")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+SHIPPED = ("robots/g1.xml", "models/walker.onnx", "models/text_encoder", "models/bundle")
+
+
+class Missing(Exception):
+    """Something is not there; arguments: what was found, and how to get it."""
+
+
+def examine() -> Iterator[tuple[str, str, str | None]]:
+    """Name, finding and, for what is missing, the remedy of everything that Hitogata needs."""
+    for name, check in CHECKS.items():
+        try:
+            yield name, check(), None
+        except Missing as missing:
+            finding, remedy = missing.args
+            yield name, finding, remedy
+
+
+def python() -> str:
+    version = f"Python {platform.python_version()}"
+    if not (3, 11) <= sys.version_info < (3, 14):
+        raise Missing(version, "install Python 3.11, 3.12 or 3.13")
+    return version
+
+
+def machine() -> str:
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    cores = os.cpu_count()
+    return f"{platform.system()} {platform.machine()}, {cores} cores, {memory_gb:.0f} GB of memory"
+
+
+def packages() -> str:
+    absent = [name for name in PACKAGES if not _installed(name)]
+    if absent:
+        raise Missing(f"no {', '.join(absent)}", f"pip install {' '.join(absent)}")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+
+
+def opengl() -> str:
+    try:
+        from sim.camera import opengl_renderer  # MuJoCo itself fails without the OpenGL asked for
+
+        return f"{opengl_renderer()} (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')})"
+    except UserError as error:
+        finding, _, remedy = str(error).partition(";")
+        raise Missing(finding, remedy.strip()) from error
+    except Exception as error:  # each platform of OpenGL fails in its own way
+        raise Missing(f"no OpenGL ({error})", OPENGL_REMEDY) from error
+
+
+def providers() -> str:
+    wheels = [name for name in RUNTIMES if _installed(name)]
+    if len(wheels) != 1:
+        found = " and ".join(wheels) or "no onnxruntime"
+        raise Missing(found, f"pip uninstall {' '.join(RUNTIMES)}, then pip install hitogata")
+    compiled = onnxruntime.get_available_providers()
+    wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in compiled]
+    onnxruntime.set_default_logger_severity(4)
+    # Only a session tells which of the compiled-in providers this machine can use.
+    model = asset_path("models/walker.onnx")
+    if not model.exists():
+        raise Missing(f"no {model} to try", "install hitogata again")
+    used = onnxruntime.InferenceSession(str(model), providers=wanted).get_providers()
+    return f"{wheels[0]} {onnxruntime.__version__} runs on {', '.join(used)}"
+
+
+def assets() -> str:
+    absent = [name for name in SHIPPED if not asset_path(name).exists()]
+    if absent:
+        raise Missing(f"no {', '.join(absent)} in {ASSETS}", "install hitogata again")
+    return str(ASSETS)
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    check.__name__: check for check in (python, machine, packages, opengl, assets, providers)
+}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

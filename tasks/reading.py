@@ -1,0 +1,144 @@
+"""Reads a wording of the grammars back into its meaning, so that a run can be judged.
+
+The policy never sees this: it has only the words. What no grammar can have said has no reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tasks.grammar import Grammar, patterns_of
+from tasks.language import SLOTS, SPLITS, Meaning, grammars
+
+Slots = dict[str, str]
+_CONDITIONS = re.compile(r"((?:\w+=[\w.]+(?:, )?)+): (.*)")
+_TOKEN = re.compile(r"[()\[\]|~]|\{\w+\}|\s+|[^()\[\]|~{}\s]+")
+
+
+def read_wording(text: str) -> Meaning | None:
+    """The one meaning that a grammar says in these words, whatever case and closing mark."""
+    text = " ".join(text.lower().split()).rstrip("?!. ")
+    for split in SPLITS:
+        found = {meaning for reader in _readers(split) for meaning in reader.read(text)}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+@lru_cache
+def _readers(split: str) -> tuple[_Reader, ...]:
+    return tuple(_Reader(grammar) for grammar in grammars(split))
+
+
+class _Reader:
+    """All patterns of one grammar, turned into regular expressions."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.frames = [_Pattern(grammar, text) for text in grammar.frames]
+        self.adverbs = [_Pattern(grammar, text) for text in grammar.adverbs]
+        self.imperatives = _by_action(grammar, grammar.imperatives)
+        self.sentences = _by_action(grammar, grammar.sentences)
+
+    def read(self, text: str) -> Iterator[Meaning]:
+        """Every meaning that the grammar can say as `text`."""
+        bodies = list(_unwrapped(self.adverbs, _unwrapped(self.frames, [(text, {})])))
+        for action in SLOTS["action"]:
+            yield from _meanings(self.imperatives[action], action, bodies)
+            yield from _meanings(self.sentences[action], action, [(text, {})])
+
+
+def _by_action(grammar: Grammar, table: dict[str, list[str]]) -> dict[str, list[_Pattern]]:
+    return {
+        action: [_Pattern(grammar, text, action) for text in patterns_of(table, action)]
+        for action in SLOTS["action"]
+    }
+
+
+def _unwrapped(
+    around: list[_Pattern], texts: Iterable[tuple[str, Slots]]
+) -> Iterator[tuple[str, Slots]]:
+    """Each text as it is, and what each pattern around it leaves, with the slots said so far."""
+    for text, said in texts:
+        yield text, said
+        for pattern in around:
+            if found := pattern.match(text, said):
+                yield found
+
+
+def _meanings(
+    patterns: list[_Pattern], action: str, texts: Iterable[tuple[str, Slots]]
+) -> Iterator[Meaning]:
+    for text, said in texts:
+        for pattern in patterns:
+            if found := pattern.match(text, {"action": action} | said):
+                yield Meaning(**found[1])
+
+
+@dataclass
+class _Pattern:
+    """One pattern as a regular expression whose groups remember which slot they say."""
+
+    grammar: Grammar
+    text: str
+    action: str | None = None
+
+    def __post_init__(self) -> None:
+        self._says: dict[str, tuple[str, str]] = {}
+        self._regex = re.compile(self._expression(self.text))
+
+    def match(self, text: str, said: Slots) -> tuple[str, Slots] | None:
+        """What `~` stands for, and all slots said; None unless the pattern says this text."""
+        found = self._regex.fullmatch(text)
+        if not found:
+            return None
+        slots = dict(said)
+        for group, (slot, value) in self._says.items():
+            if found[group] is not None and slots.setdefault(slot, value) != value:
+                return None
+        return (found["body"] if "body" in found.groupdict() else ""), slots
+
+    def _expression(self, text: str) -> str:
+        mark = ""
+        if conditions := _CONDITIONS.fullmatch(text):
+            terms = [term.split("=") for term in conditions[1].split(", ")]
+            mark = "".join(self._saying(slot, value, "") for slot, value in terms)
+            text = conditions[2]
+        parts = {"(": "(?:", "[": "(?:", ")": ")", "]": ")?", "|": "|", "~": "(?P<body>.+?)"}
+        out = [mark]
+        for token in _TOKEN.findall(text):
+            if token in parts:
+                out.append(parts[token])
+            elif token[0] == "{":
+                out.append(self._word(token[1:-1]))
+            else:
+                out.append(r"(?: |\b)" if token.isspace() else _literal(token))
+        return "".join(out)
+
+    def _word(self, name: str) -> str:
+        entry, slot = self.grammar.words[name], self.grammar.slot_of(name)
+        if not isinstance(entry, dict):
+            return self._any(entry)
+        assert slot is not None
+        values = [self.action] if slot == "action" else list(entry)
+        said = [self._saying(slot, v, self._any(entry[v])) for v in values if v in entry]
+        return f"(?:{'|'.join(said) or '(?!)'})"
+
+    def _any(self, words: list[str]) -> str:
+        return f"(?:{'|'.join(self._expression(word) for word in words)})"
+
+    def _saying(self, slot: str, value: str, expression: str) -> str:
+        group = f"says{len(self._says)}"
+        self._says[group] = (slot, value)
+        return f"(?P<{group}>{expression})"
+
+
+def _literal(word: str) -> str:
+    """The word in lower case; a mark that may close a sentence may be missing."""
+    return re.sub(r"\W", lambda mark: _mark(mark[0]), word.lower())
+
+
+def _mark(mark: str) -> str:
+    return re.escape(mark) + ("?" if mark in "?!." else "")

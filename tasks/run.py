@@ -1,0 +1,182 @@
+"""One instruction, carried out before the user's eyes: scene, episode, report and video."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bridge.contract import CONTROL_HZ, STAND_COMMAND, Policy, UserError
+from sim.scene import Scene, sample_scene
+from sim.world import World
+from tasks.catalogue import CATALOGUE, clear_way, start_command
+from tasks.episode import Frame, Outcome, run_episode, warm_up
+from tasks.judge import Judge
+from tasks.language import FAMILIES, UNKNOWN, Meaning, describe
+from tasks.reading import read_wording
+from tasks.video import write_video
+
+HOLD_S = 1.0
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where an instruction is carried out, and what is left of it.
+
+    Attributes:
+        seed: Which random scene; without it the first one that has what the instruction names.
+        scene: A scene file (JSON) instead of a random scene.
+        robot: Another MJCF of the 29-joint G1, e.g. the mesh model of MuJoCo Menagerie.
+        out: The video.
+        time_limit_s: When to give up; without it what the kind of task allows.
+        view: Show a window while it runs.
+    """
+
+    seed: int | None = None
+    scene: Path | None = None
+    robot: Path | None = None
+    out: Path = Path("out/run.mp4")
+    time_limit_s: float | None = None
+    view: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that stands before the policy is asked. `meaning` serves the judge alone."""
+
+    instruction: str
+    meaning: Meaning | None
+    scene: Scene
+    world: World
+
+
+def set_stage(instruction: str, config: RunConfig) -> Stage:
+    """The robot in its scene, standing, or moving when there must be something to stop."""
+    meaning = read_wording(instruction)
+    seed, scene = choose_scene(config, meaning)
+    print(f"scene       {_scene_words(scene, seed)}")
+    world = World(scene, seed=seed or 0, robot_path=config.robot)
+    rng = np.random.default_rng(seed)
+    warm_up(world, start_command(meaning, rng) if meaning else STAND_COMMAND)
+    return Stage(instruction, meaning, scene, world)
+
+
+def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
+    """Runs the episode, prints what came of it and writes the video.
+
+    If the policy fails, the robot is left standing before the error goes on.
+    """
+    frames: list[Frame] = []
+    with _window(stage.world) if config.view else _nothing() as show:
+
+        def record(frame: Frame) -> None:
+            frames.append(frame)
+            show()
+
+        try:
+            outcome = run_episode(
+                stage.world,
+                policy,
+                stage.instruction,
+                Judge(stage.meaning or UNKNOWN, stage.scene),
+                config.time_limit_s or _time_limit_s(stage.meaning),
+                on_frame=record,
+            )
+        except UserError:
+            _stand(stage.world, show)
+            raise
+    _report(outcome, stage.meaning)
+    write_video(config.out, stage.world, frames, stage.instruction)
+    print(f"video       {config.out}")
+    return outcome
+
+
+def _stand(world: World, show: Callable[[], None]) -> None:
+    for _ in range(round(HOLD_S * CONTROL_HZ)):
+        world.hold()
+        show()
+    print(f"robot       {'has fallen' if world.fallen() else 'left standing'}")
+
+
+def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None, Scene]:
+    """The scene of a file or a seed, or the first seed's that has the one thing that is named."""
+    if config.scene is not None:
+        try:
+            return None, Scene.from_dict(json.loads(config.scene.read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{config.scene} is no scene file ({error})") from error
+    seeds = range(MOST_SEEDS) if config.seed is None else (config.seed,)
+    for seed in seeds:
+        scene = sample_scene(np.random.default_rng(seed))
+        if meaning is None:
+            return seed, scene
+        named = bool(meaning.colour or meaning.shape)
+        if config.seed is not None or not named or Judge(meaning, scene).target() is not None:
+            return seed, clear_way(scene, meaning)
+    raise UserError("no scene has what the instruction names; choose one with --seed or --scene")
+
+
+def _scene_words(scene: Scene, seed: int | None) -> str:
+    things = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.objects)
+    return f"{'from a file' if seed is None else seed}: {things}"
+
+
+def _time_limit_s(meaning: Meaning | None) -> float:
+    for family, actions in FAMILIES.items():
+        if meaning and meaning.action in actions:
+            return CATALOGUE[family].time_limit_s(meaning)
+    return 20.0
+
+
+def _report(outcome: Outcome, meaning: Meaning | None) -> None:
+    understood = " ".join(f"{slot}={value}" for slot, value in outcome.understood.items())
+    p50, p95 = np.percentile(outcome.latencies_ms, (50, 95))
+    print(f"understood  {understood or 'nothing'}")
+    print(f"status      {outcome.said} after {outcome.time_s:.1f} s")
+    print(f"success     {_verdict(outcome, meaning)}")
+    print(f"falls       {int(outcome.fell)}")
+    print(f"latency     p50 {p50:.0f} ms, p95 {p95:.0f} ms, observation to chunk")
+
+
+def _verdict(outcome: Outcome, meaning: Meaning | None) -> str:
+    if meaning is None:
+        return "not judged: these words are in no grammar of ours"
+    if meaning == UNKNOWN:
+        right = outcome.said == "refused" and not outcome.fell
+    else:
+        right = outcome.success
+    return f"{'yes' if right else 'no'}: {describe(meaning)}"
+
+
+@contextmanager
+def _nothing() -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+@contextmanager
+def _window(world: World) -> Iterator[Callable[[], None]]:
+    """MuJoCo's viewer, in real time where the machine keeps up."""
+    if sys.platform == "linux" and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        raise UserError("--view needs a display and there is none here; watch the video instead")
+    import mujoco.viewer
+
+    with mujoco.viewer.launch_passive(world.model, world.data) as viewer:
+        due = time.monotonic()
+
+        def show() -> None:
+            nonlocal due
+            due = max(due + 1 / CONTROL_HZ, time.monotonic() - 0.1)
+            time.sleep(max(0.0, due - time.monotonic()))
+            viewer.sync()
+
+        yield show

@@ -1,0 +1,140 @@
+"""The front door in processes of its own: help, and one line for every fault of the user."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import hitogata
+from assets import asset_path
+
+ROOT = Path(__file__).parents[1]
+
+
+def _hitogata(
+    *arguments: str | Path, folder: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hitogata", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | variables
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+    )
+
+
+def _fault(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refused call."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("hitogata: ")
+    return lines[0]
+
+
+def test_help_lists_every_command_at_once() -> None:
+    started = time.monotonic()
+    done = _hitogata("--help")
+    assert time.monotonic() - started < 3  # a second on an idle machine
+    assert done.returncode == 0
+    for name in hitogata.COMMANDS:
+        assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", hitogata.COMMANDS)
+def test_help_of_a_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        hitogata.dispatch([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"Example: hitogata {name}" in capsys.readouterr().out
+
+
+def test_unknown_command_is_answered_with_the_valid_ones() -> None:
+    line = _fault(_hitogata("dance"))
+    assert all(name in line for name in hitogata.COMMANDS)
+
+
+def test_unknown_option_is_answered_with_the_valid_ones() -> None:
+    line = _fault(_hitogata("serve", "--adress", "ipc:///tmp/x"))
+    assert "--adress" in line and "--address" in line and "--threads" in line
+
+
+def test_wrong_value_of_an_option() -> None:
+    assert "--threads" in _fault(_hitogata("serve", "--threads", "two"))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "complaint"),
+    [("", "empty"), ("   ", "empty"), ("go " * 400, "1024"), ("stop\x1b[2J", "control")],
+    ids=["empty", "blank", "long", "control"],
+)
+def test_bad_instructions(instruction: str, complaint: str) -> None:
+    assert complaint in _fault(_hitogata("run", instruction))
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    line = _fault(_hitogata("run", "stop", "--bundle", tmp_path / "none"))
+    assert "does not exist" in line and "hitogata export" in line
+
+
+def test_foreign_bundle(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"name": "something else"}))
+    assert "manifest" in _fault(_hitogata("serve", tmp_path))
+
+
+def test_server_that_is_not_there(tmp_path: Path) -> None:
+    line = _fault(_hitogata("run", "stop", "--connect", f"ipc://{tmp_path}/none.sock"))
+    assert "hitogata serve" in line
+
+
+def test_robot_file_without_the_joints(tmp_path: Path) -> None:
+    robot = tmp_path / "box.xml"
+    robot.write_text("<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>")
+    assert "29 joints" in _fault(_hitogata("run", "stop", "--robot", robot))
+
+
+def test_missing_scene_file(tmp_path: Path) -> None:
+    assert "none.json" in _fault(_hitogata("run", "stop", "--scene", tmp_path / "none.json"))
+
+
+def test_doctor_names_what_is_there(tmp_path: Path) -> None:
+    done = _hitogata("doctor", folder=tmp_path)
+    for what in ("python", "packages", "opengl", "assets", "providers"):
+        assert re.search(rf"^{what} ", done.stdout, re.MULTILINE), done.stdout
+    assert done.returncode == (1 if "MISSING" in done.stdout else 0)
+
+
+def test_no_opengl() -> None:
+    assert "no OpenGL" in _fault(_hitogata("run", "stop", MUJOCO_GL="none-such"))
+
+
+def test_doctor_without_opengl() -> None:
+    done = _hitogata("doctor", MUJOCO_GL="none-such")
+    assert done.returncode == 1
+    assert re.search(r"^opengl +MISSING: .*\n +unset MUJOCO_GL", done.stdout, re.MULTILINE)
+
+
+def test_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SystemExit) as stopped:
+        hitogata.guarded(full)
+    assert stopped.value.code == 2
+    assert "disk is full" in capsys.readouterr().err
+
+
+def test_interrupt_has_the_shell_s_exit_status() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        hitogata.guarded(interrupted)
+    assert stopped.value.code == 130
+
+
+def test_assets_are_found() -> None:
+    assert asset_path("robots/g1.xml").is_file()

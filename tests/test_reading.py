@@ -1,0 +1,43 @@
+"""Every wording of the grammars is read as the meaning that it was made from."""
+
+import numpy as np
+import pytest
+
+from tasks import language
+from tasks.language import FAMILIES, UNKNOWN, Meaning, sample_meaning, sample_wording
+from tasks.reading import read_wording
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("walk to the red ball", Meaning("go_to", colour="red", shape="ball")),
+        ("  Walk TO the   red ball. ", Meaning("go_to", colour="red", shape="ball")),
+        ("walk two metres forward", Meaning("walk_forward", amount="distance_2")),
+        ("step to the right", Meaning("step_right")),
+        ("raise your left hand", Meaning("raise_hand", side="left")),
+        ("point at the blue cube", Meaning("point_at", colour="blue", shape="cube")),
+        ("stop", Meaning("stop")),
+        ("make me a coffee", UNKNOWN),
+        ("qwertz asdf", None),
+        ("", None),
+    ],
+)
+def test_known_sentences(text: str, meaning: Meaning | None) -> None:
+    assert read_wording(text) == meaning
+
+
+@pytest.mark.parametrize("split", language.SPLITS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reads_what_the_grammars_say(
+    split: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language, "TYPO_SHARE", 0.0)
+    rng = np.random.default_rng(0)
+    read_right = 0
+    for _ in range(60):
+        meaning = sample_meaning(family, rng)
+        found = read_wording(sample_wording(meaning, rng, split))
+        assert found in (meaning, None)  # unread is allowed, misread is not
+        read_right += found == meaning
+    assert read_right >= 57
