@@ -1,0 +1,235 @@
+"""Counterfactual labels: what the expert would do at a recorded moment, told something else.
+
+The same picture under other words asks for other actions; this is what makes a policy listen.
+Where an instruction counts time or distance, its start is imagined: at an earlier frame of the
+episode, or at any stage of its own progress, for the camera cannot tell how far a walk has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bridge.contract import CHUNK_HZ
+from bridge.dataset import Labels
+from sim.world import WorldView
+from tasks import experts
+from tasks.experts import SEARCH_LIMIT_RAD, SEARCH_RAD_S, WAVE_END_S, Context
+from tasks.language import (
+    COLOURS,
+    SHAPES,
+    UNKNOWN,
+    Meaning,
+    sample_meaning,
+    sample_wording,
+)
+
+# How a label's instruction is drawn, and how often.
+KINDS = {
+    "object": 0.42,
+    "point": 0.10,
+    "absent": 0.07,
+    "walk": 0.23,
+    "gesture": 0.13,
+    "unknown": 0.05,
+}
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """`per_frame` labels, the first of them the instruction that the robot really had.
+
+    `wordings` is how many ways one episode says one meaning: a new sentence for every label would
+    make more text than a text encoder can read.
+    """
+
+    per_frame: int = 6
+    wordings: int = 2
+    in_view: float = 0.5
+    approached: float = 0.25
+    partial: float = 0.2
+    imagined: float = 0.6
+    drift: float = 0.02
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One recorded moment. `base` is the true x m, y m and yaw rad (not wrapped) in the world."""
+
+    view: WorldView
+    context: Context
+    base: tuple[float, float, float]
+    meaning: Meaning
+    wording: str
+
+
+def relabel(frames: Sequence[Frame], rng: np.random.Generator, config: LabelConfig) -> Labels:
+    """Labels (T, config.per_frame) for the T frames of one episode."""
+    sentences = _Sentences(rng, config.wordings)
+    rows = []
+    for t, frame in enumerate(frames):
+        own = (sentences.index(frame.wording), frame.meaning, frame.context)
+        others = (_draw(frames, t, rng, config) for _ in range(config.per_frame - 1))
+        said = [(sentences.say(meaning), meaning, context) for meaning, context in others]
+        rows.append([_label(frame.view, *choice) for choice in (own, *said)])
+    instruction, context, commands, status, slots = (
+        np.array([[label[i] for label in row] for row in rows]) for i in range(5)
+    )
+    return Labels(
+        instructions=tuple(sentences.texts),
+        instruction=instruction.astype(np.int32),
+        context=context.astype(np.float32),
+        commands=commands.astype(np.float16),
+        status=status.astype(np.int8),
+        slots=slots.astype(np.int8),
+    )
+
+
+def _label(view: WorldView, sentence: int, meaning: Meaning, context: Context) -> tuple:
+    # The expert sees what the file keeps, so that labels can be checked against the file.
+    kept = np.float32([context.elapsed_s, *context.odometry])
+    context = replace(context, elapsed_s=float(kept[0]), odometry=kept[1:])
+    commands, status = experts.act(meaning, view, context)
+    return sentence, kept, commands, int(status), meaning.slot_vector()
+
+
+class _Sentences:
+    """The texts of one episode, few for each meaning."""
+
+    def __init__(self, rng: np.random.Generator, wordings: int):
+        self.texts: list[str] = []
+        self._rng, self._wordings = rng, wordings
+        self._known: dict[str, int] = {}
+        self._of: dict[Meaning, list[int]] = {}
+
+    def index(self, text: str) -> int:
+        if text not in self._known:
+            self._known[text] = len(self.texts)
+            self.texts.append(text)
+        return self._known[text]
+
+    def say(self, meaning: Meaning) -> int:
+        ways = self._of.setdefault(meaning, [])
+        # There are more things out of scope than one meaning shows.
+        if len(ways) < self._wordings * (10 if meaning == UNKNOWN else 1):
+            ways.append(self.index(sample_wording(meaning, self._rng, "train")))
+            return ways[-1]
+        return ways[int(self._rng.integers(len(ways)))]
+
+
+def _draw(
+    frames: Sequence[Frame], t: int, rng: np.random.Generator, config: LabelConfig
+) -> tuple[Meaning, Context]:
+    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+    context = earlier_start(frames, t, rng, config.drift)
+    if kind == "unknown":
+        return UNKNOWN, context
+    if kind == "walk":
+        meaning = sample_meaning("walk", rng)
+    elif kind == "gesture":
+        meaning = sample_meaning("gesture", rng)
+        while meaning.action == "point_at":
+            meaning = sample_meaning("gesture", rng)
+    else:
+        meaning = _about_object(frames[t], kind, rng, config)
+    lost = kind == "absent" or (kind in ("object", "point") and rng.random() < 0.1)
+    if lost or rng.random() < config.imagined:
+        context = imagined_start(meaning, context, lost, rng)
+    return meaning, context
+
+
+def _about_object(
+    frame: Frame, kind: str, rng: np.random.Generator, config: LabelConfig
+) -> Meaning:
+    action = "point_at" if kind == "point" or (kind == "absent" and rng.random() < 0.3) else "go_to"
+    view = frame.view
+    if kind == "absent":
+        pairs = set(zip(view.colours, view.shapes, strict=True))
+        missing = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs]
+        colour, shape = missing[int(rng.integers(len(missing)))]
+    else:
+        index = _pick_object(frame, rng, config)
+        colour, shape = view.colours[index], view.shapes[index]
+    named: dict[str, str] = {"colour": colour, "shape": shape}
+    if kind != "absent" and rng.random() < config.partial:
+        del named["colour" if rng.random() < 0.5 else "shape"]
+    if action == "go_to" and rng.random() < 0.15:
+        named["manner"] = "slowly" if rng.random() < 0.5 else "quickly"
+    return Meaning(action, **named)
+
+
+def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) -> int:
+    visible = np.flatnonzero(frame.view.visible)
+    draw = rng.random()
+    if len(visible) and draw < config.in_view:
+        return int(rng.choice(visible))
+    approached = experts.matching(frame.meaning, frame.view)
+    if frame.meaning.action == "go_to" and approached and draw < config.in_view + config.approached:
+        return approached[0]
+    return int(rng.integers(len(frame.view.colours)))
+
+
+def earlier_start(
+    frames: Sequence[Frame], t: int, rng: np.random.Generator, drift: float
+) -> Context:
+    """The context of frame t, had its instruction been given at a random frame up to it."""
+    start = int(rng.integers(t + 1))
+    x0, y0, yaw0 = frames[start].base
+    x, y, yaw = frames[t].base
+    cos, sin = np.cos(yaw0), np.sin(yaw0)
+    odometry = np.array(
+        [cos * (x - x0) + sin * (y - y0), -sin * (x - x0) + cos * (y - y0), yaw - yaw0]
+    )
+    return replace(
+        frames[t].context,
+        elapsed_s=(t - start) / CHUNK_HZ,
+        odometry=odometry * (1 + drift * rng.standard_normal(3)),
+    )
+
+
+def imagined_start(
+    meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator
+) -> Context:
+    """The context at a random stage of the instruction's own progress.
+
+    `lost` asks for the stages of a search that comes to its end without finding anything.
+    """
+    if meaning.action.startswith(("walk", "step")):
+        return _along_walk(meaning, context, rng)
+    if meaning.action.startswith("turn"):
+        sign = 1.0 if meaning.action == "turn_left" else -1.0
+        angle = _progress(meaning.angle_rad, 0.25, rng)
+        odometry = np.array([*rng.normal(0, 0.06, 2), sign * angle])
+        return replace(context, elapsed_s=_elapsed(angle, 0.5, rng), odometry=odometry)
+    if meaning.action in ("go_to", "point_at"):
+        if not lost:
+            return context
+        yaw = rng.uniform(0.0, 1.25 * SEARCH_LIMIT_RAD)
+        odometry = np.array([*rng.normal(0, 0.15, 2), yaw])
+        return replace(context, elapsed_s=_elapsed(yaw, 0.8 * SEARCH_RAD_S, rng), odometry=odometry)
+    elapsed_s = rng.uniform(0.0, 1.3 * WAVE_END_S)
+    return replace(context, elapsed_s=elapsed_s, odometry=rng.normal(0, 0.03, 3))
+
+
+def _along_walk(meaning: Meaning, context: Context, rng: np.random.Generator) -> Context:
+    aside = meaning.action.startswith("step")
+    sign = -1.0 if meaning.action in ("walk_backward", "step_right") else 1.0
+    distance = _progress(meaning.distance_m, 0.15, rng)
+    along, across = sign * distance, rng.normal(0, 0.06)
+    x, y = (across, along) if aside else (along, across)
+    speed = 0.2 if aside or meaning.action == "walk_backward" else 0.4
+    odometry = np.array([x, y, rng.normal(0, 0.1)])
+    return replace(context, elapsed_s=_elapsed(distance, speed, rng), odometry=odometry)
+
+
+def _progress(amount: float, spread: float, rng: np.random.Generator) -> float:
+    """How much of an amount is behind: anything, but more often nearly all of it."""
+    if rng.random() < 0.5:
+        return float(rng.uniform(-0.03, 1.1) * amount)
+    return float(amount + rng.normal(0, spread))
+
+
+def _elapsed(amount: float, speed: float, rng: np.random.Generator) -> float:
+    return float(max(amount, 0.0) / speed * rng.uniform(0.8, 1.5) + rng.uniform(0, 2))
