@@ -198,8 +198,11 @@ def make_serve() -> Callable[..., None]:
         """
         policy = OnnxPolicy(bundle, threads, strict_gpu, tokens_per_step, blind, deadline_s)
         info = ServerInfo(policy.manifest.model_id, policy.manifest.normalisation_id)
-        print(f"{bundle} runs on {policy.device}", flush=True)
-        serve_policy(policy, address, info, lambda at: print(f"serving at {at}", flush=True))
+
+        def ready(place: str) -> None:
+            print(f"serving {bundle} at {place} on {policy.device}", flush=True)
+
+        serve_policy(policy, address, info, ready)
 
     return serve
 
@@ -223,7 +226,7 @@ def _server(bundle: Path) -> Iterator[str]:
         assert server.stdout is not None
         try:
             ready, _, _ = select.select([server.stdout], [], [], SERVER_START_S)
-            if not (ready and server.stdout.readline() and server.stdout.readline()):
+            if not (ready and server.stdout.readline()):
                 said = log.read_text().strip().splitlines() or ["it does not start"]
                 raise UserError(f"policy server: {said[-1].removeprefix('hitogata: ')}")
             yield address
