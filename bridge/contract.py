@@ -108,8 +108,11 @@ class Observation:
     @classmethod
     def from_state(cls, time_s: float, state: np.ndarray, image: np.ndarray) -> Observation:
         """The observation whose `state()` is `state` (STATE_DIM,)."""
-        widths = [N_JOINTS, N_JOINTS, 3, 3, COMMAND_DIM, 1, 3]
-        parts = np.split(state, np.cumsum(widths)[:-1])
+        parts: list[np.ndarray] = []
+        start = 0
+        for width in (N_JOINTS, N_JOINTS, 3, 3, COMMAND_DIM, 1, 3):
+            parts.append(state[start : start + width])
+            start += width
         return cls(time_s, *parts[:5], elapsed_s=float(parts[5][0]), odometry=parts[6], image=image)
 
 

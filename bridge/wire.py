@@ -284,7 +284,7 @@ def _array(spec: ArraySpec, frame: bytes) -> np.ndarray:
 def _expect(
     arrays: Sequence[np.ndarray], *terms: tuple[str, tuple[int, ...]]
 ) -> Sequence[np.ndarray]:
-    found = [(str(array.dtype), array.shape) for array in arrays]
+    found = [(array.dtype.name, array.shape) for array in arrays]
     if found != list(terms):
         raise WireError(f"the contract asks for {list(terms)}, not {found}")
     return arrays
