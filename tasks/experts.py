@@ -36,8 +36,9 @@ Pose = tuple[float, float, float]  # x m, y m, yaw rad
 STEP_S = 1.0 / CHUNK_HZ
 # How much of a commanded speed the walker really makes.
 RESPONSE = 0.8
-# The most a command may change in one step of a chunk: m/s, m/s, rad/s.
-VELOCITY_STEP = (0.15, 0.15, 0.25)
+# The most a command may change in one step of a chunk.
+SPEED_STEP_M_S = 0.15
+TURN_STEP_RAD_S = 0.25
 ARM_STEP_RAD = 0.2
 # Below this the walker is commanded to stand, and an expert may call itself done.
 STILL_M_S = 0.06
@@ -113,10 +114,10 @@ class Moment:
 
     def advanced(self, wish: Wish) -> Moment:
         """One chunk step later: the command follows the wish as fast as it may, the body it."""
-        vx, vy, rate = (
-            now + _limited(wanted - now, step)
-            for now, wanted, step in zip(self.velocity, wish.velocity, VELOCITY_STEP, strict=True)
-        )
+        vx, vy, rate = self.velocity
+        vx += _limited(wish.velocity[0] - vx, SPEED_STEP_M_S)
+        vy += _limited(wish.velocity[1] - vy, SPEED_STEP_M_S)
+        rate += _limited(wish.velocity[2] - rate, TURN_STEP_RAD_S)
         made = RESPONSE * STEP_S
         motion = (vx * made, vy * made, rate * made)
         return Moment(
@@ -203,7 +204,7 @@ def _into_frame(x: float, y: float, frame: Pose) -> tuple[float, float]:
 
 
 def _limited(value: float, limit: float) -> float:
-    return min(max(value, -limit), limit)
+    return limit if value > limit else -limit if value < -limit else value
 
 
 def _approach(remaining: float, speed: float, slowest: float, gain: float) -> float:
