@@ -20,7 +20,7 @@ from bridge.contract import (
 from bridge.wire import ServerInfo
 
 _MAX_MESSAGE_BYTES = 1 << 20
-_CONNECT_TIMEOUT_S = 1.0
+_CONNECT_TIMEOUT_MS = 1000
 _BROKEN = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
 
 _Answer = TypeVar("_Answer", wire.Chunk, wire.Done)
@@ -57,7 +57,7 @@ class RemotePolicy:
         wire.set_options(self._socket, self.address)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(_CONNECT_TIMEOUT_S * 1000))
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_TIMEOUT_MS)
         # A robot must not find itself commanded again by whatever answers there next.
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self._monitor = self._socket.get_monitor_socket(_BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -114,7 +114,8 @@ class RemotePolicy:
             raise UserError(
                 f"{self.address} is no address ({error.strerror}): choose another"
             ) from error
-        if self._monitor.poll(int(_CONNECT_TIMEOUT_S * 1000)):
+        # Where nobody listens this ends at once; a server on a busy machine may need a while.
+        if self._monitor.poll(int(self._timeout_s * 1000)):
             event = recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return

@@ -34,6 +34,9 @@ from bridge.wire import ServerInfo
 
 ROOT = Path(__file__).parent.parent
 INFO = ServerInfo("model-1", "norm-1")
+# A dead server is noticed within 0.8 s; the rest is room for a busy machine, and still less than
+# the timeout that would notice in the end.
+NOTICED_S = 3.0
 
 
 class EchoPolicy:
@@ -95,7 +98,7 @@ def raw_client(address: str) -> Iterator[zmq.Socket]:
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.linger = 0
-    socket.rcvtimeo = 3000
+    socket.rcvtimeo = 30_000
     socket.connect(address)
     try:
         yield socket
@@ -198,7 +201,7 @@ def test_repeated_and_superseded_requests_are_dropped(address):
         for sequence in (2, 3, 3):
             socket.send_multipart(wire.pack_observation(session, sequence, "go", observe()))
         replies = [wire.unpack_reply(socket.recv_multipart())[0]]
-        socket.rcvtimeo = 500
+        socket.rcvtimeo = 1000
         with pytest.raises(zmq.Again):
             while True:
                 replies.append(wire.unpack_reply(socket.recv_multipart())[0])
@@ -246,7 +249,7 @@ def test_no_server_is_noticed_at_once(place):
     begin = time.monotonic()
     with pytest.raises(PolicyUnavailable, match="hitogata serve"):
         RemotePolicy(place)
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < NOTICED_S
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
@@ -258,7 +261,7 @@ def test_a_server_that_dies_is_noticed(fate, tmp_path):
         begin = time.monotonic()
         with pytest.raises(PolicyUnavailable, match="gone: restart it"):
             policy.act("sleep 30", observe())
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < NOTICED_S
         with pytest.raises(PolicyUnavailable):  # a lost connection stays lost
             policy.act("go", observe())
 
@@ -281,10 +284,10 @@ def test_a_restarted_server_is_joined_by_a_new_handshake_only(tmp_path):
 
 
 def test_a_late_reply_is_dropped_and_counted(address):
-    with RemotePolicy(address, timeout_s=0.2) as policy:
-        with pytest.raises(PolicyUnavailable, match=r"within 0\.2 s"):
-            policy.act("sleep 0.4", observe(1.0))
-        time.sleep(0.4)
+    with RemotePolicy(address, timeout_s=1.0) as policy:
+        with pytest.raises(PolicyUnavailable, match="within 1 s"):
+            policy.act("sleep 1.3", observe(1.0))
+        time.sleep(0.5)
         assert policy.act("go", observe(2.0)).observed_at_s == 2.0
         assert policy.dropped == 1
 
@@ -363,7 +366,7 @@ def test_signals_end_the_server_cleanly(number, tmp_path):
     with running_server(place) as process, RemotePolicy(place) as policy:
         policy.act("go", observe())
         process.send_signal(number)
-        out, err = process.communicate(timeout=2)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and out == "stopped\n" and err == ""
     assert not (tmp_path / "p.sock").exists()
 
