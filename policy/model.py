@@ -137,7 +137,7 @@ class Block(nn.Module):
 
 
 class BandHead(nn.Module):
-    """Logits over the bins of all 18 dimensions, through a low-rank table of bins.
+    """Logits over the bins of all 18 dimensions, through one low-rank table of bins.
 
     Neighbouring bins mean nearly the same, so a full matrix would be mostly idle weights.
     """
@@ -145,12 +145,12 @@ class BandHead(nn.Module):
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
         self.project = QuantLinear(width, COMMAND_DIM * rank)
-        self.bins = nn.Parameter(torch.randn(COMMAND_DIM, rank, BINS) * rank**-0.5)
+        self.bins = nn.Linear(rank, BINS, bias=False)
+        self.usual = nn.Parameter(torch.zeros(COMMAND_DIM, BINS))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n, D) to (B, n, 18, 256)."""
-        vectors = self.project(x).unflatten(-1, (COMMAND_DIM, -1))
-        return torch.matmul(vectors.unsqueeze(-2), self.bins).squeeze(-2)
+        return self.bins(self.project(x).unflatten(-1, (COMMAND_DIM, -1))) + self.usual
 
 
 class BandInputs(nn.Module):

@@ -1,0 +1,106 @@
+"""Checkpoints: one safetensors file with all tensors of a training run, its numbers as JSON inside.
+
+One file, replaced in one step, so a killed run finds either the old checkpoint or the new one.
+Tensors are named `model.*` (being trained), `average.*` (their moving average, which is what acts)
+and `optimizer.*`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bridge.contract import UserError, contract_hash
+from bridge.files import write_bytes
+from policy.model import Model, ModelConfig
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+MODEL, AVERAGE, OPTIMIZER = "model.", "average.", "optimizer."
+_METADATA_KEY = "hitogata"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_checkpoint(
+    path: Path,
+    model: Model,
+    average: Model,
+    optimizer: torch.optim.Optimizer | None,
+    numbers: dict[str, Any],
+) -> None:
+    """Writes everything that training needs to go on as if it had not stopped."""
+    tensors = _prefixed(MODEL, model.state_dict()) | _prefixed(AVERAGE, average.state_dict())
+    if optimizer is not None:
+        tensors |= _prefixed(OPTIMIZER, _moments(model, optimizer))
+    content = {"config": model.config.to_dict(), "contract": contract_hash(), **numbers}
+    metadata = {_METADATA_KEY: json.dumps(content)}
+    write_bytes(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+
+
+def load_checkpoint(
+    path: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Fills a run with what `save_checkpoint` wrote, and returns its numbers."""
+    tensors, numbers = _read(path, (MODEL, AVERAGE, OPTIMIZER))
+    model.load_state_dict(_unprefixed(MODEL, tensors))
+    average.load_state_dict(_unprefixed(AVERAGE, tensors))
+    moments = _unprefixed(OPTIMIZER, tensors)
+    state: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if f"{name}.step" in moments:
+            state[parameter] = {key: moments[f"{name}.{key}"] for key in _MOMENTS}
+    optimizer.state.update(state)
+    return numbers
+
+
+def load_model(path: Path) -> Model:
+    """The averaged model of a checkpoint file, or of a run's folder, in evaluation mode."""
+    tensors, numbers = _read(path, (AVERAGE,))
+    model = Model(ModelConfig.from_dict(numbers["config"]))
+    model.load_state_dict(_unprefixed(AVERAGE, tensors))
+    return model.eval()
+
+
+def read_numbers(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: config, contract, step, elapsed_s, samples and so on."""
+    return _read(path, ())[1]
+
+
+def _read(path: Path, prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = Path(path)
+    file = path / CHECKPOINT_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"there is no checkpoint at {path}: train one with `hitogata train`")
+    try:
+        with safe_open(file, "pt") as content:
+            numbers = json.loads((content.metadata() or {})[_METADATA_KEY])
+            names = [name for name in content.keys() if name.startswith(prefixes)]  # noqa: SIM118
+            tensors = {name: content.get_tensor(name) for name in names} if prefixes else {}
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{file} is no checkpoint of hitogata: choose another file") from error
+    if numbers.get("contract") != contract_hash():
+        raise UserError(f"{file} was trained for another contract: train again")
+    return tensors, numbers
+
+
+def _moments(model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": optimizer.state[parameter][key]
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for key in _MOMENTS
+    }
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # A clone each, because safetensors refuses tensors that share memory.
+    return {prefix + name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,271 @@
+"""Demonstrations in memory, and batches drawn from them.
+
+A recorded frame carries labels for many instructions. A batch draws frames and, for each, one of
+its labels: the same picture comes back with other words and another action, which is what makes a
+policy listen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bridge.contract import (
+    CHUNK_STEPS,
+    COMMAND_DIM,
+    IMAGE_SIZE,
+    STATE_CONTEXT,
+    UserError,
+)
+from bridge.dataset import Episode, episode_count, read_episodes, read_slots
+from bridge.files import write_bytes
+from policy.model import TOKENS_PER_STEP, known_bands
+
+# Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+Slots = tuple[tuple[str, tuple[str, ...]], ...]
+
+# The part of the state that repeats the command in execution.
+COMMAND_STATE = slice(STATE_CONTEXT.start - COMMAND_DIM, STATE_CONTEXT.start)
+# Below this a state that hardly moved in the data would be blown up by normalisation.
+LEAST_DEVIATION = 0.02
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Noise on what the policy is given. Colours may shift a little, never into the next colour.
+
+    `brightness`, `contrast` and `channel` are relative; `noise` is in standard deviations of the
+    state; `hidden_command` is how often the command in execution is hidden, so that the policy
+    does not merely go on with what it is doing; `dropped_words` the share of word pieces dropped.
+    """
+
+    brightness: float = 0.15
+    contrast: float = 0.15
+    channel: float = 0.05
+    shift_px: int = 1
+    noise: float = 0.02
+    elapsed_s: float = 0.05
+    odometry: float = 0.01
+    hidden_command: float = 0.1
+    dropped_words: float = 0.05
+
+
+class Batch(NamedTuple):
+    """Inputs and targets of one training step; shapes as in `Model.forward`.
+
+    `slots` (B, S) int64 are classes, 0 where the instruction does not mention the slot.
+    """
+
+    states: Tensor
+    mask: Tensor
+    image: Tensor
+    state: Tensor
+    commands: Tensor
+    status: Tensor
+    slots: Tensor
+    known: Tensor
+
+
+@dataclass
+class Demonstrations:
+    """All frames and labels of one or more datasets.
+
+    Per frame: `images` (N, 96, 96, 3) uint8 and `state` (N, 86). Per label: its `frame` (M,),
+    `instruction` (M,), `context` (M, 4), `commands` (M, 16, 18), `status` (M,) and `slots` (M, S).
+    Per instruction: `text`, `word_states` (I, 24, 384) float16 and `word_mask` (I, 24).
+    The last `n_held_out` labels belong to episodes that training never draws.
+    """
+
+    slot_names: Slots
+    images: np.ndarray
+    state: np.ndarray
+    frame: np.ndarray
+    instruction: np.ndarray
+    context: np.ndarray
+    commands: np.ndarray
+    status: np.ndarray
+    slots: np.ndarray
+    text: list[str]
+    word_states: np.ndarray
+    word_mask: np.ndarray
+    n_held_out: int
+
+    @property
+    def n_labels(self) -> int:
+        """How many labels training draws from."""
+        return len(self.frame) - self.n_held_out
+
+    def state_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation (86,) of the states as the policy is given them."""
+        mean, deviation = self.state.mean(0), self.state.std(0)
+        mean[STATE_CONTEXT] = self.context.mean(0)
+        deviation[STATE_CONTEXT] = self.context.std(0)
+        return mean, np.maximum(deviation, LEAST_DEVIATION)
+
+    def draw(self, rng: np.random.Generator, size: int, augmentation: Augmentation | None) -> Batch:
+        """A batch of random labels, equally likely."""
+        return self.batch(rng.integers(0, self.n_labels, size), rng, augmentation)
+
+    def held_out(self, rng: np.random.Generator, size: int) -> Batch:
+        """A batch of labels that training never sees, without noise."""
+        first = self.n_labels if self.n_held_out else 0
+        return self.batch(rng.integers(first, len(self.frame), size), rng, None)
+
+    def batch(
+        self, labels: np.ndarray, rng: np.random.Generator, augmentation: Augmentation | None
+    ) -> Batch:
+        """The given labels (B,), with noise if asked for."""
+        frames = self.frame[labels]
+        images, state = self.images[frames], self.state[frames]
+        state[:, STATE_CONTEXT] = self.context[labels]
+        instructions = self.instruction[labels]
+        mask = self.word_mask[instructions]
+        if augmentation is not None:
+            images = augment_images(rng, images, augmentation)
+            state = self._augment_state(rng, state, augmentation)
+            dropped = rng.random(mask.shape) < augmentation.dropped_words
+            dropped[:, 0] = False
+            mask = mask & ~dropped
+        # Trailing padding costs time and says nothing.
+        used = int(np.flatnonzero(mask.any(0))[-1]) + 1
+        states = self.word_states[instructions, :used].astype(np.float32)
+        return Batch(
+            states=torch.from_numpy(states),
+            mask=torch.from_numpy(mask[:, :used]),
+            image=torch.from_numpy(images),
+            state=torch.from_numpy(state),
+            commands=torch.from_numpy(self.commands[labels].astype(np.float32)),
+            status=torch.from_numpy(self.status[labels].astype(np.int64)),
+            slots=torch.from_numpy(self.slots[labels].astype(np.int64) + 1),
+            known=draw_known(rng, len(labels)),
+        )
+
+    def _augment_state(
+        self, rng: np.random.Generator, state: np.ndarray, augmentation: Augmentation
+    ) -> np.ndarray:
+        mean, deviation = self._moments
+        scale = augmentation.noise * deviation
+        scale[STATE_CONTEXT] = [augmentation.elapsed_s, *[augmentation.odometry] * 3]
+        state = state + scale * rng.standard_normal(state.shape, dtype=np.float32)
+        hidden = rng.random(len(state)) < augmentation.hidden_command
+        state[hidden, COMMAND_STATE] = mean[COMMAND_STATE]
+        return state.astype(np.float32)
+
+    def __post_init__(self) -> None:
+        self._moments = self.state_moments()
+
+
+def draw_known(rng: np.random.Generator, size: int) -> Tensor:
+    """(size, 6) bool: each sample practises one of the ways of decoding, six steps most often."""
+    patterns = torch.stack([known_bands(tokens) for tokens in TOKENS_PER_STEP])
+    return patterns[torch.from_numpy(rng.choice(len(patterns), size, p=(0.5, 0.15, 0.35)))]
+
+
+def augment_images(
+    rng: np.random.Generator, images: np.ndarray, augmentation: Augmentation
+) -> np.ndarray:
+    """Shifted images (B, 96, 96, 3) float32 in other light, still within 0..255."""
+    n, shift = len(images), augmentation.shift_px
+    places = np.arange(images.shape[1]) + rng.integers(-shift, shift + 1, (2, n, 1))
+    rows, columns = places.clip(0, images.shape[1] - 1)
+    moved = np.stack([i[r][:, c] for i, r, c in zip(images, rows, columns, strict=True)])
+    around = rng.uniform(-1, 1, (3, n, 3)).astype(np.float32)
+    gain = 1 + augmentation.contrast * around[0, :, :1] + augmentation.channel * around[1]
+    offset = 127.5 * augmentation.brightness * around[2, :, :1] + 127.5 * (1 - gain)
+    lit = moved * gain[:, None, None] + offset[:, None, None]
+    return np.clip(lit, 0, 255, out=lit).astype(np.float32)
+
+
+def load_demonstrations(
+    folders: Sequence[Path], encode: Encode, cache: Path | None = None, held_out: float = 0.05
+) -> Demonstrations:
+    """Reads datasets into memory, the last `held_out` share of each one's episodes set apart.
+
+    Encoded instructions are kept in the file `cache`.
+    """
+    slots = tuple(read_slots(folders[0]).items())
+    train: list[Episode] = []
+    apart: list[Episode] = []
+    for folder in folders:
+        if tuple(read_slots(folder).items()) != slots:
+            raise UserError(f"{folder} has other slots than {folders[0]}: train on one of them")
+        count = episode_count(folder)
+        if not count:
+            raise UserError(f"{folder} holds no episode: record some with `hitogata collect`")
+        first_apart = count - int(count * held_out)
+        for episode in read_episodes(folder):
+            (train if episode.index < first_apart else apart).append(episode)
+    return assemble(train, apart, slots, encode, cache)
+
+
+def assemble(
+    train: list[Episode],
+    apart: list[Episode],
+    slots: Slots,
+    encode: Encode,
+    cache: Path | None = None,
+) -> Demonstrations:
+    """One array per quantity, from episodes to train on and episodes to set apart."""
+    episodes = [*train, *apart]
+    lengths = [len(episode.state) for episode in episodes]
+    images = np.empty((sum(lengths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    numbers: dict[str, int] = {}
+    frames, instructions = [], []
+    start = 0
+    for episode, length in zip(episodes, lengths, strict=True):
+        for i, image in enumerate(episode.images):
+            images[start + i] = image
+        episode.__dict__.pop("images", None)  # cached there too, and pictures are most of it
+        labels = episode.labels
+        own = [numbers.setdefault(text, len(numbers)) for text in labels.instructions]
+        instructions.append(np.array(own, np.int64)[labels.instruction].ravel())
+        per_frame = labels.instruction.shape[1]
+        frames.append(np.repeat(np.arange(start, start + length), per_frame))
+        start += length
+    word_states, word_mask = encode_once(list(numbers), encode, cache)
+    return Demonstrations(
+        slot_names=slots,
+        images=images,
+        state=np.concatenate([episode.state for episode in episodes]),
+        frame=np.concatenate(frames),
+        instruction=np.concatenate(instructions),
+        context=_joined(episodes, "context", 4),
+        commands=_joined(episodes, "commands", CHUNK_STEPS, COMMAND_DIM),
+        status=_joined(episodes, "status"),
+        slots=_joined(episodes, "slots", len(slots)),
+        text=list(numbers),
+        word_states=word_states,
+        word_mask=word_mask,
+        n_held_out=sum(episode.labels.status.size for episode in apart),
+    )
+
+
+def encode_once(
+    texts: list[str], encode: Encode, cache: Path | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token states (N, 24, 384) float16 and mask (N, 24), from the cache if it is of these texts."""
+    digest = hashlib.sha256("\n".join(texts).encode()).digest()
+    if cache is not None and cache.is_file():
+        with np.load(cache) as stored:
+            if stored["digest"].tobytes() == digest:
+                return stored["states"], stored["mask"]
+    states, mask = encode(texts)
+    states = states.astype(np.float16)
+    if cache is not None:
+        content = io.BytesIO()
+        np.savez(content, states=states, mask=mask, digest=np.frombuffer(digest, np.uint8))
+        write_bytes(cache, content.getvalue())
+    return states, mask
+
+
+def _joined(episodes: list[Episode], name: str, *shape: int) -> np.ndarray:
+    return np.concatenate([getattr(e.labels, name).reshape(-1, *shape) for e in episodes])

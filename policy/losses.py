@@ -1,0 +1,64 @@
+"""What training scores: action tokens, status and slots."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridge.contract import BASE_HEIGHT, COMMAND_DIM, Status
+from policy.actions import BINS, ActionCodec
+from policy.data import Batch
+from policy.model import Output
+
+# Slow bands carry the motion; the base velocity decides where the robot goes.
+BAND_WEIGHTS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.2)
+VELOCITY_WEIGHT = 4.0
+# Neighbouring bins are nearly as right as the right one.
+NEIGHBOURS = ((-2, 0.05), (-1, 0.2), (0, 0.5), (1, 0.2), (2, 0.05))
+STATUS_WEIGHT = 0.3
+SLOTS_WEIGHT = 0.5
+
+
+def token_weights() -> Tensor:
+    """(6, 18) weights of the tokens' losses, with mean one."""
+    dimensions = torch.ones(COMMAND_DIM)
+    dimensions[:BASE_HEIGHT] = VELOCITY_WEIGHT
+    weights = torch.tensor(BAND_WEIGHTS).unsqueeze(1) * dimensions
+    return weights / weights.mean()
+
+
+def action_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, 6, 18, 256) with tokens (B, 6, 18) blurred over their neighbours."""
+    places = torch.stack([(tokens + i).clamp(0, BINS - 1) for i, _ in NEIGHBOURS], dim=-1)
+    shares = torch.tensor([share for _, share in NEIGHBOURS])
+    right = (logits.gather(-1, places) * shares).sum(-1)
+    return ((torch.logsumexp(logits, dim=-1) - right) * token_weights()).mean()
+
+
+def chunk_loss(predicted: Tensor, commands: Tensor, codec: ActionCodec) -> Tensor:
+    """L1 between chunks (B, 16, 18), in units of each dimension's range."""
+    weights = token_weights()[0] / token_weights()[0].mean()
+    scale = codec.step[0] * (BINS / 8)
+    return ((predicted - commands).abs() / scale * weights).mean()
+
+
+def status_weights(status: Tensor) -> Tensor:
+    """(4,) weights that lift rare statuses, by the square root of their rarity."""
+    counts = torch.bincount(status.flatten().long(), minlength=len(Status)).float()
+    weights = (counts.sum() / counts.clamp(min=1)).sqrt()
+    return (weights / weights[counts > 0].min()).clamp(max=5.0)
+
+
+def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) -> dict[str, Tensor]:
+    """Every loss by name, and their weighted sum as "total". `weights` as of `status_weights`."""
+    if output.bands.dim() == 4:
+        action = action_loss(output.bands, codec.encode(batch.commands))
+    else:
+        action = chunk_loss(output.bands, batch.commands, codec)
+    status = F.cross_entropy(output.status, batch.status, weight=weights)
+    slots = torch.zeros(())
+    for i, logits in enumerate(output.slots):
+        slots = slots + F.cross_entropy(logits, batch.slots[:, i])
+    total = action + STATUS_WEIGHT * status + SLOTS_WEIGHT * slots
+    return {"action": action, "status": status, "slots": slots, "total": total}

@@ -1,0 +1,300 @@
+"""Imitation: a model learns from demonstrations, and goes on where it was stopped.
+
+Every step draws its randomness from the seed and its own number, so a run that was killed and
+resumed takes the same steps as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from bridge.contract import YAW_RATE, UserError
+from bridge.files import write_json
+from policy.checkpoint import (
+    CHECKPOINT_FILE,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
+from policy.data import Augmentation, Batch, Demonstrations, Encode, load_demonstrations
+from policy.losses import losses, status_weights
+from policy.model import TOKENS_PER_STEP, Model, ModelConfig
+from policy.moe import mixtures
+from policy.quantize import set_quantized
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Its length is `minutes` if given, else `steps`.
+
+    `start` is a checkpoint or run to go on from, with its normalisation and action bins, as a
+    round on new data does. `no_text` and `no_image` train baselines that are not given these.
+    The last `quantized_share` trains with 8-bit weights and a frozen choice of experts.
+    """
+
+    steps: int = 10_000
+    minutes: float | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    final_rate: float = 0.02
+    clip_norm: float = 1.0
+    average_decay: float = 0.998
+    balance_rate: float = 2e-3
+    quantized_share: float = 0.15
+    seed: int = 0
+    threads: int = 2
+    log_steps: int = 50
+    evaluate_steps: int = 500
+    checkpoint_minutes: float = 3.0
+    start: Path | None = None
+    no_text: bool = False
+    no_image: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+class Trainer:
+    """One training run: model, moving average, optimizer and how far it has come."""
+
+    def __init__(self, config: TrainConfig, data: Demonstrations, run: Path) -> None:
+        self.config, self.data, self.run = config, data, run
+        torch.manual_seed(config.seed)
+        self.model = self._new_model().train()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), fused=True)
+        self.status_weights = status_weights(torch.from_numpy(data.status))
+        self.step, self.elapsed_s = 0, 0.0
+        self.expert_use = torch.zeros(self.model.config.layers, self.model.config.experts)
+        if (run / CHECKPOINT_FILE).is_file():
+            numbers = load_checkpoint(
+                run / CHECKPOINT_FILE, self.model, self.average, self.optimizer
+            )
+            self.step, self.elapsed_s = numbers["step"], numbers["elapsed_s"]
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, 0 to 1."""
+        if self.config.minutes is not None:
+            return min(1.0, self.elapsed_s / (60 * self.config.minutes))
+        return min(1.0, self.step / self.config.steps)
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One batch: its losses, as tensors without gradient."""
+        started = time.perf_counter()
+        config, progress = self.config, self.progress
+        rng = np.random.default_rng([config.seed, self.step])
+        torch.manual_seed(int(rng.integers(2**62)))
+        quantized = progress >= 1 - config.quantized_share
+        set_quantized(self.model, quantized)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(progress)
+        batch = self._blinded(self.data.draw(rng, config.batch_size, config.augmentation))
+        found = self._losses(self.model, batch)
+        self.optimizer.zero_grad()
+        found["total"].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
+        self.optimizer.step()
+        self._count_experts(rebalance=not quantized)
+        self._update_average()
+        self.step += 1
+        self.elapsed_s += time.perf_counter() - started
+        return {name: loss.detach() for name, loss in found.items()}
+
+    def save(self) -> None:
+        """Writes the checkpoint of the run."""
+        numbers = {
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "samples": self.step * self.config.batch_size,
+            "frames": len(self.data.images),
+            "labels": self.data.n_labels,
+            "seed": self.config.seed,
+        }
+        path = self.run / CHECKPOINT_FILE
+        save_checkpoint(path, self.model, self.average, self.optimizer, numbers)
+
+    @torch.no_grad()
+    def evaluate(self, size: int = 256) -> dict[str, float]:
+        """Figures of the moving average on held-out episodes; velocity errors in m/s or rad/s.
+
+        `ignored_words` is the share of velocity commands that stay the same when the instruction
+        is exchanged for that of another sample: near one means that nobody listens.
+        """
+        set_quantized(self.average, self.progress >= 1 - self.config.quantized_share)
+        batch = self._blinded(self.data.held_out(np.random.default_rng(0), size))
+        found = self._losses(self.average, batch)
+        figures = {f"loss_{name}": float(loss) for name, loss in found.items()}
+        one_pass: Tensor | None = None
+        for tokens in TOKENS_PER_STEP[:: len(TOKENS_PER_STEP) - 1]:
+            one_pass, status, slots = self.average.act(*batch[:4], tokens_per_step=tokens)
+            error = (one_pass - batch.commands)[..., : YAW_RATE + 1].abs().mean((0, 1))
+            for name, value in zip(("vel_x", "vel_y", "yaw_rate"), error, strict=True):
+                figures[f"{name}_error_{tokens}"] = float(value)
+            figures["status_right"] = _right(status, batch.status)
+            for i, logits in enumerate(slots):
+                name = self.average.config.slots[i][0]
+                figures[f"{name}_right"] = _right(logits, batch.slots[:, i])
+        assert one_pass is not None
+        other = self.average.act(
+            batch.states.roll(1, 0), batch.mask.roll(1, 0), *batch[2:4], TOKENS_PER_STEP[-1]
+        )[0]
+        same = (other - one_pass)[..., : YAW_RATE + 1].abs().amax((1, 2)) < 0.05
+        figures["ignored_words"] = float(same.float().mean())
+        return figures
+
+    def _new_model(self) -> Model:
+        if self.config.start is not None:
+            model = load_model(self.config.start)
+            if model.config.slots != self.data.slot_names:
+                raise UserError(f"{self.config.start} knows other slots: start from another run")
+            return model
+        model = Model(replace(self.config.model, slots=self.data.slot_names))
+        rng = np.random.default_rng(self.config.seed)
+        chosen = rng.permutation(self.data.n_labels)[:50_000]
+        model.codec.fit(self.data.commands[chosen])
+        mean, deviation = self.data.state_moments()
+        model.joints.mean.copy_(torch.from_numpy(mean))
+        model.joints.deviation.copy_(torch.from_numpy(deviation))
+        return model
+
+    def _losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        tokens = model.codec.encode(batch.commands)
+        output = model(*batch[:4], tokens, batch.known)
+        return losses(output, batch, model.codec, self.status_weights)
+
+    def _blinded(self, batch: Batch) -> Batch:
+        """The batch without what a baseline is not given."""
+        if self.config.no_text:
+            batch = batch._replace(states=torch.zeros_like(batch.states))
+        if self.config.no_image:
+            batch = batch._replace(image=torch.zeros_like(batch.image))
+        return batch
+
+    def _rate(self, progress: float) -> float:
+        """Warm-up, then half a cosine down to `final_rate` of the peak."""
+        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        low = self.config.final_rate
+        return self.config.learning_rate * warm * (low + (1 - low) * cosine)
+
+    def _count_experts(self, rebalance: bool) -> None:
+        for layer, mixture in enumerate(mixtures(self.model)):
+            self.expert_use[layer] += mixture.expert_use
+            if rebalance:
+                mixture.rebalance(mixture.expert_use, self.config.balance_rate)
+            mixture.expert_use.zero_()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on the average is short, or it would remember the random start.
+        weight = 1 - min(self.config.average_decay, (1 + self.step) / (10 + self.step))
+        averages, values = list(self.average.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(averages, [value.detach() for value in values], weight)
+        for average, value in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            average.copy_(value)
+
+
+def train(data: list[Path], run: Path, encode: Encode, config: TrainConfig) -> Path:
+    """Trains on datasets until the configured end and returns the checkpoint.
+
+    A run that has a checkpoint goes on from it.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    torch.set_num_threads(config.threads)
+    demonstrations = load_demonstrations(data, encode, run / "words.npz")
+    trainer = Trainer(config, demonstrations, run)
+    record = {"data": data, **asdict(config), "model": trainer.model.config.to_dict()}
+    write_json(run / "config.json", _plain(record))
+    last_saved = trainer.elapsed_s
+    writer = SummaryWriter(str(run), purge_step=trainer.step)
+    try:
+        with _progress_bar(trainer) as show:
+            while trainer.progress < 1:
+                found = trainer.train_step()
+                if trainer.step % config.log_steps == 0:
+                    _log(writer, trainer, found)
+                    show(float(found["total"]))
+                if trainer.step % config.evaluate_steps == 0:
+                    _log_figures(writer, trainer)
+                if trainer.elapsed_s - last_saved > 60 * config.checkpoint_minutes:
+                    trainer.save()
+                    last_saved = trainer.elapsed_s
+    finally:
+        trainer.save()
+        writer.close()
+    write_json(run / "evaluation.json", trainer.evaluate(1024))
+    return run / CHECKPOINT_FILE
+
+
+def _groups(model: Model, decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices alone: norms, biases and positions keep their size."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _right(logits: Tensor, classes: Tensor) -> float:
+    return float((logits.argmax(-1) == classes).float().mean())
+
+
+def _log(writer, trainer: Trainer, found: dict[str, Tensor]) -> None:
+    for name, loss in found.items():
+        writer.add_scalar(f"train/{name}", float(loss), trainer.step)
+    writer.add_scalar("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.step)
+    for layer, use in enumerate(trainer.expert_use):
+        busiest = float(use.max() / use.mean().clamp(min=1))
+        writer.add_scalar(f"experts/busiest_over_mean_{layer}", busiest, trainer.step)
+    trainer.expert_use.zero_()
+
+
+def _log_figures(writer, trainer: Trainer) -> None:
+    for name, value in trainer.evaluate().items():
+        writer.add_scalar(f"held_out/{name}", value, trainer.step)
+
+
+@contextmanager
+def _progress_bar(trainer: Trainer) -> Iterator:  # type: ignore[type-arg]
+    """A line with time left, speed and loss; yields the function that brings it up to date."""
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} % {task.fields[told]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    first_step, started = trainer.step, time.perf_counter()
+    with Progress(*columns) as bar:
+        task = bar.add_task("train", total=1.0, completed=trainer.progress, told="")
+
+        def show(loss: float) -> None:
+            samples = (trainer.step - first_step) * trainer.config.batch_size
+            speed = samples / (time.perf_counter() - started)
+            told = f"step {trainer.step}, {speed:.0f} samples/s, loss {loss:.3f}"
+            bar.update(task, completed=trainer.progress, told=told)
+
+        yield show
+
+
+def _plain(content: object) -> object:
+    """Paths as text, containers copied: what JSON can hold."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return str(content) if isinstance(content, Path) else content

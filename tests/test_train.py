@@ -1,0 +1,228 @@
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bridge.contract import STAND_COMMAND, STATE_DIM, YAW_RATE, UserError
+from bridge.dataset import DatasetWriter, Labels
+from policy.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
+from policy.data import Augmentation, Demonstrations, augment_images, load_demonstrations
+from policy.losses import action_loss, status_weights
+from policy.model import ModelConfig
+from policy.train import TrainConfig, Trainer, train
+
+COLOURS = {"red": (200, 20, 20), "blue": (20, 20, 200)}
+SLOTS = {"colour": tuple(COLOURS), "side": ("left", "right")}
+TINY = ModelConfig(
+    width=64, layers=1, heads=2, hidden=64, experts=4, word_width=64, words_hidden=64,
+    eyes_widths=(16, 16, 16), dropout=0.0,
+)  # fmt: skip
+
+
+def encode(texts):
+    """A random but fixed state for every word."""
+    states = np.zeros((len(texts), 24, 384), np.float32)
+    mask = np.zeros((len(texts), 24), bool)
+    for i, text in enumerate(texts):
+        for j, word in enumerate(text.split()):
+            rng = np.random.default_rng(zlib.crc32(word.encode()))
+            states[i, j], mask[i, j] = rng.standard_normal(384), True
+    return states, mask
+
+
+def turn_chunk(yaw_rate: float) -> np.ndarray:
+    chunk = np.tile(STAND_COMMAND, (16, 1))
+    chunk[:, YAW_RATE] = yaw_rate
+    return chunk.astype(np.float16)
+
+
+def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
+    """Two coloured squares, left and right: turn towards the one that is named."""
+    rng = np.random.default_rng(0)
+    writer = DatasetWriter(folder, SLOTS)
+    instructions = ("turn to the red one", "turn to the blue one")
+    for _ in range(episodes):
+        images = rng.integers(90, 140, (frames, 96, 96, 3)).astype(np.uint8)
+        commands = np.empty((frames, 2, 16, 18), np.float16)
+        for t in range(frames):
+            red_left = rng.random() < 0.5
+            for i, colour in enumerate(COLOURS.values()):
+                left = red_left == (i == 0)
+                y, x = rng.integers(10, 70), rng.integers(4, 28) + (0 if left else 48)
+                images[t, y : y + 16, x : x + 16] = colour
+                commands[t, i] = turn_chunk(0.6 if left else -0.6)
+        state = rng.standard_normal((frames, STATE_DIM)).astype(np.float32)
+        labels = Labels(
+            instructions=instructions,
+            instruction=np.tile(np.int32([0, 1]), (frames, 1)),
+            context=np.zeros((frames, 2, 4), np.float32),
+            commands=commands,
+            status=np.zeros((frames, 2), np.int8),
+            slots=np.tile(np.int8([[0, -1], [1, -1]]), (frames, 1, 1)),
+        )
+        action = np.tile(STAND_COMMAND, (frames, 1))
+        writer.add_episode(
+            images, state, action, instructions[0], np.zeros((frames, 36)), {}, labels
+        )
+    writer.finalize()
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("squares")
+    record_squares(folder, episodes=40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(squares) -> Demonstrations:
+    return load_demonstrations([squares], encode, held_out=0.1)
+
+
+def config(**changes) -> TrainConfig:
+    settings = {"steps": 4, "batch_size": 16, "threads": 1, "model": TINY, "warmup_steps": 2}
+    return TrainConfig(**(settings | changes))
+
+
+def test_data_keeps_labels_with_their_frames(data):
+    assert data.images.shape == (320, 96, 96, 3)
+    assert data.n_labels == 2 * 36 * 8 and data.n_held_out == 2 * 4 * 8
+    batch = data.batch(np.array([10, 11]), np.random.default_rng(0), None)
+    assert torch.equal(batch.image[0], batch.image[1])
+    assert batch.slots.tolist() == [[1, 0], [2, 0]]
+    assert batch.commands[0, 0, YAW_RATE] == -batch.commands[1, 0, YAW_RATE]
+    assert batch.states.shape == (2, 5, 384)  # five words: no more padding than needed
+    assert np.abs(batch.image[0].numpy() - data.images[5]).max() == 0
+
+
+def test_same_seed_same_batch(data):
+    first = data.draw(np.random.default_rng(5), 8, Augmentation())
+    second = data.draw(np.random.default_rng(5), 8, Augmentation())
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_augmentation_keeps_the_colours_apart(data):
+    images = np.zeros((200, 96, 96, 3), np.uint8)
+    images[:] = (220, 110, 20)  # orange
+    lit = augment_images(np.random.default_rng(0), images, Augmentation())
+    assert lit.min() >= 0 and lit.max() <= 255
+    red, green, blue = np.moveaxis(lit[:, 48, 48], -1, 0)
+    assert (red > green + 40).all() and (green > blue + 20).all()
+    none = Augmentation(brightness=0, contrast=0, channel=0, shift_px=0)
+    assert np.array_equal(augment_images(np.random.default_rng(0), data.images[:3], none),
+                          data.images[:3].astype(np.float32))  # fmt: skip
+
+
+def test_action_loss_is_least_at_the_right_bin():
+    tokens = torch.full((1, 6, 18), 100)
+    found = []
+    for peak in (90, 99, 100, 101, 200):
+        logits = -0.5 * (torch.arange(256.0) - peak).square().expand(1, 6, 18, 256)
+        found.append(float(action_loss(logits, tokens)))
+    assert min(found) == found[2]
+    assert found[1] == pytest.approx(found[3], rel=1e-4)
+    assert found[0] < found[4]
+
+
+def test_rare_statuses_weigh_more():
+    status = torch.tensor([0] * 90 + [1] * 10)
+    weights = status_weights(status)
+    assert weights[0] == 1
+    assert weights[1] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_two_steps_then_resume_equal_four(data, tmp_path, share):
+    settings = config(quantized_share=share)
+    whole = Trainer(settings, data, tmp_path / "whole")
+    for _ in range(4):
+        whole.train_step()
+    first = Trainer(settings, data, tmp_path / "parts")
+    for _ in range(2):
+        first.train_step()
+    first.save()
+    second = Trainer(settings, data, tmp_path / "parts")
+    assert second.step == 2
+    for _ in range(2):
+        second.train_step()
+    for kind in ("model", "average"):
+        expected, found = getattr(whole, kind).state_dict(), getattr(second, kind).state_dict()
+        for name, tensor in expected.items():
+            assert torch.equal(tensor, found[name]), (kind, name)
+
+
+def test_learning_rate_and_rounding_follow_the_clock(data, tmp_path):
+    trainer = Trainer(config(minutes=1.0), data, tmp_path)
+    trainer.step, trainer.elapsed_s = 1000, 30.0
+    assert trainer.progress == 0.5
+    # Half of the cosine between the peak and a fiftieth of it.
+    assert trainer._rate(trainer.progress) == pytest.approx(1e-3 * (0.02 + 0.98 / 2))
+    trainer.elapsed_s = 59.0
+    bias = trainer.model.blocks[0].experts.selection_bias.clone()
+    trainer.train_step()
+    assert trainer.model.blocks[0].experts.quantized
+    assert torch.equal(trainer.model.blocks[0].experts.selection_bias, bias)
+
+
+def test_words_decide(data, tmp_path):
+    """Trained on squares: the named one decides the turn, on pictures never seen."""
+    torch.manual_seed(0)
+    trainer = Trainer(config(steps=150, batch_size=32, learning_rate=3e-3), data, tmp_path)
+    first = float(trainer.train_step()["total"])
+    while trainer.progress < 1:
+        last = float(trainer.train_step()["total"])
+    assert last < 0.6 * first
+    labels = np.arange(data.n_labels, data.n_labels + data.n_held_out)
+    batch = data.batch(labels, np.random.default_rng(0), None)
+    right = {}
+    for tokens in (18, 36, 108):
+        turn = trainer.average.act(*batch[:4], tokens_per_step=tokens)[0][:, 8, YAW_RATE]
+        right[tokens] = float((turn.sign() == batch.commands[:, 8, YAW_RATE].sign()).float().mean())
+    assert min(right.values()) > 0.9, right
+    assert trainer.evaluate(64)["ignored_words"] < 0.1
+    assert trainer.evaluate(64)["colour_right"] > 0.95
+
+
+def test_run_leaves_a_model_and_its_numbers(squares, tmp_path):
+    checkpoint = train([squares], tmp_path, encode, config(steps=2, evaluate_steps=1))
+    assert checkpoint == tmp_path / CHECKPOINT_FILE
+    model = load_model(tmp_path)
+    assert dict(model.config.slots) == SLOTS
+    assert read_numbers(checkpoint)["step"] == 2
+    assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "evaluation.json"}
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    again = train([squares], tmp_path, encode, config(steps=3))
+    assert read_numbers(again)["step"] == 3
+
+
+def test_a_round_on_new_data_keeps_the_normalisation(data, tmp_path):
+    first = Trainer(config(), data, tmp_path / "first")
+    first.model.joints.mean.fill_(0.125)
+    first.train_step()
+    first.save()
+    second = Trainer(config(start=tmp_path / "first"), data, tmp_path / "second")
+    assert (second.model.joints.mean == 0.125).all()
+    assert second.step == 0
+    other = replace(data, slot_names=(("colour", ("red",)),))
+    with pytest.raises(UserError, match="slots"):
+        Trainer(config(start=tmp_path / "first"), other, tmp_path / "third")
+
+
+def test_chunk_head_and_blind_baselines_train(data, tmp_path):
+    for i, changes in enumerate(
+        [{"model": replace(TINY, head="chunk")}, {"no_text": True}, {"no_image": True}]
+    ):
+        trainer = Trainer(config(**changes), data, tmp_path / str(i))
+        assert np.isfinite(float(trainer.train_step()["total"]))
+        assert "vel_x_error_18" in trainer.evaluate(8)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_model(tmp_path)
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_model(tmp_path)
