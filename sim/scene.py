@@ -28,7 +28,7 @@ SHADES: dict[str, tuple[float, float, float, float]] = {
 N_OBJECTS = (3, 5)
 DISTANCE_M = (1.2, 3.5)
 LEAST_BEARING_RAD = np.deg2rad(40)
-HALF_HEIGHT_M = (0.10, 0.17)
+HALF_HEIGHT_M = (0.12, 0.18)
 WALL_M = (5.0, 6.0)
 WALL_HEIGHT_M = 2.6
 # Radius over half height: all shapes look about as wide as high.
