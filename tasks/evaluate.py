@@ -1,0 +1,203 @@
+"""Evaluation: how often a policy does what it is told, in scenes it has never seen."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.contract import Policy, UserError
+from bridge.files import write_bytes, write_json
+from bridge.results import wilson_interval
+from sim.world import World
+from tasks.catalogue import CATALOGUE, Trial, family
+from tasks.collect import MakePolicy, own_policy, progress_bar, workers
+from tasks.episode import ExpertPolicy, run_episode, warm_up
+from tasks.language import SPLITS, sample_wording
+
+# Scenes of an evaluation come from seeds that no collection uses.
+EVALUATION = 0x5EED_E7A1
+SWAP = "swap"
+N_OBJECTS = 4
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is tried.
+
+    Attributes:
+        families: Task families, or "swap": pairs of episodes in one scene, two objects named.
+        episodes: Episodes of each family; pairs of "swap".
+        split: Whose wordings: "train" or "heldout".
+        seed: Another seed, other scenes.
+        processes: Episodes at a time.
+        baseline: Names the figures of a policy that is denied something, e.g. "no_text".
+    """
+
+    families: tuple[str, ...] = ("go_to", "walk", "gesture", SWAP)
+    episodes: int = 50
+    split: str = "train"
+    seed: int = 0
+    processes: int = 2
+    baseline: str | None = None
+    robot: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    index: int
+    swapped: bool
+    config: EvaluateConfig
+
+
+def evaluate(
+    make_policy: MakePolicy | None, config: EvaluateConfig, folder: Path | str | None = None
+) -> dict[str, Any]:
+    """The figures of a policy, by the names that docs/results uses; rates in 0..1.
+
+    `make_policy` is called once in each process and must pickle; None evaluates the expert.
+    With a folder, episodes.json has a row for every episode and success.png a bar for every
+    family. Raises UserError for a family or split that does not exist.
+    """
+    _check(config)
+    jobs = list(_jobs(config))
+    rows: list[dict[str, Any]] = []
+    with progress_bar() as bar, workers(min(config.processes, len(jobs)), make_policy) as mapped:
+        task = bar.add_task("evaluate", total=len(jobs), note="")
+        for row in mapped(_try, jobs):
+            rows.append(row)
+            right = sum(r["success"] for r in rows)
+            bar.update(task, advance=1, note=f"{right} of {len(rows)} right")
+    figures = figures_of(rows, config)
+    if folder is not None:
+        write_json(Path(folder, "episodes.json"), rows)
+        write_bytes(Path(folder, "success.png"), draw_success(figures))
+    return figures
+
+
+def _check(config: EvaluateConfig) -> None:
+    for name in config.families:
+        if name != SWAP:
+            family(name)
+    if config.split not in SPLITS:
+        raise UserError(f"no split {config.split!r}: choose {' or '.join(SPLITS)}")
+    if config.episodes < 1:
+        raise UserError("--episodes must be at least 1")
+
+
+def _jobs(config: EvaluateConfig) -> list[_Job]:
+    return [
+        _Job(name, index, swapped, config)
+        for name in config.families
+        for index in range(config.episodes)
+        for swapped in ((False, True) if name == SWAP else (False,))
+    ]
+
+
+def _try(job: _Job) -> dict[str, Any]:
+    """One episode; the row that remembers it. The same job gives the same scene and words."""
+    config = job.config
+    rng = np.random.default_rng([EVALUATION, config.seed, job.index, *job.name.encode()])
+    trial = CATALOGUE["go_to" if job.name == SWAP else job.name].trial(rng, N_OBJECTS)
+    if job.swapped:
+        trial = _swapped(trial, rng)
+    wording = sample_wording(trial.meaning, rng, config.split)
+    world = World(trial.scene, seed=job.index, robot_path=config.robot)
+    try:
+        warm_up(world, trial.start_command)
+        policy: Policy = own_policy() or ExpertPolicy(world, trial.meaning)
+        outcome = run_episode(world, policy, wording, trial.judge(), trial.time_limit_s)
+    finally:
+        world.close()
+    row = dict(vars(outcome), family=job.name, index=job.index, swapped=job.swapped)
+    latencies = row.pop("latencies_ms")
+    return row | {
+        "split": config.split,
+        "wording": wording,
+        "meaning": trial.meaning.slots(),
+        "latency_p50_ms": float(np.median(latencies)),
+    }
+
+
+def _swapped(trial: Trial, rng: np.random.Generator) -> Trial:
+    """The same scene, another of its objects named."""
+    meaning = trial.meaning
+    others = [
+        thing
+        for thing in trial.scene.objects
+        if (thing.colour, thing.shape) != (meaning.colour, meaning.shape)
+    ]
+    other = others[int(rng.integers(len(others)))]
+    return replace(trial, meaning=replace(meaning, colour=other.colour, shape=other.shape))
+
+
+def figures_of(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> dict[str, Any]:
+    """Rates with their Wilson intervals (key + "_interval") and counts (key + "_episodes")."""
+    if config.baseline:
+        # A baseline has one figure, over all that it was tried on.
+        return _rate(f"{config.baseline}_success", [row["success"] for row in rows])
+    prefix = "" if config.split == "train" else f"{config.split}_"
+    figures: dict[str, Any] = {}
+    for name in config.families:
+        own = [row for row in rows if row["family"] == name]
+        if name == SWAP:
+            pairs = Counter(row["index"] for row in own if row["success"])
+            both = [pairs[index] == 2 for index in sorted({row["index"] for row in own})]
+            figures |= _rate(f"{prefix}swap_both", both)
+        else:
+            figures |= _rate(f"{prefix}{name}_success", [row["success"] for row in own])
+            figures |= _rate(f"{prefix}{name}_falls", [row["fell"] for row in own])
+            figures[f"{prefix}{name}_said_done"] = float(np.mean([row["done_said"] for row in own]))
+            figures[f"{prefix}{name}_time_s"] = float(np.mean([row["time_s"] for row in own]))
+    return figures
+
+
+def _rate(key: str, successes: Sequence[bool]) -> dict[str, Any]:
+    right, tried = sum(map(bool, successes)), len(successes)
+    return {
+        key: right / tried,
+        f"{key}_interval": list(wilson_interval(right, tried)),
+        f"{key}_episodes": tried,
+    }
+
+
+def heldout_drop(figures: Mapping[str, Any]) -> dict[str, float]:
+    """How much lower success is with held-out wordings, over the families tried with both.
+
+    Empty unless `figures` has both of at least one family.
+    """
+    pairs = [
+        (figures[f"{name}_success"], figures[f"heldout_{name}_success"])
+        for name in CATALOGUE
+        if f"heldout_{name}_success" in figures and f"{name}_success" in figures
+    ]
+    return {"heldout_drop": float(np.mean([a - b for a, b in pairs]))} if pairs else {}
+
+
+def draw_success(figures: Mapping[str, Any]) -> bytes:
+    """A PNG of every success rate in `figures`, with its interval."""
+    from matplotlib.figure import Figure
+
+    keys = [key for key in figures if f"{key}_interval" in figures and not key.endswith("_falls")]
+    rates = np.array([figures[key] for key in keys])
+    low, high = np.array([figures[f"{key}_interval"] for key in keys]).T
+    picture = Figure(figsize=(1.6 + 1.2 * len(keys), 3.6), layout="constrained")
+    axes = picture.subplots()
+    axes.bar(range(len(keys)), rates, color="#4477aa", width=0.6)
+    errors = np.clip([rates - low, high - rates], 0, None)
+    axes.errorbar(range(len(keys)), rates, errors, fmt="none", ecolor="black", capsize=4)
+    for place, rate in enumerate(rates):
+        axes.text(place, 0.03, f"{rate:.0%}", ha="center", color="white", fontweight="bold")
+    labels = [key.removesuffix("_success").replace("_", " ") for key in keys]
+    axes.set_xticks(range(len(keys)), labels)
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("success (95 % Wilson interval)")
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
