@@ -27,7 +27,9 @@ CARD_FILE = "README.md"
 WORDS_FILE = "words.onnx"
 PREFILL_FILE = "prefill.onnx"
 DECODE_FILE = "decode.onnx"
-POLICY_FILES = (WORDS_FILE, PREFILL_FILE, DECODE_FILE)
+# The weights of all three graphs: prefill and decode run the same blocks.
+WEIGHTS_FILE = "weights.bin"
+POLICY_FILES = (WORDS_FILE, PREFILL_FILE, DECODE_FILE, WEIGHTS_FILE)
 REQUIRED_FILES = (*POLICY_FILES, MODEL_FILE, TOKENIZER_FILE)
 FORMAT = 1
 
@@ -64,7 +66,7 @@ class Manifest:
     format: int = FORMAT
 
     def policy_bytes(self) -> int:
-        """Size of the policy's own graphs, without the text encoder."""
+        """Size of the policy's own graphs and weights, without the text encoder."""
         return sum(self.files[name].size for name in POLICY_FILES)
 
 
@@ -138,9 +140,10 @@ def _check_weights(path: Path) -> None:
     except Exception as error:
         raise UserError(f"bundle file {path} is not an ONNX graph: {_REMEDY}") from error
     for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        if any(place != WEIGHTS_FILE for place in places):
             raise UserError(f"bundle file {path} keeps {tensor.name} elsewhere: {_REMEDY}")
-        values = numpy_helper.to_array(tensor)
+        values = numpy_helper.to_array(tensor, base_dir=str(path.parent))
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise UserError(f"bundle file {path} has non-finite weights ({tensor.name}): {_REMEDY}")
 

@@ -1,4 +1,4 @@
-"""Eight-bit weights in an exported graph: matrices, tables and convolutions, block by block.
+"""Small weights in an exported graph: matrices and tables in eight bits, block by block.
 
 A code q of one byte stands for (q - 128) * scale, one scale per block of input features. Weights
 that were fake-quantized in training keep their codes exactly, because the largest value of a block
@@ -7,7 +7,8 @@ is always code 1 or 255.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ ZERO_POINT = 128
 MAX_CODE = 127
 # Below this a tensor weighs too little for its rounding to be worth it.
 MIN_ELEMENTS = 4096
+# Where a tensor may begin in a file of weights: a cache line.
+ALIGNMENT = 64
 CONTRIB_DOMAIN = "com.microsoft"
 
 
@@ -39,28 +42,28 @@ def dequantize_rows(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def pack_weights(
-    model: onnx.ModelProto, block: int = BLOCK, skip: Callable[[str], bool] = lambda _: False
+    model: onnx.ModelProto, block: int = BLOCK, only_rounded: bool = False
 ) -> onnx.ModelProto:
-    """Replaces the large float initialisers of a graph by 8-bit ones, and their readers to match.
+    """Replaces large float initialisers of a graph by eight-bit ones, and their readers to match.
 
-    `skip` is asked with an initialiser's name. MatMul becomes MatMulNBits, Gather and Conv read
-    codes and scale them. An initialiser with other readers stays as it is.
+    Matrices (MatMul becomes MatMulNBits) and tables (Gather) take eight bits. With `only_rounded`,
+    only those that training has already rounded to them, so that packing changes nothing.
     """
     graph = model.graph
     weights = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
+    packed: dict[int, list[onnx.NodeProto]] = {}
+    for index, node in enumerate(graph.node):
         for name in node.input:
-            readers.setdefault(name, []).append(node)
-    replacements: dict[int, list[onnx.NodeProto]] = {}
-    for name, weight in weights.items():
-        if weight.dtype != np.float32 or weight.size < MIN_ELEMENTS or skip(name):
-            continue
-        for node in readers.get(name, []):
-            packed = _PACKERS.get(node.op_type, _keep)(graph, node, name, weight, block)
-            if packed is not None:
-                replacements[id(node)] = packed
-    nodes = [new for node in graph.node for new in replacements.get(id(node), [node])]
+            weight = weights.get(name)
+            pack = _PACKERS.get(node.op_type)
+            if pack is None or weight is None or not _is_large(weight):
+                continue
+            if only_rounded and not is_rounded(weight, block):
+                continue
+            replacement = pack(graph, node, name, weight, block)
+            if replacement is not None:
+                packed[index] = replacement
+    nodes = [new for i, node in enumerate(graph.node) for new in packed.get(i, [node])]
     del graph.node[:]
     graph.node.extend(nodes)
     _drop_unread(graph)
@@ -70,8 +73,66 @@ def pack_weights(
     return model
 
 
-def _keep(*_: object) -> None:
-    return None
+def is_rounded(weight: np.ndarray, block: int = BLOCK) -> bool:
+    """Whether a MatMul's weight (inputs, outputs) lies on the eight-bit grid of its blocks."""
+    if weight.ndim != 2 or weight.shape[0] % block:
+        return False
+    codes, scales = quantize_rows(weight.T, block)
+    return bool(np.allclose(dequantize_rows(codes, scales), weight.T, rtol=1e-5, atol=1e-7))
+
+
+def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Stores large float initialisers in half precision; the session widens them as it starts.
+
+    Scales of packed weights keep their precision: codes are exact only with them.
+    """
+    graph = model.graph
+    scales = {name for node in graph.node if node.domain == CONTRIB_DOMAIN for name in node.input}
+    casts = []
+    for tensor in graph.initializer:
+        weight = numpy_helper.to_array(tensor)
+        if tensor.name in scales or not _is_large(weight):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(weight.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def share_weights(models: Mapping[str, onnx.ModelProto], file_name: str) -> bytes:
+    """Moves the large initialisers of several graphs into one file, equal ones once.
+
+    Changes the models, which afterwards must lie beside the file; returns the file's content.
+    """
+    content = bytearray()
+    places: dict[bytes, int] = {}
+    for model in models.values():
+        for tensor in model.graph.initializer:
+            raw = numpy_helper.to_array(tensor).tobytes()
+            if len(raw) < MIN_ELEMENTS:
+                continue
+            key = hashlib.sha256(raw).digest()
+            if key not in places:
+                content.extend(bytes(-len(content) % ALIGNMENT))
+                places[key] = len(content)
+                content.extend(raw)
+            _refer(tensor, file_name, places[key], len(raw))
+    return bytes(content)
+
+
+def _refer(tensor: onnx.TensorProto, file_name: str, offset: int, length: int) -> None:
+    for data in ("raw_data", "float_data", "int32_data", "int64_data"):
+        tensor.ClearField(data)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", file_name), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _is_large(weight: np.ndarray) -> bool:
+    return weight.dtype == np.float32 and weight.size >= MIN_ELEMENTS
 
 
 def _pack_matmul(
@@ -118,27 +179,7 @@ def _pack_gather(
     ]
 
 
-def _pack_conv(
-    graph: onnx.GraphProto, node: onnx.NodeProto, name: str, weight: np.ndarray, block: int
-) -> list[onnx.NodeProto] | None:
-    """Weight only: the codes are expanded again by the session, one scale per output channel."""
-    if node.input[1] != name:
-        return None
-    flat = weight.reshape(weight.shape[0], -1)
-    codes, scales = quantize_rows(flat, flat.shape[1])
-    signed = (codes.astype(np.int16) - ZERO_POINT).astype(np.int8)
-    _store(graph, f"{name}.codes", signed.reshape(weight.shape))
-    _store(graph, f"{name}.scales", scales[:, 0])
-    conv = onnx.NodeProto()
-    conv.CopyFrom(node)
-    conv.input[1] = f"{name}.float"
-    expand = helper.make_node(
-        "DequantizeLinear", [f"{name}.codes", f"{name}.scales"], [f"{name}.float"], axis=0
-    )
-    return [expand, conv]
-
-
-_PACKERS = {"MatMul": _pack_matmul, "Gather": _pack_gather, "Conv": _pack_conv}
+_PACKERS = {"MatMul": _pack_matmul, "Gather": _pack_gather}
 
 
 def _store(graph: onnx.GraphProto, name: str, values: np.ndarray) -> None:

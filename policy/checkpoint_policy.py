@@ -1,0 +1,36 @@
+"""A checkpoint as a policy: the model itself in torch, for training rounds and comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bridge.contract import COMMAND_DIM
+from policy.actions import BANDS
+from policy.checkpoint import load_model
+from policy.parts import TorchParts
+from policy.runtime import Blind, GraphPolicy
+from policy.words import TextEncoder
+
+
+class TorchPolicy(GraphPolicy):
+    """The policy of a checkpoint, by torch in float32 on the CPU."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        threads: int = 2,
+        tokens_per_step: int | None = None,
+        blind: Blind | None = None,
+    ) -> None:
+        torch.set_num_threads(threads)
+        model = load_model(checkpoint).eval()
+        super().__init__(
+            TorchParts(model),
+            TextEncoder(threads=threads),
+            dict(model.config.slots),
+            BANDS,
+            tokens_per_step or COMMAND_DIM,
+            blind,
+        )

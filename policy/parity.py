@@ -1,0 +1,149 @@
+"""How far an exported policy is from its model in torch, number by number, on real observations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from torch import Tensor, nn
+
+from policy.actions import BANDS
+from policy.bundle import PREFILL_FILE
+from policy.model import Model
+from policy.moe import MoE, mixtures
+from policy.parts import TorchParts
+from policy.quantize import set_quantized
+from policy.runtime import GraphPolicy, OnnxParts, Parts
+from policy.words import TextEncoder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question to a policy: image (96, 96, 3) uint8 and state (86,) float32."""
+
+    instruction: str
+    image: np.ndarray
+    state: np.ndarray
+
+
+class Answers(NamedTuple):
+    """What a policy said to N samples: (N, 6, 18), (N, 16, 18), (N, 4), (N, S)."""
+
+    tokens: np.ndarray
+    commands: np.ndarray
+    status: np.ndarray
+    slots: np.ndarray
+
+
+def measure_parity(
+    model: Model,
+    graphs: Mapping[str, onnx.ModelProto],
+    encoder: TextEncoder,
+    samples: Sequence[Sample],
+) -> dict[str, Any]:
+    """Differences of the graphs from the model with rounded weights and from it in float32.
+
+    The first tells whether the export is right, the second what eight bits cost. Every policy
+    decodes from its own tokens, 18 a step, as it does on the robot.
+    """
+    shipped = _answers(OnnxParts(_serialized(graphs)), encoder, samples)
+    chosen = _chosen_by_graph(graphs, encoder, samples)
+    report: dict[str, Any] = {"samples": len(samples)}
+    for name, rounded in (("rounded", True), ("float32", False)):
+        reference = copy.deepcopy(model).eval().requires_grad_(False)
+        set_quantized(reference, rounded)
+        theirs = _answers(TorchParts(reference), encoder, samples)
+        report[f"against_{name}"] = {
+            **_compare(shipped, theirs),
+            "routing_agreement": float(
+                np.mean(chosen == _chosen_by_model(reference, encoder, samples))
+            ),
+        }
+    return report
+
+
+def describe_parity(report: Mapping[str, Any]) -> str:
+    """The report as a table for people."""
+    columns = [key for key in report if key.startswith("against_")]
+    titles = "".join(f"{key.replace('_', ' '):>18}" for key in columns)
+    lines = [f"exported policy on {report['samples']:>4} observations".ljust(42) + titles]
+    for figure in report[columns[0]]:
+        values = "".join(f"{report[column][figure]:18.5f}" for column in columns)
+        lines.append(f"{figure.replace('_', ' '):<42}{values}")
+    return "\n".join(lines)
+
+
+def _compare(ours: Answers, theirs: Answers) -> dict[str, float]:
+    difference = np.abs(ours.commands - theirs.commands)
+    return {
+        "command_max_abs": float(difference.max()),
+        "command_mean_abs": float(difference.mean()),
+        "status_logit_max_abs": float(np.abs(ours.status - theirs.status).max()),
+        "status_agreement": float(np.mean(ours.status.argmax(1) == theirs.status.argmax(1))),
+        "slot_agreement": float(np.mean(ours.slots == theirs.slots)) if ours.slots.size else 1.0,
+        "tokens_that_differ": float(np.mean(ours.tokens != theirs.tokens)),
+        "tokens_off_by_more_than_one": float(np.mean(np.abs(ours.tokens - theirs.tokens) > 1)),
+    }
+
+
+def _answers(parts: Parts, encoder: TextEncoder, samples: Sequence[Sample]) -> Answers:
+    policy = GraphPolicy(parts, encoder, {}, BANDS)
+    rows = []
+    for sample in samples:
+        word, slots = parts.words(*encoder.encode([sample.instruction]))
+        keys, values, status = parts.prefill(word, sample.image[None], sample.state[None])
+        rows.append((*policy.decode(keys, values), status, slots))
+    return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def _serialized(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, Path | bytes]:
+    return {name: graph.SerializeToString() for name, graph in graphs.items()}
+
+
+def _chosen_by_graph(
+    graphs: Mapping[str, onnx.ModelProto], encoder: TextEncoder, samples: Sequence[Sample]
+) -> np.ndarray:
+    """Which experts each position of the prefix goes to: (N, layers, positions, experts) bool."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(graphs[PREFILL_FILE])
+    weights = [node.input[1] for node in watched.graph.node if node.op_type == "QMoE"]
+    for name in weights:
+        watched.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        )
+    session = ort.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    parts = OnnxParts(_serialized(graphs))
+    rows = []
+    for sample in samples:
+        word = parts.words(*encoder.encode([sample.instruction]))[0]
+        feeds = {"word": word, "image": sample.image[None], "state": sample.state[None]}
+        # Those not chosen have a log-weight far below any weight that is computed.
+        rows.append(np.stack(session.run(weights, feeds)) > -1e3)
+    return np.stack(rows)
+
+
+def _chosen_by_model(model: Model, encoder: TextEncoder, samples: Sequence[Sample]) -> np.ndarray:
+    parts = TorchParts(model)
+    layers: list[np.ndarray] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, MoE)
+        chosen, _ = module.route(inputs[0].flatten(0, 1))
+        layers.append(nn.functional.one_hot(chosen, module.experts).sum(1).bool().numpy())
+
+    hooks = [mixture.register_forward_pre_hook(watch) for mixture in mixtures(model)]
+    rows = []
+    for sample in samples:
+        word = parts.words(*encoder.encode([sample.instruction]))[0]
+        layers.clear()
+        parts.prefill(word, sample.image[None], sample.state[None])
+        rows.append(np.stack(layers))
+    for hook in hooks:
+        hook.remove()
+    return np.stack(rows)

@@ -1,0 +1,98 @@
+"""The model's three parts, each a module of its own: what is exported and what torch runs alike.
+
+words      an instruction's token states -> word vector, values of the slots
+prefill    word vector, image, state     -> cached keys and values, status
+decode     a few bands and the cache     -> their tokens, the chunk so far, the longer cache
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policy.model import Model
+
+
+class Read(nn.Module):
+    """The part that runs once per instruction; slots (1, S) are classes, 0 = not mentioned."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        word, slots = self.model.read(states, mask)
+        if not slots:
+            return word, torch.zeros(len(word), 0, dtype=torch.int64)
+        return word, torch.stack([logits.argmax(-1) for logits in slots], dim=1)
+
+
+class Prefill(nn.Module):
+    """The part that runs once per observation."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, word: Tensor, image: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.prefill(word, image, state)
+
+
+class Decode(nn.Module):
+    """The part that runs once per decoding step, up to the commands (1, 16, 18) in SI units.
+
+    A chunk is the sum of its bands, so each step adds its own to `commands`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        bands: Tensor,
+        previous: Tensor,
+        known: Tensor,
+        commands: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, keys, values = self.model.decode(bands, previous, known, keys, values)
+        tokens = logits.argmax(-1)
+        codec = self.model.codec
+        coefficients = codec.origin[bands] + tokens * codec.step[bands]
+        return tokens, commands + codec.basis[bands].T @ coefficients, keys, values
+
+
+class TorchParts:
+    """The parts run by torch, as `policy.runtime.Parts`."""
+
+    def __init__(self, model: Model) -> None:
+        self._words, self._prefill, self._decode = Read(model), Prefill(model), Decode(model)
+
+    def words(self, states: np.ndarray, mask: np.ndarray) -> Sequence[np.ndarray]:
+        return _run(self._words, states, mask)
+
+    def prefill(
+        self, word: np.ndarray, image: np.ndarray, state: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        return _run(self._prefill, word, image, state)
+
+    def decode(
+        self,
+        bands: np.ndarray,
+        previous: np.ndarray,
+        known: np.ndarray,
+        commands: np.ndarray,
+        keys: np.ndarray,
+        values: np.ndarray,
+    ) -> Sequence[np.ndarray]:
+        return _run(self._decode, bands, previous, known, commands, keys, values)
+
+
+@torch.inference_mode()
+def _run(part: nn.Module, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+    return [output.numpy() for output in part(*map(torch.from_numpy, inputs))]

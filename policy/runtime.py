@@ -1,0 +1,266 @@
+"""Running a policy: an instruction and an observation to an action chunk, without torch.
+
+`GraphPolicy` holds what happens around a model's three parts; `OnnxPolicy` gives it the parts of a
+bundle, `policy.checkpoint_policy.TorchPolicy` those of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from bridge.contract import (
+    CHUNK_STEPS,
+    COMMAND_DIM,
+    IMAGE_SIZE,
+    STATE_FIELDS,
+    ActionChunk,
+    Observation,
+    Status,
+    UserError,
+    check_instruction,
+)
+from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.words import TextEncoder
+
+Blind = Literal["text", "image"]
+# What a policy without text hears instead: that it shall go somewhere, but not where.
+UNINFORMATIVE_INSTRUCTION = "go to the object"
+UNINFORMATIVE_GREY = 127
+
+Arrays = Sequence[np.ndarray]
+
+
+class Parts(Protocol):
+    """The three parts of a model, as in `policy.export`; batch size is one throughout."""
+
+    def words(self, states: np.ndarray, mask: np.ndarray) -> Arrays:
+        """Token states and mask -> word vector, slots (1, S) int64."""
+        ...
+
+    def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
+        """Word vector, image (1, 96, 96, 3), state (1, 86) -> keys, values, status (1, 4)."""
+        ...
+
+    def decode(
+        self,
+        bands: np.ndarray,
+        previous: np.ndarray,
+        known: np.ndarray,
+        commands: np.ndarray,
+        keys: np.ndarray,
+        values: np.ndarray,
+    ) -> Arrays:
+        """The next bands -> tokens (1, n, 18), commands (1, 16, 18), keys, values."""
+        ...
+
+
+class GraphPolicy:
+    """A `bridge.contract.Policy` around a model's parts.
+
+    `tokens_per_step` (18, 36 or 108) are emitted by one decoding step. With `deadline_s`, decoding
+    stops after the step that passes it; what is there by then is a smooth, coarser chunk. `blind`
+    makes a baseline that is told nothing by words or sees nothing.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        encoder: TextEncoder,
+        slots: Mapping[str, Sequence[str]],
+        bands: int,
+        tokens_per_step: int = COMMAND_DIM,
+        blind: Blind | None = None,
+        deadline_s: float | None = None,
+    ) -> None:
+        choices = [COMMAND_DIM * n for n in range(1, bands + 1) if bands % n == 0]
+        if tokens_per_step not in choices:
+            raise UserError(f"{tokens_per_step} tokens per step is not possible: choose {choices}")
+        self.slots = {name: tuple(values) for name, values in slots.items()}
+        self.bands = bands
+        self.tokens_per_step = tokens_per_step
+        self.blind = blind
+        self.deadline_s = deadline_s
+        self._parts = parts
+        self._encoder = encoder
+        # An instruction is read once, not at every observation.
+        self._read = functools.lru_cache(maxsize=64)(self._read_words)
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        """The chunk for one observation; UserError for unusable text or numbers."""
+        start = time.monotonic()
+        text = check_instruction(instruction)
+        word, slots = self._read(UNINFORMATIVE_INSTRUCTION if self.blind == "text" else text)
+        image, state = self._inputs(observation)
+        keys, values, status = self._parts.prefill(word, image, state)
+        commands = self.decode(keys, values, start)[1]
+        if not (np.isfinite(commands).all() and np.isfinite(status).all()):
+            raise UserError("the policy computed non-finite numbers: export its bundle again")
+        chances = np.exp(status[0] - status[0].max())
+        chances /= chances.sum()
+        most_likely = int(chances.argmax())
+        return ActionChunk(
+            observed_at_s=observation.time_s,
+            commands=commands[0],
+            status=Status(most_likely),
+            status_probability=float(chances[most_likely]),
+            understood=self._names(slots[0]),
+        )
+
+    def reset(self) -> None:
+        """Nothing to forget: an answer depends on its instruction and observation alone."""
+
+    def decode(
+        self, keys: np.ndarray, values: np.ndarray, start_s: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (1, bands, 18) and commands (1, 16, 18) after a prefill begun at `start_s`."""
+        step = self.tokens_per_step // COMMAND_DIM
+        commands = np.zeros((1, CHUNK_STEPS, COMMAND_DIM), np.float32)
+        tokens: list[np.ndarray] = []
+        for first in range(0, self.bands, step):
+            previous = np.zeros((1, step, COMMAND_DIM), np.int64)
+            known = np.zeros((1, step), bool)
+            if tokens:
+                # Only a step's first band has its forerunner; the others are decoded beside it.
+                previous[:, 0], known[:, 0] = tokens[-1][:, -1], True
+            bands = np.arange(first, first + step)
+            new, commands, keys, values = self._parts.decode(
+                bands, previous, known, commands, keys, values
+            )
+            tokens.append(new)
+            if self.deadline_s is not None and time.monotonic() - start_s > self.deadline_s:
+                break
+        return np.concatenate(tokens, axis=1), commands
+
+    def _inputs(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        state = observation.state()
+        if not np.isfinite(state).all():
+            wrong = [STATE_FIELDS[i] for i in np.flatnonzero(~np.isfinite(state))[:3]]
+            raise UserError(
+                f"the observation is not finite ({', '.join(wrong)}): check the robot's sensors"
+            )
+        image = observation.image
+        if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3) or image.dtype != np.uint8:
+            raise UserError(
+                f"the image is {image.dtype} {image.shape}: send uint8 "
+                f"({IMAGE_SIZE}, {IMAGE_SIZE}, 3)"
+            )
+        if self.blind == "image":
+            image = np.full_like(image, UNINFORMATIVE_GREY)
+        return image[None], state[None]
+
+    def _read_words(self, text: str) -> Arrays:
+        return self._parts.words(*self._encoder.encode([text]))
+
+    def _names(self, classes: np.ndarray) -> dict[str, str]:
+        pairs = zip(self.slots.items(), classes.tolist(), strict=True)
+        return {name: values[index - 1] for (name, values), index in pairs if index > 0}
+
+
+class OnnxPolicy(GraphPolicy):
+    """The policy of a bundle, checked before anything of it is opened.
+
+    `device` says in words what it runs on. `strict_gpu` refuses to run any part on the CPU.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        threads: int = 2,
+        strict_gpu: bool = False,
+        tokens_per_step: int | None = None,
+        blind: Blind | None = None,
+        deadline_s: float | None = None,
+    ) -> None:
+        bundle = Path(bundle)
+        self.manifest = verify_bundle(bundle)
+        graphs = {name: bundle / name for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE)}
+        parts = OnnxParts(graphs, threads, strict_gpu)
+        self.device = parts.device
+        super().__init__(
+            parts,
+            TextEncoder(bundle, threads),
+            self.manifest.slots,
+            self.manifest.bands,
+            tokens_per_step or COMMAND_DIM,
+            blind,
+            deadline_s,
+        )
+
+
+class OnnxParts:
+    """The three graphs of a bundle as sessions of ONNX Runtime; `graphs` by the files' names."""
+
+    def __init__(
+        self, graphs: Mapping[str, Path | bytes], threads: int = 2, strict_gpu: bool = False
+    ) -> None:
+        self._prefill, self.device = open_session(graphs[PREFILL_FILE], threads, strict_gpu)
+        on_cuda = "CUDAExecutionProvider" in self._prefill.get_providers()
+        providers = None if on_cuda else ["CPUExecutionProvider"]
+        self._words, _ = open_session(graphs[WORDS_FILE], threads, strict_gpu, providers)
+        self._decode, _ = open_session(graphs[DECODE_FILE], threads, strict_gpu, providers)
+
+    def words(self, states: np.ndarray, mask: np.ndarray) -> Arrays:
+        return self._words.run(None, {"states": states, "mask": mask})
+
+    def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
+        return self._prefill.run(None, {"word": word, "image": image, "state": state})
+
+    def decode(
+        self,
+        bands: np.ndarray,
+        previous: np.ndarray,
+        known: np.ndarray,
+        commands: np.ndarray,
+        keys: np.ndarray,
+        values: np.ndarray,
+    ) -> Arrays:
+        feeds = {
+            "bands": bands,
+            "previous": previous,
+            "known": known,
+            "commands": commands,
+            "keys": keys,
+            "values": values,
+        }
+        return self._decode.run(None, feeds)
+
+
+def open_session(
+    model: Path | bytes,
+    threads: int,
+    strict_gpu: bool = False,
+    providers: Sequence[str] | None = None,
+) -> tuple[ort.InferenceSession, str]:
+    """A session on the GPU where there is one, else on the CPU, and which of them in words."""
+    wanted = providers or ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    usable = [name for name in wanted if name in ort.get_available_providers()]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Waiting threads would take the cores that physics and walker need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if strict_gpu:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # Without CUDA's libraries the runtime logs an error and carries on; we say it ourselves.
+    ort.set_default_logger_severity(4)
+    try:
+        content = model if isinstance(model, bytes) else str(model)
+        session = ort.InferenceSession(content, options, providers=usable)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        remedy = "run without --strict-gpu" if strict_gpu else "export the bundle again"
+        raise UserError(f"ONNX Runtime refused the graph ({reason}): {remedy}") from error
+    finally:
+        ort.set_default_logger_severity(2)
+    if "CUDAExecutionProvider" in session.get_providers():
+        return session, "GPU (CUDA), operators without a CUDA kernel on the CPU"
+    if strict_gpu:
+        raise UserError("no CUDA GPU can be used: install its libraries or drop --strict-gpu")
+    return session, f"CPU, {threads} threads"

@@ -1,0 +1,150 @@
+"""What happens around a model's parts: instruction, checks, decoding loop, answer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bridge.contract import (
+    CHUNK_STEPS,
+    COMMAND_DIM,
+    STATE_DIM,
+    Observation,
+    Status,
+    UserError,
+)
+from policy.runtime import UNINFORMATIVE_INSTRUCTION, GraphPolicy
+
+BANDS = 6
+SLOTS = {"action": ("stop", "wave"), "colour": ("red", "blue", "green")}
+
+
+def observation(seed: int = 0) -> Observation:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    return Observation.from_state(12.5, rng.normal(size=STATE_DIM).astype(np.float32), image)
+
+
+class StubEncoder:
+    """Counts what it is asked; the state of a text is its length."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        self.texts += texts
+        lengths = np.array([[[len(text)]] for text in texts], np.float32)
+        return lengths, np.ones((len(texts), 1), bool)
+
+
+class StubParts:
+    """Band b of a chunk holds 2 ** b everywhere; token b holds b plus what came before."""
+
+    status = np.array([[0.0, np.log(3.0), 0.0, 0.0]], np.float32)
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[list[int], list[bool], list[int]]] = []
+        self.seen: list[np.ndarray] = []
+
+    def words(self, states: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+        return [states[:, 0], np.array([[2, 0]])]
+
+    def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        self.seen.append(image)
+        return [np.zeros(1), np.zeros(1), self.status]
+
+    def decode(self, bands, previous, known, commands, keys, values) -> list[np.ndarray]:
+        self.steps.append((bands.tolist(), known[0].tolist(), previous[0, :, 0].tolist()))
+        tokens = np.broadcast_to(10 + bands[None, :, None], (1, len(bands), COMMAND_DIM))
+        return [tokens, commands + np.float32((2.0**bands).sum()), keys, values]
+
+
+def policy(**options) -> tuple[GraphPolicy, StubParts, StubEncoder]:
+    parts, encoder = StubParts(), StubEncoder()
+    return GraphPolicy(parts, encoder, SLOTS, BANDS, **options), parts, encoder  # type: ignore[arg-type]
+
+
+def test_an_answer() -> None:
+    made, parts, _ = policy()
+    chunk = made.act("wave", observation())
+    assert chunk.observed_at_s == 12.5
+    assert chunk.commands.shape == (CHUNK_STEPS, COMMAND_DIM)
+    np.testing.assert_array_equal(chunk.commands, 63)
+    assert chunk.status is Status.DONE
+    assert chunk.status_probability == pytest.approx(0.5)
+    assert chunk.understood == {"action": "wave"}
+    # Band by band, each told the tokens of the band before it.
+    assert parts.steps[0] == ([0], [False], [0])
+    assert parts.steps[3] == ([3], [True], [12])
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(18, 6), (36, 3), (54, 2), (108, 1)])
+def test_more_tokens_per_step_take_fewer_steps(tokens: int, steps: int) -> None:
+    made, parts, _ = policy(tokens_per_step=tokens)
+    np.testing.assert_array_equal(made.act("wave", observation()).commands, 63)
+    assert len(parts.steps) == steps
+    for bands, known, previous in parts.steps[1:]:
+        assert known == [True] + [False] * (len(bands) - 1)
+        assert previous[0] == 10 + bands[0] - 1
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 17, 72, 109])
+def test_impossible_steps_are_refused(tokens: int) -> None:
+    with pytest.raises(UserError, match=r"choose \[18, 36, 54, 108\]"):
+        policy(tokens_per_step=tokens)
+
+
+def test_a_passed_deadline_leaves_the_coarse_bands() -> None:
+    made, parts, _ = policy(deadline_s=0.0)
+    np.testing.assert_array_equal(made.act("wave", observation()).commands, 1)
+    assert len(parts.steps) == 1
+
+
+def test_an_instruction_is_read_once() -> None:
+    made, _, encoder = policy()
+    for text in ("wave", "wave ", "stop", "wave"):
+        made.act(text, observation())
+    assert encoder.texts == ["wave", "stop"]
+
+
+def test_without_text_every_instruction_is_the_same() -> None:
+    made, _, encoder = policy(blind="text")
+    for text in ("wave", "stop"):
+        made.act(text, observation())
+    assert encoder.texts == [UNINFORMATIVE_INSTRUCTION]
+
+
+def test_without_image_every_image_is_the_same() -> None:
+    made, parts, _ = policy(blind="image")
+    for seed in (0, 1):
+        made.act("wave", observation(seed))
+    assert len(np.unique(np.stack(parts.seen))) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_observations_that_are_not_finite_are_refused(value: float) -> None:
+    made, parts, _ = policy()
+    seen = observation()
+    seen.joint_pos_rad[3] = value
+    with pytest.raises(UserError, match=r"not finite \(left_knee_rad\): check the robot's sensors"):
+        made.act("wave", seen)
+    assert not parts.seen
+
+
+def test_wrong_images_are_refused() -> None:
+    made, _, _ = policy()
+    for image in (np.zeros((64, 64, 3), np.uint8), np.zeros((96, 96, 3), np.float32)):
+        with pytest.raises(UserError, match="send uint8"):
+            made.act("wave", dataclasses.replace(observation(), image=image))
+
+
+def test_empty_instructions_are_refused() -> None:
+    with pytest.raises(UserError, match="empty"):
+        policy()[0].act("  ", observation())
+
+
+def test_answers_that_are_not_finite_never_leave() -> None:
+    made, parts, _ = policy()
+    parts.status = np.full((1, 4), np.nan, np.float32)
+    with pytest.raises(UserError, match="non-finite"):
+        made.act("wave", observation())
