@@ -1,154 +1,63 @@
 """The front door: one command, and the only place that puts the rooms together.
 
-A command's options are derived by tyro from a function's signature and the configs it takes. The
+The options of a command are derived from a function's signature and the configs that it takes. The
 functions are made on demand, because some rooms take seconds to import.
 """
 
 import contextlib
-import errno
-import io
-import re
-import select
-import subprocess
+import dataclasses
+import shlex
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Annotated, Literal
 
 from assets import asset_path
+from bridge.child import child_server
 from bridge.client import RemotePolicy
-from bridge.contract import UserError
+from bridge.commandline import Command, dispatch, guarded
+from bridge.contract import Policy, UserError, check_instruction
 
 BUNDLE = asset_path("models/bundle")
-SERVER_START_S = 60.0
-
-
-@dataclass(frozen=True)
-class Command:
-    """One word after `hitogata`: a line for the list, and the maker of its function."""
-
-    summary: str
-    make: Callable[[], Callable[..., None]]
 
 
 def main() -> None:
     """Runs the command line; a user's fault is one line on stderr and exit status 2."""
-    guarded(lambda: dispatch(sys.argv[1:]))
+    guarded(lambda: dispatch(COMMANDS, sys.argv[1:]))
 
 
-def guarded(call: Callable[[], None]) -> None:
-    """Runs `call`; what the user can mend becomes one line, what we must mend keeps its trace."""
-    try:
-        call()
-    except UserError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        print("hitogata: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail("the disk is full: free some space, or write to another folder with --out")
-        raise
-    except (AttributeError, ImportError, RuntimeError) as error:
-        if not _in_opengl(error.__traceback__):
-            raise
-        _fail(f"no OpenGL ({error}): unset MUJOCO_GL, or see `hitogata doctor`")
+@contextlib.contextmanager
+def serving(bundle: Path, *options: str) -> Iterator[str]:
+    """The address of a bundle served by a process of our own, with options of `serve`."""
+
+    def command_at(address: str) -> list[str]:
+        command = [sys.executable, "-m", "hitogata", "serve", str(bundle)]
+        return [*command, "--address", address, *options]
+
+    with child_server(command_at) as address:
+        yield address
 
 
-def _in_opengl(trace: TracebackType | None) -> bool:
-    """Whether an error comes from loading OpenGL, as MuJoCo does when it is imported."""
-    files = [frame.filename for frame in traceback.extract_tb(trace)]
-    return any(re.search(r"OpenGL|gl_context|mujoco.(egl|osmesa|glfw)", file) for file in files)
+def policy_address(
+    connect: str | None, bundle: Path, *options: str
+) -> contextlib.AbstractContextManager[str]:
+    """The address of a server that is there already, or else of one of our own."""
+    return contextlib.nullcontext(connect) if connect else serving(bundle, *options)
 
 
-def _fail(message: str) -> None:
-    print("hitogata: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
-
-
-def dispatch(arguments: list[str]) -> None:
-    """Carries out one command line, without the program's name."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return
-    name, *rest = arguments
-    if name not in COMMANDS:
-        raise UserError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
-    call = _parse(name, COMMANDS[name].make(), rest)
-    call()
-
-
-def _overview() -> str:
-    lines = [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            'usage: hitogata COMMAND ...        e.g. hitogata run "walk to the red ball"',
-            "",
-            *lines,
-            "",
-            "hitogata COMMAND --help shows a command's options and an example.",
-        ]
-    )
-
-
-def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Callable[[], None]:
-    """The function with its arguments filled in; UserError for a wrong option, naming the valid."""
-    import functools
-    import inspect
-
-    import tyro
-
-    @functools.wraps(function)
-    def fill(*args: Any, **kwargs: Any) -> Callable[[], None]:
-        return lambda: function(*args, **kwargs)
-
-    fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportFunctionMemberAccess]
-    prog, told = f"hitogata {name}", io.StringIO()
-    config = (tyro.conf.OmitArgPrefixes,)
-    try:
-        if {"-h", "--help"} & set(arguments):
-            return tyro.cli(fill, prog=prog, args=arguments, config=config)
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            return tyro.cli(fill, prog=prog, args=arguments, config=config)
-    except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        raise UserError(f"{_complaint(told.getvalue())}; {_valid_options(fill, prog)}") from error
-
-
-def _complaint(told: str) -> str:
-    """The first paragraph under the title of tyro's error box, in one line."""
-    lines = [line.strip(" \t│╭╮╰╯├┤─-") for line in told.splitlines()]
-    paragraphs = " ".join(line or "\n" for line in lines[1:]).split("\n")
-    return next(filter(str.strip, paragraphs), "wrong options").strip()
-
-
-def _valid_options(function: Callable[..., Any], prog: str) -> str:
-    import tyro
-
-    shown = io.StringIO()
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(shown):
-        tyro.cli(function, prog=prog, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
-    options = dict.fromkeys(re.findall(r"^\s+(--[a-z][a-z0-9.-]*)", shown.getvalue(), re.MULTILINE))
-    return f"{prog} takes {' '.join([*options, '--help'])}"
-
-
-# ---- what the commands do ----------------------------------------------------------------------
+def told() -> str:
+    """This command line, as kept beside every figure that it measures."""
+    return shlex.join(["hitogata", *sys.argv[1:]])
 
 
 def make_run() -> Callable[..., None]:
-    from tyro.conf import Positional
+    from tyro.conf import Positional, arg
 
-    from bridge.contract import check_instruction
     from tasks.run import RunConfig, carry_out, set_stage
 
     def run(
         instruction: Positional[str],
-        config: RunConfig = RunConfig(),
+        config: Annotated[RunConfig, arg(name="")] = RunConfig(),
         bundle: Path = BUNDLE,
         connect: str | None = None,
     ) -> None:
@@ -162,10 +71,172 @@ def make_run() -> Callable[..., None]:
             connect: Address of a server already running (hitogata serve), instead of a bundle.
         """
         stage = set_stage(check_instruction(instruction), config)
-        with policy_at(connect, bundle) as policy:
+        with policy_address(connect, bundle) as address, RemotePolicy(address) as policy:
             carry_out(stage, policy, config)
 
     return run
+
+
+def make_evaluate() -> Callable[..., None]:
+    from functools import partial
+
+    from tyro.conf import arg
+
+    from bridge.results import read_figures, write_results
+    from tasks.evaluate import EvaluateConfig, heldout_drop
+    from tasks.evaluate import evaluate as evaluate_policy
+
+    def evaluate(
+        config: Annotated[EvaluateConfig, arg(name="")] = EvaluateConfig(),
+        bundle: Path = BUNDLE,
+        connect: str | None = None,
+        blind: Literal["text", "image"] | None = None,
+        checkpoint: Path | None = None,
+        expert: bool = False,
+        out: Path = Path("out/evaluate"),
+        results: Path = Path("docs/results/chain.json"),
+    ) -> None:
+        """Measures success over many scenes that no collection uses.
+
+        Example: hitogata evaluate --families go_to --episodes 100
+
+        Args:
+            bundle: The exported policy to serve, in a process of its own.
+            connect: Address of a server already running, instead of a bundle.
+            blind: Withhold the words or the picture, as a baseline.
+            checkpoint: Evaluate this run in torch, in float32, instead of a bundle; give the
+                families of which `int8_drop` shall tell: --families go_to.
+            expert: Evaluate the scripted experts instead of a policy; writes no results.
+            out: Folder for a row of every episode and a picture.
+            results: File of figures to which these are added.
+        """
+
+        def drops(known: Mapping[str, float]) -> dict[str, float]:
+            found = heldout_drop(known)
+            if {"fp32_success", "go_to_success"} <= set(known):
+                found["int8_drop"] = known["fp32_success"] - known["go_to_success"]
+            return found
+
+        name = "fp32" if checkpoint else blind and f"no_{blind}"
+        config = dataclasses.replace(config, baseline=config.baseline or name)
+        if expert or checkpoint:
+            policy = _torch_policies(checkpoint) if checkpoint else None
+            figures = evaluate_policy(policy, config, out)
+        else:
+            options = ("--blind", blind) if blind else ()
+            with (
+                serving(bundle, *options)
+                if connect is None
+                else contextlib.nullcontext(connect) as address
+            ):
+                figures = evaluate_policy(partial(RemotePolicy, address), config, out)
+        for key, value in figures.items():
+            print(f"{key:32} {value}")
+        if not expert:
+            figures |= drops(read_figures(results) | figures)
+            write_results(results, figures, told())
+
+    return evaluate
+
+
+def make_collect() -> Callable[..., None]:
+
+    from tyro.conf import arg
+
+    from tasks.catalogue import CATALOGUE
+    from tasks.collect import collect as collect_episodes
+    from tasks.record import RecordConfig
+
+    def collect(
+        config: Annotated[RecordConfig, arg(name="")] = RecordConfig(),
+        out: Path = Path("data/demos"),
+        episodes: int = 400,
+        families: tuple[str, ...] = tuple(CATALOGUE),
+        seed: int = 0,
+        processes: int = 2,
+        checkpoint: Path | None = None,
+    ) -> None:
+        """Records demonstrations into a LeRobot data set; goes on where it was stopped.
+
+        Example: hitogata collect --out data/demos --episodes 400
+
+        Args:
+            out: Folder of the data set.
+            episodes: How many it shall have in the end.
+            families: Which tasks.
+            seed: Another seed, other scenes; no evaluation uses them.
+            processes: Episodes at a time.
+            checkpoint: Let this trained policy act, and the expert label what it would have done.
+        """
+        policy = _torch_policies(checkpoint) if checkpoint else None
+        frames = collect_episodes(out, episodes, families, seed, processes, policy, config)
+        print(f"{frames} frames added to {out}")
+
+    return collect
+
+
+def make_train() -> Callable[..., None]:
+    from tyro.conf import Positional, arg
+
+    from policy.train import TrainConfig
+    from policy.train import train as train_policy
+    from policy.words import TextEncoder
+
+    def train(
+        data: Positional[tuple[Path, ...]],
+        config: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
+        out: Path = Path("runs/policy"),
+    ) -> None:
+        """Trains the policy on data sets; goes on where it was stopped.
+
+        Example: hitogata train data/demos --out runs/policy --minutes 60
+
+        Args:
+            data: Folders written by `hitogata collect`.
+            out: Folder of the run: checkpoint, configuration, TensorBoard log.
+        """
+        if not data:
+            raise UserError("no data set given: hitogata train data/demos")
+        print(train_policy(list(data), out, TextEncoder().encode, config))
+
+    return train
+
+
+def make_export() -> Callable[..., None]:
+    from tyro.conf import Positional
+
+    from policy.checkpoint import load_model, read_numbers
+    from policy.export import export_bundle
+    from policy.parity import describe_parity
+    from policy.samples import data_of_run, recorded_samples
+
+    def export(
+        run: Positional[Path],
+        out: Path = Path("runs/bundle"),
+        data: tuple[Path, ...] = (),
+        samples: int = 200,
+    ) -> None:
+        """Writes a trained policy as an 8-bit ONNX bundle, and compares it with the checkpoint.
+
+        Example: hitogata export runs/policy --out runs/bundle
+
+        Args:
+            run: Folder written by `hitogata train`.
+            out: Folder of the bundle.
+            data: Data sets for the comparison, instead of those of the training.
+            samples: Recorded observations on which the two are compared.
+        """
+        model = load_model(run)
+        seen = recorded_samples(list(data) or data_of_run(run), samples)
+        numbers = read_numbers(run)
+        provenance = {key: numbers[key] for key in ("step", "samples", "frames", "seed")}
+        manifest = export_bundle(model, out, seen, provenance | {"command": told()})
+        print(describe_parity(manifest.parity))
+        print(
+            f"{out}: model {manifest.model_id}, {manifest.quantization['size_ratio']:.2f}x of fp32"
+        )
+
+    return export
 
 
 def make_serve() -> Callable[..., None]:
@@ -207,42 +278,15 @@ def make_serve() -> Callable[..., None]:
     return serve
 
 
-@contextlib.contextmanager
-def policy_at(address: str | None, bundle: Path) -> Iterator[RemotePolicy]:
-    """The policy served at `address`; without one, served from `bundle` by a process of our own."""
-    with contextlib.ExitStack() as stack:
-        place = address or stack.enter_context(_server(bundle))
-        yield stack.enter_context(RemotePolicy(place))
-
-
-@contextlib.contextmanager
-def _server(bundle: Path) -> Iterator[str]:
-    """A policy server's process; yields its address once it answers there."""
-    with tempfile.TemporaryDirectory(prefix="hitogata-") as folder:
-        address, log = f"ipc://{folder}/policy.sock", Path(folder, "log")
-        command = [sys.executable, "-m", "hitogata", "serve", str(bundle), "--address", address]
-        with log.open("w") as errors:
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
-        assert server.stdout is not None
-        try:
-            ready, _, _ = select.select([server.stdout], [], [], SERVER_START_S)
-            if not (ready and server.stdout.readline()):
-                said = log.read_text().strip().splitlines() or ["it does not start"]
-                raise UserError(f"policy server: {said[-1].removeprefix('hitogata: ')}")
-            yield address
-        finally:
-            server.terminate()
-            server.wait(10)
-            server.stdout.close()
-
-
 def make_walk() -> Callable[..., None]:
+    from tyro.conf import arg
+
     from bridge.results import write_results
     from sim.walk_exam import examine_walker
     from sim.walk_train import WalkTrainConfig, train_walker
 
     def walk(
-        config: WalkTrainConfig = WalkTrainConfig(),
+        config: Annotated[WalkTrainConfig, arg(name="")] = WalkTrainConfig(),
         out: Path = Path("runs/walker"),
         exam: Path | None = None,
         results: Path = Path("docs/results/walker.json"),
@@ -266,30 +310,79 @@ def make_walk() -> Callable[..., None]:
     return walk
 
 
+def make_bench() -> Callable[..., None]:
+    from bridge.results import write_results
+    from policy.bundle import load_manifest
+    from policy.checkpoint_policy import TorchPolicy
+    from policy.model import TOKENS_PER_STEP
+    from tasks.bench import chunk_figures, record_observations
+
+    def bench(
+        bundle: Path = BUNDLE,
+        checkpoint: Path | None = None,
+        chunks: int = 200,
+        threads: int = 2,
+        results: Path = Path("docs/results/chain.json"),
+    ) -> None:
+        """Measures the time from observation to chunk, through the server.
+
+        Example: hitogata bench --checkpoint runs/policy
+
+        Args:
+            bundle: The exported policy.
+            checkpoint: The run it was exported from, to compare with torch in float32.
+            chunks: How many chunks are timed.
+            threads: CPU threads of the policy.
+            results: File of figures to which these are added.
+        """
+        figures = {"int8_size_ratio": load_manifest(bundle).quantization["size_ratio"]}
+        seen = record_observations()
+        for tokens in TOKENS_PER_STEP:
+            suffix = "" if tokens == TOKENS_PER_STEP[0] else f"_{tokens}_tokens"
+            options = ("--tokens-per-step", str(tokens), "--threads", str(threads))
+            with serving(bundle, *options) as address, RemotePolicy(address) as policy:
+                figures |= chunk_figures(policy, seen, chunks, suffix)
+        if checkpoint:
+            figures |= chunk_figures(TorchPolicy(checkpoint, threads), seen, chunks, "_torch")
+            figures["chunk_speedup"] = figures["chunk_p50_ms_torch"] / figures["chunk_p50_ms"]
+        for key, value in figures.items():
+            print(f"{key:32} {value:.3g}")
+        write_results(results, figures, told())
+
+    return bench
+
+
 def make_doctor() -> Callable[..., None]:
-    from sim.doctor import examine
+    from sim.doctor import report
 
     def doctor() -> None:
         """Prints what this machine has, what is missing, and how to get it.
 
         Example: hitogata doctor
         """
-        missing = 0
-        for name, finding, remedy in examine():
-            print(f"{name:10} {finding}" if remedy is None else f"{name:10} MISSING: {finding}")
-            if remedy is not None:
-                print(f"{'':10} {remedy}")
-                missing += 1
-        print(f"missing: {missing}" if missing else "all there")
-        sys.exit(1 if missing else 0)
+        sys.exit(1 if report() else 0)
 
     return doctor
 
 
+def _torch_policies(checkpoint: Path) -> Callable[[], Policy]:
+    """Makes float32 policies of a checkpoint, in whichever process calls it."""
+    from functools import partial
+
+    from policy.checkpoint_policy import TorchPolicy
+
+    return partial(TorchPolicy, checkpoint, threads=1)
+
+
 COMMANDS = {
     "run": Command("carry out an instruction in simulation, and leave a video", make_run),
+    "evaluate": Command("measure success over many scenes", make_evaluate),
+    "collect": Command("record demonstrations of the experts", make_collect),
+    "train": Command("train the policy on demonstrations", make_train),
+    "export": Command("write a trained policy as an 8-bit ONNX bundle", make_export),
     "serve": Command("serve a bundle over ZeroMQ", make_serve),
     "walk": Command("train the walker", make_walk),
+    "bench": Command("measure how fast the policy answers", make_bench),
     "doctor": Command("show what this machine has and what is missing", make_doctor),
 }
 

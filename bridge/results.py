@@ -58,6 +58,11 @@ def write_results(path: str | Path, figures: Mapping[str, Any], command: str) ->
     )
 
 
+def read_figures(path: str | Path) -> dict[str, Any]:
+    """The figures of a results file; none if there is no such file."""
+    return _read(Path(path)).get("figures", {})
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}

@@ -23,6 +23,18 @@ class Missing(Exception):
     """Something is not there; arguments: what was found, and how to get it."""
 
 
+def report() -> int:
+    """Prints every finding, and the remedy of what is missing; returns how much is."""
+    missing = 0
+    for name, finding, remedy in examine():
+        print(f"{name:10} {finding if remedy is None else f'MISSING: {finding}'}")
+        if remedy is not None:
+            print(f"{'':10} {remedy}")
+            missing += 1
+    print(f"missing: {missing}" if missing else "all there")
+    return missing
+
+
 def examine() -> Iterator[tuple[str, str, str | None]]:
     """Name, finding and, for what is missing, the remedy of everything that Hitogata needs."""
     for name, check in CHECKS.items():

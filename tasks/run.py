@@ -111,7 +111,7 @@ def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None
     if config.scene is not None:
         try:
             return None, Scene.from_dict(json.loads(config.scene.read_text()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UserError) as error:
             raise UserError(f"{config.scene} is no scene file ({error})") from error
     seeds = range(MOST_SEEDS) if config.seed is None else (config.seed,)
     for seed in seeds:
@@ -141,12 +141,14 @@ def _report(outcome: Outcome, meaning: Meaning | None) -> None:
     p50, p95 = np.percentile(outcome.latencies_ms, (50, 95))
     print(f"understood  {understood or 'nothing'}")
     print(f"status      {outcome.said} after {outcome.time_s:.1f} s")
-    print(f"success     {_verdict(outcome, meaning)}")
+    print(f"success     {verdict(outcome, meaning)}")
     print(f"falls       {int(outcome.fell)}")
     print(f"latency     p50 {p50:.0f} ms, p95 {p95:.0f} ms, observation to chunk")
 
 
-def _verdict(outcome: Outcome, meaning: Meaning | None) -> str:
+def verdict(outcome: Outcome, meaning: Meaning | None) -> str:
+    """Whether the true state is what was asked for, in words; a refusal is right where nothing
+    else can be."""
     if meaning is None:
         return "not judged: these words are in no grammar of ours"
     if meaning == UNKNOWN:

@@ -12,6 +12,7 @@ import pytest
 
 import hitogata
 from assets import asset_path
+from bridge import commandline
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +48,7 @@ def test_help_lists_every_command_at_once() -> None:
 @pytest.mark.parametrize("name", hitogata.COMMANDS)
 def test_help_of_a_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        hitogata.dispatch([name, "--help"])
+        commandline.dispatch(hitogata.COMMANDS, [name, "--help"])
     assert stopped.value.code == 0
     assert f"Example: hitogata {name}" in capsys.readouterr().out
 
@@ -122,7 +123,7 @@ def test_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(SystemExit) as stopped:
-        hitogata.guarded(full)
+        commandline.guarded(full)
     assert stopped.value.code == 2
     assert "disk is full" in capsys.readouterr().err
 
@@ -132,7 +133,7 @@ def test_interrupt_has_the_shell_s_exit_status() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stopped:
-        hitogata.guarded(interrupted)
+        commandline.guarded(interrupted)
     assert stopped.value.code == 130
 
 

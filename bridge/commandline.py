@@ -1,0 +1,119 @@
+"""The command line: options from a function's signature, one line for every fault of the user."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import inspect
+import io
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NoReturn
+
+from bridge.contract import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `hitogata`: a line for the list, and the maker of its function."""
+
+    summary: str
+    make: Callable[[], Callable[..., None]]
+
+
+def guarded(call: Callable[[], None]) -> None:
+    """Runs `call`; what the user can mend becomes one line, what we must mend keeps its trace."""
+    try:
+        call()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("hitogata: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail("the disk is full: free some space, or write to another folder with --out")
+        raise
+    except (AttributeError, ImportError, RuntimeError) as error:
+        if not _in_opengl(error.__traceback__):
+            raise
+        _fail(f"no OpenGL ({error}): unset MUJOCO_GL, or see `hitogata doctor`")
+
+
+def _in_opengl(trace: TracebackType | None) -> bool:
+    """Whether an error comes from loading OpenGL, as MuJoCo does when it is imported."""
+    files = [frame.filename for frame in traceback.extract_tb(trace)]
+    return any(re.search(r"OpenGL|gl_context|mujoco.(egl|osmesa|glfw)", file) for file in files)
+
+
+def _fail(message: str) -> NoReturn:
+    print("hitogata: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
+    """Carries out one command line, without the program's name."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(commands))
+        return
+    name, *rest = arguments
+    if name not in commands:
+        raise UserError(f"no command {name!r}: use one of {', '.join(commands)}")
+    call = _parse(name, commands[name].make(), rest)
+    call()
+
+
+def _overview(commands: Mapping[str, Command]) -> str:
+    lines = [f"  {name:10} {command.summary}" for name, command in commands.items()]
+    return "\n".join(
+        [
+            'usage: hitogata COMMAND ...        e.g. hitogata run "walk to the red ball"',
+            "",
+            *lines,
+            "",
+            "hitogata COMMAND --help shows a command's options and an example.",
+        ]
+    )
+
+
+def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Callable[[], None]:
+    """The function with its arguments filled in; UserError for a wrong option, naming the valid."""
+    import tyro
+
+    @functools.wraps(function)
+    def fill(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return lambda: function(*args, **kwargs)
+
+    fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportFunctionMemberAccess]
+    prog, told = f"hitogata {name}", io.StringIO()
+    try:
+        if {"-h", "--help"} & set(arguments):
+            return tyro.cli(fill, prog=prog, args=arguments)
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            return tyro.cli(fill, prog=prog, args=arguments)
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise UserError(f"{_complaint(told.getvalue())}; {_valid_options(fill, prog)}") from error
+
+
+def _complaint(told: str) -> str:
+    """The first paragraph under the title of tyro's error box, in one line."""
+    lines = [line.strip(" \t│╭╮╰╯├┤─-") for line in told.splitlines()]
+    paragraphs = " ".join(line or "\n" for line in lines[1:]).split("\n")
+    return next(filter(str.strip, paragraphs), "wrong options").strip()
+
+
+def _valid_options(function: Callable[..., Any], prog: str) -> str:
+    import tyro
+
+    shown = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(shown):
+        tyro.cli(function, prog=prog, args=["--help"])
+    lines = re.findall(r"^[\s│]+(--[a-z][a-z0-9.-]*)", shown.getvalue(), re.MULTILINE)
+    return f"{prog} takes {' '.join([*dict.fromkeys(lines), '--help'])}"
