@@ -53,7 +53,11 @@ def load_checkpoint(
     state: dict[nn.Parameter, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         if f"{name}.step" in moments:
-            state[parameter] = {key: moments[f"{name}.{key}"] for key in _MOMENTS}
+            # In the parameter's memory layout: the fused optimizer reads both side by side.
+            state[parameter] = {
+                key: torch.empty_like(parameter).detach().copy_(moments[f"{name}.{key}"])
+                for key in _MOMENTS[1:]
+            } | {"step": moments[f"{name}.step"]}
     optimizer.state.update(state)
     return numbers
 

@@ -252,7 +252,7 @@ def assemble(
 def encode_once(
     texts: list[str], encode: Encode, cache: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token states (N, 24, 384) float16 and mask (N, 24), from the cache if it is of these texts."""
+    """Token states (N, 24, 384) float16 and mask (N, 24); read from a cache of the same texts."""
     digest = hashlib.sha256("\n".join(texts).encode()).digest()
     if cache is not None and cache.is_file():
         with np.load(cache) as stored:

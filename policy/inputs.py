@@ -49,7 +49,10 @@ class Words(nn.Module):
         self.attention = nn.Linear(hidden, pools)
         self.slots = nn.ModuleList(nn.Linear(hidden, size) for size in slot_sizes)
         self.meaning = nn.Linear(sum(slot_sizes) or hidden, word_width)
+        # Other words shall differ strongly from the first step on, or the eyes learn to do without.
+        nn.init.normal_(self.meaning.weight, std=1.0 if slot_sizes else hidden**-0.5)
         self.output = QuantLinear(word_width, word_width)
+        self.norm = nn.LayerNorm(word_width)
 
     def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, 24, 384) and bool (B, 24) to a word vector (B, W) and (B, classes) per slot."""
@@ -62,7 +65,7 @@ class Words(nn.Module):
         if logits:
             source = torch.cat([torch.softmax(slot, dim=-1) for slot in logits], dim=-1)
         hidden = F.gelu(self.meaning(source)).unsqueeze(1)
-        return self.output(hidden).squeeze(1), logits
+        return self.norm(self.output(hidden)).squeeze(1), logits
 
 
 class FiLM(nn.Module):

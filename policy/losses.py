@@ -29,7 +29,7 @@ def token_weights() -> Tensor:
 
 
 def action_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, 6, 18, 256) with tokens (B, 6, 18) blurred over their neighbours."""
+    """Cross-entropy of logits (B, 6, 18, 256) with tokens (B, 6, 18), blurred a little."""
     places = torch.stack([(tokens + i).clamp(0, BINS - 1) for i, _ in NEIGHBOURS], dim=-1)
     shares = torch.tensor([share for _, share in NEIGHBOURS])
     right = (logits.gather(-1, places) * shares).sum(-1)

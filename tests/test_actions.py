@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import torch
 
@@ -63,7 +65,7 @@ def test_fewer_bands_are_the_same_chunk_with_less_detail():
     chunks = torch.from_numpy(smooth_chunks(rng, 200))
     tokens = codec.encode(chunks)
     errors = [float((codec.decode(tokens[:, : k + 1]) - chunks).abs().mean()) for k in range(BANDS)]
-    assert all(later <= earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(errors))
     mean = codec.decode(tokens[:, :1])
     torch.testing.assert_close(mean, mean[:, :1].expand_as(mean))
     assert (mean[:, 0] - chunks.mean(1)).abs().max() < 0.01
