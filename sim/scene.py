@@ -61,8 +61,8 @@ class SceneObject:
 class Scene:
     """Everything that differs between rooms. The robot starts at the origin and faces +x.
 
-    `camera_pitch_rad` and `camera_offset_m` (in the torso's frame) are how far the head camera is
-    off its nominal pose.
+    `camera_pitch_rad` (positive down) and `camera_offset_m` (in the torso's frame) are how far the
+    head camera is off its nominal pose.
     """
 
     objects: tuple[SceneObject, ...] = ()
@@ -213,7 +213,7 @@ def _add_camera(spec: mujoco.MjSpec, scene: Scene) -> None:
     back = np.cross(right, up)
     cos, sin = np.cos(scene.camera_pitch_rad), np.sin(scene.camera_pitch_rad)
     camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
-    camera.alt.xyaxes = [*right, *(cos * up + sin * back)]
+    camera.alt.xyaxes = [*right, *(cos * up - sin * back)]
     camera.pos = ours.pos + scene.camera_offset_m
     camera.fovy = ours.fovy
 

@@ -47,7 +47,7 @@ LOOKS: dict[str, list[tuple]] = {
         ("cylinder", "dark", (0.025, 0, -0.1, 0.025, 0, -0.124), 0.045),
     ],
     "hip_yaw_link": [
-        ("capsule", "shell", (-0.006, 0, -0.035, -0.046, 0, -0.115), 0.043),
+        ("capsule", "shell", (-0.008, 0, -0.042, -0.046, 0, -0.115), 0.043),
         ("capsule", "shell", (-0.046, 0, -0.115, -0.07, 0.001, -0.155), 0.04),
         ("ellipsoid", "metal", (-0.012, 0, -0.075), (0.044, 0.032, 0.06)),
         ("cylinder", "dark", (-0.0783, -0.0425, -0.1773, -0.0783, 0.0425, -0.1773), 0.046),
@@ -253,7 +253,8 @@ def robot_xml(facts: dict) -> str:
             "  </default>",
             "  <asset>",
             *(
-                f'    <material name="{name}" rgba="{rgba}" specular="{gloss}" shininess="{gloss}"/>'
+                f'    <material name="{name}" rgba="{rgba}" specular="{gloss}"'
+                f' shininess="{gloss}"/>'
                 for name, (rgba, gloss) in MATERIALS.items()
             ),
             "  </asset>",

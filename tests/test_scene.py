@@ -1,0 +1,180 @@
+"""Random scenes, and what the head camera sees of them."""
+
+import colorsys
+import json
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+import pytest
+
+from bridge.contract import IMAGE_SIZE, UserError
+from sim.camera import HeadCamera, ThirdPerson, opengl_renderer
+from sim.robot import facts, joint_facts
+from sim.scene import COLOURS, SHADES, SHAPES, Scene, SceneObject, sample_scene, scene_spec
+from sim.sight import Sight
+
+
+def thing(shape: str, colour: str, rgb: tuple, x: float, y: float = 0.0) -> SceneObject:
+    return SceneObject(shape, colour, rgb, size_m=0.15, x_m=x, y_m=y, yaw_rad=0.3)
+
+
+def standing(scene: Scene) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    model = scene_spec(scene).compile()
+    data = mujoco.MjData(model)
+    data.qpos[2] = facts()["pelvis_home_height_m"]
+    data.qpos[7:36] = joint_facts("home_rad")
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+def hue_deg(rgb) -> float:
+    return colorsys.rgb_to_hsv(*rgb)[0] * 360
+
+
+def test_equal_seeds_give_equal_scenes_and_others_do_not():
+    first, again, other = (sample_scene(np.random.default_rng(seed)) for seed in (7, 7, 8))
+    assert first == again != other
+
+
+def test_a_scene_survives_json():
+    scene = sample_scene(np.random.default_rng(3))
+    assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
+    with pytest.raises(UserError, match="no scene"):
+        Scene.from_dict({"objects": [{"shape": "cube"}]})
+    with pytest.raises(UserError, match="no shape 'pear'"):
+        Scene.from_dict(
+            {"objects": [{**vars(thing("cube", "red", (1, 0, 0), 1)), "shape": "pear"}]}
+        )
+
+
+def test_objects_are_unique_in_reach_and_well_apart():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        objects = sample_scene(rng).objects
+        assert 3 <= len(objects) <= 5
+        assert len({(o.colour, o.shape) for o in objects}) == len(objects)
+        distances = np.hypot([o.x_m for o in objects], [o.y_m for o in objects])
+        assert np.all((distances >= 1.2) & (distances <= 3.5))
+        bearings = np.sort(np.arctan2([o.y_m for o in objects], [o.x_m for o in objects]))
+        gaps = np.diff(np.append(bearings, bearings[0] + 2 * np.pi))
+        assert np.all(gaps >= np.deg2rad(40) - 1e-9)
+
+
+def test_every_colour_and_shape_comes_up():
+    rng = np.random.default_rng(1)
+    seen = {(o.colour, o.shape) for _ in range(150) for o in sample_scene(rng).objects}
+    assert len(seen) == len(COLOURS) * len(SHAPES)
+
+
+def test_shades_never_overlap_and_scenery_is_dull():
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        scene = sample_scene(rng)
+        for o in scene.objects:
+            nearest = min(
+                SHADES, key=lambda c: abs((hue_deg(o.rgb) - SHADES[c][0] + 180) % 360 - 180)
+            )
+            assert nearest == o.colour
+            assert colorsys.rgb_to_hsv(*o.rgb)[1] >= 0.79
+        for rgb in (scene.floor_rgb, scene.wall_rgb):
+            assert colorsys.rgb_to_hsv(*rgb)[1] <= 0.15
+
+
+def test_objects_rest_where_they_were_put():
+    scene = sample_scene(np.random.default_rng(5), 4)
+    model, data = standing(scene)
+    mujoco.mj_step(model, data, 150)
+    for i, o in enumerate(scene.objects):
+        assert data.body(f"object_{i}").xpos == pytest.approx([o.x_m, o.y_m, o.size_m], abs=0.01)
+        assert data.body(f"object_{i}").xmat[8] > 0.99
+
+
+def test_the_robot_touches_floor_and_objects_but_never_itself():
+    model, data = standing(Scene(objects=(thing("cube", "red", (1, 0, 0), 0.2),)))
+    rng = np.random.default_rng(0)
+    low, high = joint_facts("range_rad").T
+    pairs = set()
+    for _ in range(20):
+        data.qpos[7:36] = rng.uniform(low, high)
+        data.qpos[2] = 0.5
+        mujoco.mj_forward(model, data)
+        for contact in data.contact:
+            pairs.add(tuple(sorted(model.geom(int(g)).name or "limb" for g in contact.geom)))
+    assert ("limb", "limb") not in pairs
+    assert {("limb", "object_0"), ("floor", "limb")} <= pairs
+
+
+def test_feet_alone_touch_the_floor_while_standing():
+    model, data = standing(Scene())
+    mujoco.mj_step(model, data, 3)
+    names = {model.geom(int(g)).name for contact in data.contact for g in contact.geom}
+    assert names == {"floor"} | {f"{s}_foot_{i}" for s in ("left", "right") for i in range(4)}
+
+
+@pytest.mark.parametrize("distance", [0.5, 1.0, 2.0, 3.5])
+def test_the_head_camera_shows_an_objects_colour_where_it_should_be(distance):
+    objects = (thing("ball", "red", (0.9, 0.05, 0.05), distance),)
+    model, data = standing(Scene(objects=objects))
+    camera = HeadCamera(model)
+    picture = camera.draw(data).astype(int)
+    camera.close()
+    assert picture.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    red = (picture[..., 0] > 2 * picture[..., 1]) & (picture[..., 0] > 2 * picture[..., 2])
+    rows, columns = np.nonzero(red)
+    assert len(rows) >= 6
+    # The ball's centre by hand: 42 degrees down, 80 degrees over 96 rows, from the camera's place.
+    eye = data.cam("head").xpos
+    down = np.arctan2(eye[2] - 0.15, distance - eye[0]) - np.deg2rad(42)
+    row = IMAGE_SIZE / 2 * (1 + np.tan(down) / np.tan(np.deg2rad(40)))
+    assert rows.mean() + 0.5 == pytest.approx(row, abs=2.0)
+    assert abs(columns.mean() + 0.5 - IMAGE_SIZE / 2) < 4
+
+
+def test_sight_agrees_with_the_pictures_pixels():
+    """Objects that sight sees cover pixels, and those it does not see cover next to none."""
+    rng = np.random.default_rng(11)
+    for _ in range(6):
+        scene = replace(sample_scene(rng, 5), light_level=1.0)
+        model, data = standing(scene)
+        data.qpos[3:7] = [1, 0, 0, 0]
+        camera, sight = HeadCamera(model), Sight(model, scene)
+        seen, extent = sight.look(data)
+        camera.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
+        camera.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
+        ids = camera.draw(data)[..., 0].astype(int)
+        geoms = {g.objid: g.segid + 1 for g in camera.scene.geoms[: camera.scene.ngeom]}
+        for i in range(5):
+            pixels = int((ids == geoms[model.geom(f"object_{i}").id]).sum())
+            assert pixels >= 5 if seen[i] else pixels < 60
+            assert (extent[i] > 0) == seen[i]
+        camera.close()
+
+
+def test_an_object_behind_another_is_not_seen():
+    hidden = (thing("cube", "red", (1, 0, 0), 1.2), thing("ball", "blue", (0, 0, 1), 1.55))
+    small = replace(hidden[1], size_m=0.05)
+    scene = Scene(objects=(hidden[0], small))
+    model, data = standing(scene)
+    assert Sight(model, scene).look(data)[0].tolist() == [True, False]
+
+
+def test_camera_jitter_moves_the_camera_as_said():
+    nominal = standing(Scene())[1].cam("head")
+    moved = standing(Scene(camera_pitch_rad=0.03, camera_offset_m=(0.01, 0.0, -0.005)))[1].cam(
+        "head"
+    )
+    assert moved.xpos - nominal.xpos == pytest.approx([0.01, 0, -0.005], abs=1e-9)
+    forward = -moved.xmat.reshape(3, 3)[:, 2]
+    down = np.arctan2(-forward[2], forward[0])
+    assert down == pytest.approx(np.deg2rad(42) + 0.03, abs=1e-6)
+
+
+def test_views_are_drawn_and_drawing_twice_gives_the_same():
+    assert opengl_renderer()
+    model, data = standing(sample_scene(np.random.default_rng(4)))
+    view = ThirdPerson(model, size=(160, 120))
+    first = view.draw(data)
+    assert first.shape == (120, 160, 3) and first.std() > 10
+    assert np.array_equal(first, view.draw(data))
+    view.close()
