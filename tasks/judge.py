@@ -131,7 +131,8 @@ class Judge:
             return False
         if self._since is None:
             self._since = truth.time_s
-        return truth.time_s - self._since >= (0.0 if self.meaning.action == "wave" else HOLD_S)
+        hold_s = 0.0 if self.meaning.action == "wave" else HOLD_S
+        return bool(truth.time_s - self._since >= hold_s)
 
     def details(self) -> dict[str, float]:
         """What the truth came to, for the record."""

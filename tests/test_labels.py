@@ -1,0 +1,117 @@
+"""Relabelled frames agree with the expert asked directly, and cover what they should."""
+
+import numpy as np
+import pytest
+
+from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND, Status
+from sim.world import WorldView
+from tasks import experts
+from tasks.experts import SEARCH_LIMIT_RAD, Context
+from tasks.labels import Frame, LabelConfig, earlier_start, imagined_start, relabel
+from tasks.language import SLOTS, Meaning
+
+COLOURS, SHAPES = ("red", "blue", "green"), ("cube", "ball", "cone")
+OWN = Meaning("go_to", "red", "cube")
+CONFIG = LabelConfig()
+
+
+def frame(t: int) -> Frame:
+    """A robot that walks 0.04 m a frame and turns a little, past three objects."""
+    view = WorldView(
+        time_s=t / 10,
+        base_pose=(0.04 * t, 0.0, 0.01 * t),
+        arm_targets=STAND_COMMAND[4:],
+        colours=COLOURS,
+        shapes=SHAPES,
+        object_pos_m=np.array([[3 - 0.04 * t, 0.2, 0.1], [1.0, -0.8, 0.1], [-2.0, 0.0, 0.1]]),
+        visible=np.array([True, True, False]),
+        extent_px=np.array([6.0, 9.0, 0.0]),
+    )
+    context = Context(t / 10, np.array([0.04 * t, 0.0, 0.01 * t]), STAND_COMMAND)
+    return Frame(view, context, (0.04 * t, 0.0, 0.01 * t), OWN, "to the red cube")
+
+
+FRAMES = [frame(t) for t in range(60)]
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return relabel(FRAMES, np.random.default_rng(0), CONFIG)
+
+
+def test_shapes(labels):
+    shape = (len(FRAMES), CONFIG.per_frame)
+    assert labels.instruction.shape == labels.status.shape == shape
+    assert labels.context.shape == (*shape, 4)
+    assert labels.commands.shape == (*shape, CHUNK_STEPS, COMMAND_DIM)
+    assert labels.slots.shape == (*shape, len(SLOTS))
+    assert labels.instruction.max() < len(labels.instructions)
+
+
+def test_every_label_is_what_the_expert_says_directly(labels):
+    for t, moment in enumerate(FRAMES):
+        for k in range(CONFIG.per_frame):
+            meaning = Meaning.from_slots(labels.slots[t, k])
+            elapsed_s, *odometry = labels.context[t, k]
+            context = Context(elapsed_s, np.array(odometry), moment.context.command)
+            commands, status = experts.act(meaning, moment.view, context)
+            np.testing.assert_allclose(labels.commands[t, k], commands, atol=2e-3)
+            assert labels.status[t, k] == status
+
+
+def test_the_first_label_is_the_instruction_itself(labels):
+    assert {labels.instructions[i] for i in labels.instruction[:, 0]} == {"to the red cube"}
+    np.testing.assert_allclose(labels.context[:, 0, 0], np.arange(60) / 10, rtol=1e-6)
+    assert {Meaning.from_slots(slots) for slots in labels.slots[:, 0]} == {OWN}
+
+
+def test_the_others_say_many_things(labels):
+    actions = {Meaning.from_slots(slots).action for slots in labels.slots[:, 1:].reshape(-1, 6)}
+    assert len(actions) >= 11
+    assert {int(Status.ACTING), int(Status.DONE), int(Status.REFUSED)} <= set(labels.status.flat)
+
+
+def test_half_of_the_objects_asked_for_are_in_view():
+    labels = relabel(FRAMES * 2, np.random.default_rng(1), CONFIG)
+    asked = [Meaning.from_slots(slots) for slots in labels.slots[:, 1:].reshape(-1, 6)]
+    there = [
+        m
+        for m in asked
+        if m.action == "go_to" and (m.colour, m.shape) in zip(COLOURS, SHAPES, strict=False)
+    ]
+    seen = np.mean([m.shape != "cone" for m in there])
+    assert 0.5 < seen < 0.95
+
+
+def test_equal_seeds_give_equal_labels(labels):
+    again = relabel(FRAMES, np.random.default_rng(0), CONFIG)
+    assert again.instructions == labels.instructions
+    np.testing.assert_array_equal(again.commands, labels.commands)
+
+
+def test_an_earlier_start_counts_from_there():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        context = earlier_start(FRAMES, 50, rng, drift=0.0)
+        frames_ago = round(context.elapsed_s * 10)
+        # Seen from a start that was turned by 0.01 rad a frame.
+        heading = 0.01 * (50 - frames_ago)
+        distance = 0.04 * frames_ago
+        expected = [distance * np.cos(heading), -distance * np.sin(heading), 0.01 * frames_ago]
+        np.testing.assert_allclose(context.odometry, expected, atol=1e-9)
+
+
+def test_an_imagined_search_comes_to_its_end():
+    rng = np.random.default_rng(4)
+    meaning = Meaning("go_to", "purple", "ball")
+    turned = [imagined_start(meaning, FRAMES[0].context, True, rng).odometry[2] for _ in range(200)]
+    past = np.mean(np.array(turned) > SEARCH_LIMIT_RAD)
+    assert 0.1 < past < 0.35
+
+
+def test_an_imagined_walk_is_often_nearly_over():
+    rng = np.random.default_rng(5)
+    meaning = Meaning("walk_backward", amount="distance_2")
+    gone = [-imagined_start(meaning, FRAMES[0].context, False, rng).odometry[0] for _ in range(200)]
+    assert min(gone) < 0.5
+    assert np.mean(np.abs(np.array(gone) - 2.0) < 0.3) > 0.4

@@ -1,0 +1,151 @@
+"""Tasks in the simulated world, with a body that glides: what needs no walker."""
+
+import json
+
+import mujoco
+import numpy as np
+import pytest
+
+from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
+from bridge.dataset import read_episodes
+from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, joint_facts
+from sim.world import World
+from tasks import record
+from tasks.catalogue import CATALOGUE, clear_way, family, in_the_way, start_command
+from tasks.collect import collect
+from tasks.episode import ExpertPolicy, run_episode, warm_up
+from tasks.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
+from tasks.language import Meaning
+from tasks.record import RecordConfig
+from tasks.video import caption
+
+DT_S = 1 / CONTROL_HZ
+
+
+def glide(world: World, command: np.ndarray) -> None:
+    """World.apply without a walker: the base slides as asked, only the arms have physics."""
+    model, data = world.model, world.data
+    model.dof_armature[:6] = 1e5
+    world._command = np.array(command, dtype=np.float32)
+    data.ctrl[:] = joint_facts("home_rad")
+    data.ctrl[N_LEG_WAIST_JOINTS:] = command[ARMS]
+    x, y, yaw = world.base_pose()
+    mujoco.mj_step(model, data, CONTROL_SUBSTEPS)
+    vx, vy, rate = 0.8 * command[:3]
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    velocity = np.array([cos * vx - sin * vy, sin * vx + cos * vy])
+    yaw += rate * DT_S
+    data.qpos[:7] = [*(velocity * DT_S + (x, y)), 0.76, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+    data.qvel[:6] = [*velocity, 0, 0, 0, rate]
+    legs = slice(0, N_LEG_WAIST_JOINTS)
+    data.qpos[world._joint_qpos[legs]] = joint_facts("home_rad")[legs]
+    data.qvel[world._joint_dof[legs]] = 0
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_camlight(model, data)
+    world._steps += 1
+    world._odometry.advance(world.base_pose(), DT_S)
+
+
+@pytest.fixture(autouse=True)
+def gliding(monkeypatch):
+    monkeypatch.setattr(World, "apply", glide)
+
+
+def try_expert(name: str, seed: int):
+    trial = CATALOGUE[name].trial(np.random.default_rng(seed))
+    world = World(trial.scene, seed=seed, render=False)
+    warm_up(world, trial.start_command, 0.4)
+    policy = ExpertPolicy(world, trial.meaning)
+    return run_episode(world, policy, "", trial.judge(), trial.time_limit_s)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_expert_succeeds(name, seed):
+    outcome = try_expert(name, seed)
+    assert outcome.success and not outcome.fell, outcome
+
+
+def test_equal_seeds_give_equal_episodes():
+    first, second = try_expert("go_to", 1), try_expert("go_to", 1)
+    assert (first.time_s, first.details) == (second.time_s, second.details)
+
+
+def test_an_unknown_family_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="go_to"):
+        family("goto")
+
+
+def test_walks_have_a_clear_way():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        trial = CATALOGUE["walk"].trial(rng)
+        assert not any(in_the_way(trial.meaning, (o.x_m, o.y_m)) for o in trial.scene.objects)
+    assert in_the_way(Meaning("walk_backward", amount="distance_2"), (-2.2, 0.3))
+    assert not in_the_way(Meaning("walk_backward", amount="distance_2"), (2.2, 0.3))
+    assert not in_the_way(Meaning("turn_left"), (1.0, 0.0))
+    assert clear_way(trial.scene, Meaning("stop")) == trial.scene
+
+
+QUICK = RecordConfig(most_s=2.5, chained=0.0, absent=0.0)
+
+
+def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "World", lambda *args, **kw: World(*args, **kw, render=False))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    collect(whole, 3, processes=1, seed=5, config=QUICK)
+    collect(parts, 1, processes=1, seed=5, config=QUICK)
+    assert collect(parts, 3, processes=1, seed=5, config=QUICK) > 0
+    assert collect(parts, 3, processes=1, seed=5, config=QUICK) == 0
+    for one, other in zip(read_episodes(whole), read_episodes(parts), strict=True):
+        assert one.task == other.task
+        np.testing.assert_array_equal(one.state, other.state)
+        np.testing.assert_array_equal(one.labels.commands, other.labels.commands)
+        assert len(one.pngs) == len(one.qpos) <= 25
+
+
+def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tasks.evaluate.World", lambda *args, **kw: World(*args, **kw, render=False)
+    )
+    config = EvaluateConfig(("gesture", "swap"), episodes=1, processes=1)
+    figures = evaluate(None, config, tmp_path)
+    assert figures["gesture_success"] == figures["swap_both"] == 1.0
+    assert figures["gesture_success_interval"][1] == 1.0
+    rows = json.loads((tmp_path / "episodes.json").read_text())
+    assert len(rows) == 3 and rows[1]["meaning"] != rows[2]["meaning"]
+    assert (tmp_path / "success.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_swap_counts_a_pair_only_if_both_are_right():
+    rows = [
+        {"family": "swap", "index": i, "success": s}
+        for i, pair in enumerate([(True, True), (True, False), (False, False)])
+        for s in pair
+    ]
+    assert figures_of(rows, EvaluateConfig(("swap",)))["swap_both"] == pytest.approx(1 / 3)
+
+
+def test_heldout_drop_compares_the_families_tried_with_both():
+    figures = {"walk_success": 0.9, "heldout_walk_success": 0.8, "go_to_success": 1.0}
+    assert heldout_drop(figures)["heldout_drop"] == pytest.approx(0.1)
+    assert heldout_drop({"go_to_success": 1.0}) == {}
+
+
+@pytest.mark.parametrize(
+    "config", [EvaluateConfig(("walk", "jump")), EvaluateConfig(split="other")]
+)
+def test_evaluation_refuses_what_does_not_exist(config):
+    with pytest.raises(UserError):
+        evaluate(None, config)
+
+
+def test_a_caption_has_one_size_whatever_it_says():
+    assert caption("walk " * 100, "acting").shape == caption("", "").shape
+
+
+def test_start_commands_leave_something_to_do():
+    rng = np.random.default_rng(0)
+    assert start_command(Meaning("stop"), rng)[0] > 0
+    assert not np.allclose(start_command(Meaning("lower_arms"), rng), STAND_COMMAND)
+    np.testing.assert_array_equal(start_command(Meaning("wave"), rng), STAND_COMMAND)
