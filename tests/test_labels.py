@@ -74,11 +74,8 @@ def test_the_others_say_many_things(labels):
 def test_half_of_the_objects_asked_for_are_in_view():
     labels = relabel(FRAMES * 2, np.random.default_rng(1), CONFIG)
     asked = [Meaning.from_slots(slots) for slots in labels.slots[:, 1:].reshape(-1, 6)]
-    there = [
-        m
-        for m in asked
-        if m.action == "go_to" and (m.colour, m.shape) in zip(COLOURS, SHAPES, strict=False)
-    ]
+    pairs = list(zip(COLOURS, SHAPES, strict=True))
+    there = [m for m in asked if m.action == "go_to" and (m.colour, m.shape) in pairs]
     seen = np.mean([m.shape != "cone" for m in there])
     assert 0.5 < seen < 0.95
 
