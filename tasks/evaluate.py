@@ -37,6 +37,7 @@ class EvaluateConfig:
         seed: Another seed, other scenes.
         processes: Episodes at a time.
         baseline: Names the figures of a policy that is denied something, e.g. "no_text".
+        robot: Another MJCF of the 29-joint G1.
     """
 
     families: tuple[str, ...] = ("go_to", "walk", "gesture", SWAP)

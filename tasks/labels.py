@@ -89,7 +89,7 @@ def relabel(frames: Sequence[Frame], rng: np.random.Generator, config: LabelConf
 
 def _label(view: WorldView, sentence: int, meaning: Meaning, context: Context) -> tuple:
     # The expert sees what the file keeps, so that labels can be checked against the file.
-    kept = np.float32([context.elapsed_s, *context.odometry])
+    kept = np.array([context.elapsed_s, *context.odometry], dtype=np.float32)
     context = replace(context, elapsed_s=float(kept[0]), odometry=kept[1:])
     commands, status = experts.act(meaning, view, context)
     return sentence, kept, commands, int(status), meaning.slot_vector()
