@@ -16,6 +16,9 @@ MOVING_SPEED = 0.05  # m/s or rad/s: a slower command is a stand
 HIP_PITCH_PER_M_S = 0.32
 HIP_YAW_PER_RAD_S = 0.22
 HIP_ROLL_PER_M_S = 0.28
+# The soft hips droop under one leg's weight, and a foot lifted by less stays on the floor.
+KNEE_LIFT_RAD = 0.8
+STANCE_HIP_RAD = 0.4
 
 
 def leg_phases(phase: np.ndarray) -> np.ndarray:
@@ -43,13 +46,15 @@ def reference(phases: np.ndarray, velocity: np.ndarray, moving: np.ndarray) -> n
     forward = HIP_PITCH_PER_M_S * velocity[..., 0:1] * sweep
     sideways = HIP_ROLL_PER_M_S * velocity[..., 1:2] * sweep
     turn = HIP_YAW_PER_RAD_S * velocity[..., 2:3] * sweep
+    # A stance hip is held up, outwards, while the other leg is in the air.
+    support = STANCE_HIP_RAD * lift[..., ::-1] * np.array([1.0, -1.0])
     legs = np.stack(
         [
-            -0.25 * lift + forward,
-            -sideways,
+            -0.5 * KNEE_LIFT_RAD * lift + forward,
+            support - sideways,
             -turn,
-            0.5 * lift,
-            -0.25 * lift - 0.5 * forward,
+            KNEE_LIFT_RAD * lift,
+            -0.5 * KNEE_LIFT_RAD * lift - 0.5 * forward,
             np.zeros_like(lift),
         ],
         axis=-1,

@@ -29,7 +29,11 @@ DT_S = 1.0 / CONTROL_HZ
 CRITIC_DIM = OBSERVATION_DIM + 3 + 1 + 2 + 2  # + base velocity, height, foot heights, contacts
 SENSORS = (
     *("base_ang_vel", "base_lin_vel"),
-    *(f"{side}_{kind}" for kind in ("sole_pos", "sole_vel", "sole_up", "touch") for side in ("left", "right")),
+    *(
+        f"{side}_{kind}"
+        for kind in ("sole_pos", "sole_vel", "sole_up", "touch")
+        for side in ("left", "right")
+    ),
 )
 
 
@@ -37,7 +41,7 @@ SENSORS = (
 class WalkConfig:
     """What the worlds of walker training are like."""
 
-    n_worlds: int = 1024
+    n_worlds: int = 512
     threads: int = 2
     episode_s: float = 20.0
     command_s: float = 5.0
@@ -100,6 +104,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self._home = np.array(self.model.key("home").qpos)
         self._joint_low, self._joint_high = joint_facts("range_rad").T
         self.penalty_factor = 0.1
+        self.difficulty = 1.0  # scales noise, arm motion, pushes; training raises it
         self.episode_steps = np.zeros(n, dtype=np.int64)
         self._max_steps = round(config.episode_s * CONTROL_HZ)
         self._rng = np.random.default_rng(0)
@@ -121,6 +126,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.arms = np.tile(ARM_HOME_RAD, (n, 1)).astype(np.float64)
         self.arm_goals = self.arms.copy()
         self.smooth_velocity = np.zeros((n, 3))
+        self.planted_s = np.zeros((n, 2))
         self._randomise_bodies()
         self._reset_worlds(np.ones(n, dtype=bool))
         observation, critic = self._observe()
@@ -137,8 +143,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.episode_steps += 1
         self.phase = advance_phase(self.phase, self.velocity)
         state = self._walk_state()
-        rewards, terms = walk_rewards(state, self.penalty_factor)
-        terminated = self._fallen(state)
+        rewards, terms = walk_rewards(state, self.penalty_factor, self.difficulty)
+        terminated = self._fallen(state) | self._planted(state)
         truncated = (self.episode_steps >= self._max_steps) & ~terminated
         info: dict[str, Any] = {"terms": terms, "episode_steps": self.episode_steps.copy()}
         self._disturb()
@@ -155,8 +161,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         base = np.concatenate(
             [self.sensor("base_lin_vel")[:, :2], self.sensor("base_ang_vel")[:, 2:]], axis=1
         )
-        # A gait sways within each step; tracking is judged on what remains over 0.2 s.
-        self.smooth_velocity += 0.1 * (base - self.smooth_velocity)
+        # A gait sways within each step; tracking is judged on what remains over 0.4 s.
+        self.smooth_velocity += 0.05 * (base - self.smooth_velocity)
         pair = {
             kind: np.stack([self.sensor(f"{side}_{kind}") for side in ("left", "right")], axis=1)
             for kind in ("sole_pos", "sole_vel", "sole_up", "touch")
@@ -168,6 +174,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             ang_vel=self.sensor("base_ang_vel"),
             gravity=self._gravity(),
             height=self.qpos[:, 2],
+            base_pos=self.qpos[:, :2],
             joint_offset=self.qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS]
             - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS],
             sole_pos=pair["sole_pos"],
@@ -190,10 +197,20 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         broken = ~np.isfinite(self.qpos).all(axis=1)
         return (state.gravity[:, 2] > -0.5) | (state.height < 0.45) | broken
 
+    def _planted(self, state: WalkState) -> np.ndarray:
+        """Worlds told to move whose foot has not left the floor for a cycle and a half.
+
+        To hold both feet down balances so well that it is learned first, and never left again.
+        """
+        waiting = state.contact & state.moving[:, None]
+        self.planted_s = np.where(waiting, self.planted_s + DT_S, 0.0)
+        return self.planted_s.max(axis=1) > 1.5 * gait.PERIOD_S
+
     def _observe(self) -> tuple[np.ndarray, np.ndarray]:
         c, n = self.config, self.num_envs
 
         def noisy(values: np.ndarray, scale: float) -> np.ndarray:
+            scale *= self.difficulty
             return values + self._rng.uniform(-scale, scale, values.shape)
 
         joints, joint_vel = self.qpos[:, 7:], self.qvel[:, 6:]
@@ -239,7 +256,9 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.velocity[worlds] = velocity
         # Clocks that start again start with either foot.
         self.phase[worlds] = np.where(
-            gait.is_moving(velocity) & (self.phase[worlds] == 0), rng.integers(0, 2, n) * 0.5, self.phase[worlds]
+            gait.is_moving(velocity) & (self.phase[worlds] == 0),
+            rng.integers(0, 2, n) * 0.5,
+            self.phase[worlds],
         )
 
     def _sample_arm_goals(self, worlds: np.ndarray) -> None:
@@ -248,8 +267,10 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             return
         rng = self._rng
         low, high = self._joint_low[-N_ARM_JOINTS:], self._joint_high[-N_ARM_JOINTS:]
-        amplitude = rng.random((n, 1)) * (rng.random((n, 1)) < 0.7)
-        goals = ARM_HOME_RAD + amplitude * (rng.uniform(low, high, (n, N_ARM_JOINTS)) - ARM_HOME_RAD)
+        amplitude = self.difficulty * rng.random((n, 1)) * (rng.random((n, 1)) < 0.7)
+        goals = ARM_HOME_RAD + amplitude * (
+            rng.uniform(low, high, (n, N_ARM_JOINTS)) - ARM_HOME_RAD
+        )
         self.arm_goals[worlds] = goals
 
     def _move_arms(self) -> None:
@@ -263,7 +284,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         pushed = (rng.random(n) < DT_S / c.push_every_s) & gait.is_moving(self.velocity)
         if pushed.any():
             angle = rng.uniform(0, 2 * np.pi, n)[:, None]
-            speed = rng.uniform(0, c.push_m_s, n)[:, None]
+            speed = rng.uniform(0, self.difficulty * c.push_m_s, n)[:, None]
             self.qvel[pushed, :2] += (speed * np.hstack([np.cos(angle), np.sin(angle)]))[pushed]
 
     def _reset_worlds(self, worlds: np.ndarray) -> None:
@@ -281,11 +302,11 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         qpos[:, 7 + N_LEG_WAIST_JOINTS :] = self.arms[worlds]
         self.qpos[worlds] = qpos
         self.qvel[worlds] = 0
-        self.qvel[worlds, :2] = rng.uniform(-0.3, 0.3, (n, 2))
+        self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
         self.ctrl[worlds] = qpos[:, 7:]
         self.phase[worlds] = 0
         self._sample_commands(worlds)
-        for memory in (self.action, self.previous_action, self.smooth_velocity):
+        for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):
             memory[worlds] = 0
         self.episode_steps[worlds] = 0
         self.batch.forward(worlds)

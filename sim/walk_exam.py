@@ -65,7 +65,7 @@ def examine_walker(
 ) -> WalkExam:
     """`runs` worlds follow random commands for `seconds` with moving arms, then fixed ones for 6 s.
 
-    Errors are means over time and worlds of |command - velocity|, each smoothed over 0.2 s, after
+    Errors are means over time and worlds of |command - velocity|, each smoothed over 0.4 s, after
     the first second of a command.
     """
     path = path or asset_path("models/walker.onnx")

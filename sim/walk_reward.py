@@ -11,6 +11,7 @@ from sim import gait
 # Home-keeping weights: hip pitch, roll, yaw, knee, ankle pitch, roll per leg, then the waist.
 POSE_WEIGHTS = np.array([0.01, 1, 5, 0.01, 5, 5] * 2 + [50, 50, 50])
 CLOSE_FEET_M = 0.15
+SOLE_AHEAD_M = 0.034  # of the pelvis, in the home pose
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class WalkState:
     ang_vel: np.ndarray  # (n, 3)
     gravity: np.ndarray  # (n, 3)
     height: np.ndarray  # (n,)
+    base_pos: np.ndarray  # (n, 2) world
     joint_offset: np.ndarray  # (n, 15)
     sole_pos: np.ndarray  # (n, 2, 3) world
     sole_vel: np.ndarray  # (n, 2, 3) world
@@ -36,8 +38,13 @@ class WalkState:
     previous_action: np.ndarray  # (n, 15)
 
 
-def walk_rewards(s: WalkState, penalty_factor: float) -> tuple[np.ndarray, dict[str, float]]:
-    """(n,) reward per second, and the mean of each weighted term for the log."""
+def walk_rewards(
+    s: WalkState, penalty_factor: float, difficulty: float
+) -> tuple[np.ndarray, dict[str, float]]:
+    """(n,) reward per second, and the mean of each weighted term for the log.
+
+    `penalty_factor` in [0, 1] scales the penalties, `difficulty` in [0, 1] takes away the help.
+    """
     error = s.smooth_velocity - s.velocity_command
     linear, turn = np.sum(error[:, :2] ** 2, axis=1), error[:, 2] ** 2
     # The sole sites lie on the sole plane, a sphere's radius below the reference height.
@@ -46,13 +53,21 @@ def walk_rewards(s: WalkState, penalty_factor: float) -> tuple[np.ndarray, dict[
     gap = s.sole_pos[:, 0, :2] - s.sole_pos[:, 1, :2]
     lateral = np.abs(-np.sin(s.yaw) * gap[:, 0] + np.cos(s.yaw) * gap[:, 1])
     slip = np.sum(s.contact * np.linalg.norm(s.sole_vel[..., :2], axis=-1), axis=1)
+    mid = s.sole_pos[..., :2].mean(axis=1) - s.base_pos
+    ahead = np.cos(s.yaw) * mid[:, 0] + np.sin(s.yaw) * mid[:, 1] - SOLE_AHEAD_M
+    aside = -np.sin(s.yaw) * mid[:, 0] + np.cos(s.yaw) * mid[:, 1]
     terms = {
+        # A lean shows here long before the fall that it leads to. Later it would only reward rest.
+        "over_feet": 1.5 * (1 - difficulty) * np.exp(-(ahead**2 + aside**2) / 0.01),
         "alive": np.ones(len(turn)),
-        "velocity": 1.5 * np.exp(-linear / 0.25) + 1.0 * np.exp(-linear / 0.03),
-        "yaw_rate": 1.0 * np.exp(-turn / 0.25) + 1.0 * np.exp(-turn / 0.04),
+        # The straight part pulls from afar, where stepping on the spot would otherwise be enough.
+        "velocity": 4.0 * np.exp(-linear / 0.25) + 2.0 * np.exp(-linear / 0.04)
+        - 4.0 * np.sqrt(linear),
+        "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 2.0 * np.sqrt(turn),
         # So sharp that standing still cannot earn it: a wider one taught just that.
-        "foot_height": 3.0 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
-        "clock": -np.sum(s.contact != expected_contact, axis=1).astype(float),
+        "foot_height": 4.0 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
+        # Strong, or the first thing learned is to hold the feet down: it balances best.
+        "clock": -3.0 * np.sum(s.contact != expected_contact, axis=1),
     }
     penalties = {
         "sway": -1.0 * np.sum(s.ang_vel[:, :2] ** 2, axis=1),

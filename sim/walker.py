@@ -45,15 +45,16 @@ def walker_observation(
     """
     angle = 2 * np.pi * phase[..., None]
     moving = gait.is_moving(velocity)[..., None]
+    # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
     return np.concatenate(
         [
-            ang_vel * 0.25,
-            gravity,
+            ang_vel * 0.5,
+            gravity * 3.0,
             velocity * np.array([2.0, 2.0, 1.0]),
             np.sin(angle) * moving,
             np.cos(angle) * moving,
-            joint_pos - joint_facts("home_rad"),
-            joint_vel * 0.05,
+            (joint_pos - joint_facts("home_rad")) * 4.0,
+            joint_vel * 0.1,
             last_action,
         ],
         axis=-1,

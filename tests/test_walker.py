@@ -8,7 +8,7 @@ from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
 from sim import gait
 from sim.robot import joint_facts
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walk_train import WalkTrainConfig, mirrored, train_walker
+from sim.walk_train import MirrorSymmetric, WalkTrainConfig, mirror_maps, train_walker
 from sim.walker import Walker, advance_phase, joint_targets, walker_observation
 
 SMALL = WalkConfig(n_worlds=4, threads=1)
@@ -19,8 +19,9 @@ def test_reference_gait_by_hand():
     phases = gait.leg_phases(np.array(0.75))
     assert phases == pytest.approx([0.75, 0.25])
     offsets = gait.reference(phases, np.array([0.5, 0.0, 0.0]), np.array(True))
-    assert offsets[:6] == pytest.approx([-0.25, 0, 0, 0.5, -0.25, 0], abs=1e-12)
-    assert offsets[6:] == pytest.approx(np.zeros(9), abs=1e-12)
+    knee, hip = gait.KNEE_LIFT_RAD, gait.STANCE_HIP_RAD
+    assert offsets[:6] == pytest.approx([-knee / 2, 0, 0, knee, -knee / 2, 0], abs=1e-12)
+    assert offsets[6:] == pytest.approx([0, -hip, *np.zeros(7)], abs=1e-12)
     # At touch-down (phase 0) the leg is a full sweep ahead: the foot is where it will push from.
     offsets = gait.reference(gait.leg_phases(np.array(0.0)), np.array([0.5, 0, 0]), np.array(True))
     assert offsets[0] == pytest.approx(-0.5 * gait.HIP_PITCH_PER_M_S)
@@ -34,13 +35,8 @@ def test_a_stand_has_no_clock_and_no_gait():
     assert targets[0] == pytest.approx(joint_facts("home_rad"))
 
 
-def test_mirroring_twice_is_nothing_and_matches_a_mirrored_world():
+def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_action():
     rng = np.random.default_rng(3)
-    action = torch.as_tensor(rng.normal(size=(5, 15)), dtype=torch.float32)
-    _, once = mirrored(None, None, action)
-    _, twice = mirrored(None, None, once[5:])
-    assert torch.equal(twice[5:], action)
-    # A body whose left and right are exchanged reads the mirrored observation.
     velocity, phase = np.array([0.3, 0.1, -0.5]), np.array(0.2)
     joints = dict(zip(JOINT_NAMES, rng.normal(size=29), strict=True))
     seen = _observe(velocity, phase, joints)
@@ -50,10 +46,14 @@ def test_mirroring_twice_is_nothing_and_matches_a_mirrored_world():
         for name in JOINT_NAMES
     }
     flipped = _observe(velocity * [1, -1, -1], (phase + 0.5) % 1, swapped)
-    from sim.walk_train import mirror_maps
-
-    index, sign = mirror_maps()["actor"]
+    index, sign = mirror_maps()["observation"]
     assert seen[index.numpy()] * sign.numpy() == pytest.approx(flipped, abs=1e-5)
+
+    network = MirrorSymmetric(torch.nn.Linear(84, 15))
+    action, image = network(torch.as_tensor(np.stack([seen, flipped])))
+    index, sign = mirror_maps()["action"]
+    assert torch.allclose(action[index] * sign, image, atol=1e-5)
+    assert not torch.allclose(action, image, atol=1e-2)
 
 
 def _observe(velocity, phase, joints):
