@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,16 +178,17 @@ def qmoe(mixture: MoE, x: Tensor, log_weights: Tensor) -> Tensor:
     Its softmax over the chosen log-weights gives back the weights of any gate.
     """
     tokens = x.flatten(0, 1)
+    packed = dict(mixture.named_buffers(recurse=False))
     mixed = torch.onnx.ops.symbolic(
         f"{CONTRIB_DOMAIN}::QMoE",
         (
             tokens,
             log_weights,
-            mixture.up_codes,
-            mixture.up_scales,
+            packed["up_codes"],
+            packed["up_scales"],
             None,
-            mixture.down_codes,
-            mixture.down_scales,
+            packed["down_codes"],
+            packed["down_scales"],
             None,
         ),
         attrs={
@@ -249,9 +249,7 @@ def _export(spec: GraphSpec, model: Model, inputs: dict[str, Tensor]) -> onnx.Mo
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
+    return program.model_proto
 
 
 def count_operators(graph: onnx.ModelProto, operator: str) -> int:

@@ -124,7 +124,8 @@ def _chosen_by_graph(
         word = parts.words(*encoder.encode([sample.instruction]))[0]
         feeds = {"word": word, "image": sample.image[None], "state": sample.state[None]}
         # Those not chosen have a log-weight far below any weight that is computed.
-        rows.append(np.stack(session.run(weights, feeds)) > -1e3)
+        found = [np.asarray(output) for output in session.run(weights, feeds)]
+        rows.append(np.stack(found) > -1e3)
     return np.stack(rows)
 
 

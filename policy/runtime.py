@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -207,10 +207,10 @@ class OnnxParts:
         self._decode, _ = open_session(graphs[DECODE_FILE], threads, strict_gpu, providers)
 
     def words(self, states: np.ndarray, mask: np.ndarray) -> Arrays:
-        return self._words.run(None, {"states": states, "mask": mask})
+        return _run(self._words, {"states": states, "mask": mask})
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
-        return self._prefill.run(None, {"word": word, "image": image, "state": state})
+        return _run(self._prefill, {"word": word, "image": image, "state": state})
 
     def decode(
         self,
@@ -229,7 +229,11 @@ class OnnxParts:
             "keys": keys,
             "values": values,
         }
-        return self._decode.run(None, feeds)
+        return _run(self._decode, feeds)
+
+
+def _run(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Arrays:
+    return cast(Arrays, session.run(None, feeds))
 
 
 def open_session(

@@ -64,5 +64,5 @@ class TextEncoder:
             ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
             mask[rows] = np.array([encoding.attention_mask for encoding in encodings], dtype=bool)
             (out,) = self._session.run(None, {"token_ids": ids, "mask": mask[rows]})
-            states[rows] = np.where(mask[rows][..., None], out, 0)
+            states[rows] = np.asarray(out) * mask[rows][..., None]
         return states, mask

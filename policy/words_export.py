@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import shutil
 from pathlib import Path
 
@@ -133,9 +132,7 @@ def build_text_encoder(out: Path = TEXT_ENCODER_FOLDER) -> Path:
         verbose=False,
     )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = pack_weights(onnx.load_from_string(buffer.getvalue()))
+    model = pack_weights(program.model_proto)
     onnx.checker.check_model(model)
     onnx.save(model, out / MODEL_FILE)
     shutil.copyfile(folder / TOKENIZER_FILE, out / TOKENIZER_FILE)

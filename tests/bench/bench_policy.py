@@ -1,0 +1,125 @@
+"""Time from observation to chunk, part by part: a bundle in ONNX Runtime against torch in float32.
+
+Run it as `python -m tests.bench.bench_policy --checkpoint runs/policy`. Without a bundle and a
+checkpoint it exports a model that was never trained, whose times are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, Observation
+from policy.actions import BANDS
+from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
+from policy.checkpoint import load_model
+from policy.export import export_bundle
+from policy.model import TOKENS_PER_STEP, Model, ModelConfig
+from policy.parity import Sample
+from policy.parts import TorchParts
+from policy.runtime import GraphPolicy, OnnxParts, Parts
+from policy.words import TextEncoder
+
+INSTRUCTION = "walk to the red ball"
+SLOTS = (("action", tuple("abcdefghijklm")), ("colour", tuple("abcdef")), ("shape", tuple("abcd")))
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is measured: a run's checkpoint (or an untrained model), and its bundle if there is."""
+
+    checkpoint: Path | None = None
+    bundle: Path | None = None
+    chunks: int = 200
+    threads: int = 2
+    seed: int = 0
+
+
+def main(config: BenchConfig) -> None:
+    """Prints a table and one line of JSON."""
+    torch.set_num_threads(config.threads)
+    rng = np.random.default_rng(config.seed)
+    model = load_model(config.checkpoint) if config.checkpoint else untrained_model(rng)
+    observation = random_observation(rng)
+    figures: dict[str, float] = {}
+    print(f"{'ms, p50 / p95':<20}{'read':>16}{'prefill':>16}{'decode':>16}{'chunk':>16}")
+    with bundle_of(model, observation, config) as bundle:
+        graphs = {name: bundle / name for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE)}
+        sides: dict[str, Parts] = {
+            "8-bit": OnnxParts(graphs, config.threads),
+            "torch": TorchParts(model),
+        }
+        for name, parts in sides.items():
+            for tokens in TOKENS_PER_STEP:
+                times = part_times_ms(parts, observation, tokens, config)
+                p50, p95 = np.percentile(times, (50, 95), axis=0)
+                cells = (f"{a:.2f} / {b:.2f}" for a, b in zip(p50, p95, strict=True))
+                print(f"{f'{name}, {tokens} tokens':<20}" + "".join(f"{c:>16}" for c in cells))
+                suffix = ("" if name == "8-bit" else "_torch") + (
+                    "" if tokens == COMMAND_DIM else f"_{tokens}_tokens"
+                )
+                figures |= {f"chunk_p50_ms{suffix}": p50[-1], f"chunk_p95_ms{suffix}": p95[-1]}
+    figures["chunk_speedup"] = figures["chunk_p50_ms_torch"] / figures["chunk_p50_ms"]
+    print(json.dumps({key: round(float(value), 3) for key, value in figures.items()}))
+
+
+def part_times_ms(
+    parts: Parts, observation: Observation, tokens: int, config: BenchConfig
+) -> np.ndarray:
+    """(chunks, 4) ms of read, prefill, decode, and of prefill and decode together.
+
+    Reading an instruction is not part of a chunk's time: it happens once per instruction.
+    """
+    encoder = TextEncoder(threads=config.threads)
+    policy = GraphPolicy(parts, encoder, {}, BANDS, tokens)
+    image, state = observation.image[None], observation.state()[None]
+    rows = []
+    for _ in range(config.chunks + 10):
+        start = time.perf_counter()
+        word, _ = parts.words(*encoder.encode([INSTRUCTION]))
+        read = time.perf_counter()
+        keys, values, _ = parts.prefill(word, image, state)
+        filled = time.perf_counter()
+        policy.decode(keys, values)
+        end = time.perf_counter()
+        rows.append((read - start, filled - read, end - filled, end - read))
+    return 1000 * np.array(rows[10:])
+
+
+def untrained_model(rng: np.random.Generator) -> Model:
+    """A model of the usual size, its action bins fitted to noise."""
+    torch.manual_seed(int(rng.integers(2**31)))
+    model = Model(ModelConfig(slots=SLOTS)).eval()
+    model.codec.fit(rng.normal(size=(64, CHUNK_STEPS, COMMAND_DIM)).astype(np.float32))
+    return model
+
+
+def random_observation(rng: np.random.Generator) -> Observation:
+    """Noise in every field."""
+    image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    return Observation.from_state(0.0, rng.normal(size=STATE_DIM).astype(np.float32), image)
+
+
+@contextmanager
+def bundle_of(model: Model, observation: Observation, config: BenchConfig) -> Iterator[Path]:
+    """The bundle to measure, exported for the occasion where none was named."""
+    if config.bundle:
+        yield config.bundle
+        return
+    sample = Sample(INSTRUCTION, observation.image, observation.state())
+    with tempfile.TemporaryDirectory() as folder:
+        export_bundle(model, Path(folder), [sample], {"made for": "a benchmark"})
+        yield Path(folder)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchConfig))
