@@ -316,12 +316,14 @@ def make_bench() -> Callable[..., None]:
     from policy.checkpoint_policy import TorchPolicy
     from policy.model import TOKENS_PER_STEP
     from tasks.bench import chunk_figures, record_observations
+    from tasks.bench_demo import demo_figures
 
     def bench(
         bundle: Path = BUNDLE,
         checkpoint: Path | None = None,
         chunks: int = 200,
         threads: int = 2,
+        demo: Path | None = None,
         results: Path = Path("docs/results/chain.json"),
     ) -> None:
         """Measures the time from observation to chunk, through the server.
@@ -333,8 +335,12 @@ def make_bench() -> Callable[..., None]:
             checkpoint: The run it was exported from, to compare with torch in float32.
             chunks: How many chunks are timed.
             threads: CPU threads of the policy.
+            demo: Measure `make demo` on a fresh clone of this repository instead.
             results: File of figures to which these are added.
         """
+        if demo:
+            write_results(results, demo_figures(demo), told())
+            return
         figures = {"int8_size_ratio": load_manifest(bundle).quantization["size_ratio"]}
         seen = record_observations()
         for tokens in TOKENS_PER_STEP:

@@ -23,7 +23,7 @@ def _hitogata(
     command = [sys.executable, "-m", "hitogata", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | variables
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300
     )
 
 

@@ -1,0 +1,65 @@
+"""Measuring: latencies of a policy whose slowness is known, memory of a process whose size is."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bridge.contract import (
+    CHUNK_STEPS,
+    IMAGE_SIZE,
+    STAND_COMMAND,
+    STATE_DIM,
+    ActionChunk,
+    Observation,
+    Status,
+)
+from tasks.bench import chunk_figures
+from tasks.bench_demo import session_bytes
+
+SLOW_S = 0.02
+
+
+class SlowPolicy:
+    """Stands, after a fixed time."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        time.sleep(SLOW_S)
+        self.stamps.append(observation.time_s)
+        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+        return ActionChunk(observation.time_s, commands, Status.DONE, 1.0, {})
+
+    def reset(self) -> None:
+        pass
+
+
+def test_latencies_are_those_of_the_policy() -> None:
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    seen = [Observation.from_state(0.0, np.zeros(STATE_DIM, np.float32), image)] * 2
+    policy = SlowPolicy()
+    figures = chunk_figures(policy, seen, chunks=10, suffix="_slow")
+    assert figures["chunk_p50_ms_slow"] >= 1000 * SLOW_S
+    assert figures["chunk_p95_ms_slow"] >= figures["chunk_p50_ms_slow"]
+    assert np.all(np.diff(policy.stamps) > 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_session() -> None:
+    code = "x = bytearray(50_000_000); print(flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    child.stdout.readline()
+    held = session_bytes(child.pid)
+    child.communicate(b"\n")
+    assert 50e6 < held < 90e6
+    assert session_bytes(child.pid) == 0
