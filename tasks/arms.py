@@ -35,8 +35,8 @@ _POINTING_START = np.array([-0.6, 0.1, 0.0, 1.0, 0.0, 0.0, 0.0])
 # The shoulder axis leans, so an arm that is up needs this much roll to be upright.
 RAISED_RAD = np.array([-2.5, 0.75, 0.0, 0.9, 0.0, 0.0, 0.0])
 
-WAVE_HZ = 0.8
-WAVE_AMPLITUDE_RAD = 0.35
+WAVE_HZ = 0.7
+WAVE_AMPLITUDE_RAD = 0.3
 
 
 def mirrored(pose: np.ndarray, side: str) -> np.ndarray:

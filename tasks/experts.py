@@ -45,11 +45,12 @@ STILL_M_S = 0.06
 STILL_RAD_S = 0.1
 
 FORWARD_M_S = {"slowly": 0.3, None: 0.5, "quickly": 0.7}
-BACKWARD_M_S = {"slowly": 0.2, None: 0.3, "quickly": 0.4}
-SIDEWAYS_M_S = {"slowly": 0.2, None: 0.3, "quickly": 0.3}
+BACKWARD_M_S = {"slowly": 0.25, None: 0.35, "quickly": 0.4}
+SIDEWAYS_M_S = {"slowly": 0.25, None: 0.3, "quickly": 0.3}
 TURN_RAD_S = {"slowly": 0.4, None: 0.6, "quickly": 0.8}
-SLOWEST_M_S = 0.2
-SLOWEST_RAD_S = 0.3
+# Slower commands make steps that lead nowhere.
+SLOWEST_M_S = 0.25
+SLOWEST_RAD_S = 0.35
 
 SEARCH_RAD_S = 0.7
 # A full turn and a little more, for odometry drifts.
@@ -66,7 +67,7 @@ AVOID_ASIDE_M = 0.42
 
 RAISE_S = 1.6
 WAVE_START_S = 1.4
-WAVE_END_S = 5.0
+WAVE_END_S = 5.4
 ARM_REACHED_RAD = 0.25
 
 
@@ -229,8 +230,8 @@ def refuse(meaning: Meaning, moment: Moment) -> Wish:
 
 # --- walk by words ----------------------------------------------------------------------------
 
-WALK_STOP_M = 0.06
-TURN_STOP_RAD = 0.06
+WALK_STOP_M = 0.08
+TURN_STOP_RAD = 0.08
 
 
 def walk(meaning: Meaning, moment: Moment) -> Wish:
@@ -245,8 +246,8 @@ def walk(meaning: Meaning, moment: Moment) -> Wish:
         return _stand(Status.DONE if moment.still() else Status.ACTING)
     speeds = SIDEWAYS_M_S if aside else BACKWARD_M_S if back else FORWARD_M_S
     forth = sign * _approach(remaining, speeds[meaning.manner], SLOWEST_M_S, 1.2)
-    correction = _limited(-0.8 * across, 0.15)
-    rate = _limited(-1.5 * yaw, 0.5)
+    correction = _limited(-1.2 * across, 0.25)
+    rate = _limited(-1.5 * yaw, 0.6)
     velocity = (correction, forth, rate) if aside else (forth, correction, rate)
     return Wish(velocity, ARM_HOME_RAD, Status.ACTING)
 
