@@ -71,7 +71,6 @@ class _Painter:
             raise UserError(
                 f"OpenGL cannot draw ({_first_line(error)}); update its driver"
             ) from error
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
     def draw(self, data: mujoco.MjData) -> np.ndarray:
         """(height, width, 3) uint8 picture of the state whose kinematics are in `data`."""
@@ -80,6 +79,8 @@ class _Painter:
             self.model, data, self.option, None, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
         self._prepare(data)
+        # Painters share one OpenGL context, whose target is that of the last one that drew.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._rect, self.scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
         return self._pixels[::-1].copy()

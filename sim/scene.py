@@ -276,12 +276,16 @@ def _add_object(spec: mujoco.MjSpec, index: int, thing: SceneObject) -> None:
         "cylinder": {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [radius, half, 0]},
         "cone": {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": f"{name}_cone"},
     }[thing.shape]
-    if thing.shape == "cone":
-        mesh = spec.add_mesh(name=f"{name}_cone", scale=[radius, radius, half])
-        mesh.make_cone(CONE_EDGES, 0.0)
+    # All scenes of n objects have one memory layout, which a batch of them needs: each object has
+    # this mesh, used or not, and the inertia of a cylinder around its centre, whatever its shape.
+    body.explicitinertial = True
+    body.mass, body.ipos = OBJECT_KG, [0, 0, 0]
+    across = OBJECT_KG * (3 * radius**2 + 4 * half**2) / 12
+    body.inertia = [across, across, OBJECT_KG * radius**2 / 2]
+    mesh = spec.add_mesh(name=f"{name}_cone", scale=[radius, radius, half])
+    mesh.make_cone(CONE_EDGES, 0.0)
     body.add_geom(
         name=name,
-        mass=OBJECT_KG,
         rgba=[*thing.rgb, 1],
         contype=OBJECT_BIT,
         conaffinity=FLOOR_BIT | OBJECT_BIT,

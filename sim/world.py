@@ -127,6 +127,12 @@ class World:
 
     def apply(self, command: np.ndarray) -> None:
         """Walks, balances and moves the arms for one control period as an (18,) command asks."""
+        self.aim(command)
+        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
+        self.arrive()
+
+    def aim(self, command: np.ndarray) -> None:
+        """The first third of `apply`: sets the motors' targets, for physics that runs elsewhere."""
         command = np.asarray(command, dtype=np.float32)
         if command.shape != (COMMAND_DIM,) or not np.isfinite(command).all():
             raise ValueError(f"a command is {COMMAND_DIM} finite numbers")
@@ -138,7 +144,9 @@ class World:
             self.data.qvel[3:6],
             self._gravity(),
         )
-        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
+
+    def arrive(self) -> None:
+        """The last third of `apply`, once physics has moved `data` by one control period."""
         # A step leaves the frames of bodies and camera as they were one substep earlier.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)

@@ -178,3 +178,18 @@ def test_views_are_drawn_and_drawing_twice_gives_the_same():
     assert first.shape == (120, 160, 3) and first.std() > 10
     assert np.array_equal(first, view.draw(data))
     view.close()
+
+
+def test_cameras_of_one_process_do_not_disturb_each_other():
+    model, data = standing(sample_scene(np.random.default_rng(4)))
+    other_model, other_data = standing(sample_scene(np.random.default_rng(5)))
+    head = HeadCamera(model)
+    before = head.draw(data)
+    view, other = ThirdPerson(model, size=(160, 120)), HeadCamera(other_model)
+    view.draw(data)
+    assert not np.array_equal(other.draw(other_data), before)
+    assert np.array_equal(head.draw(data), before)
+    view.close()
+    other.close()
+    assert np.array_equal(head.draw(data), before)
+    head.close()
