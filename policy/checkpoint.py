@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from bridge.contract import UserError, contract_hash
 from bridge.files import write_bytes
@@ -50,15 +50,13 @@ def load_checkpoint(
     model.load_state_dict(_unprefixed(MODEL, tensors))
     average.load_state_dict(_unprefixed(AVERAGE, tensors))
     moments = _unprefixed(OPTIMIZER, tensors)
-    state: dict[nn.Parameter, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         if f"{name}.step" in moments:
             # In the parameter's memory layout: the fused optimizer reads both side by side.
-            state[parameter] = {
+            optimizer.state[parameter] = {
                 key: torch.empty_like(parameter).detach().copy_(moments[f"{name}.{key}"])
                 for key in _MOMENTS[1:]
             } | {"step": moments[f"{name}.step"]}
-    optimizer.state.update(state)
     return numbers
 
 

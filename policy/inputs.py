@@ -20,6 +20,8 @@ STATE_WIDTH = 384
 
 # A state further than this from its mean, in deviations, is clipped.
 MAX_DEVIATION = 5.0
+# Things the eyes look for at once.
+GAZES = 16
 # Rhythms in elapsed time, among them that of waving. The slow ones tell how long it has been.
 TIME_FREQUENCIES_HZ = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # Wavelengths in which odometry enters, coarse to fine.
@@ -85,7 +87,8 @@ class Eyes(nn.Module):
     """A convolutional stem whose every stage is told the words: which colour, which shape.
 
     Strides 4, 2, 1, then 3 x 3 patches make 4 x 4 tokens. From the second stage on, the place in
-    the picture is added to the channels: the bearing of an object is where it is seen.
+    the picture is added to the channels: the bearing of an object is where it is seen. Before the
+    patches goes one token of gazes: each looks for one thing and says where it is and how surely.
     """
 
     def __init__(self, widths: tuple[int, ...], token_width: int, word_width: int) -> None:
@@ -103,16 +106,21 @@ class Eyes(nn.Module):
         self.place = nn.Conv2d(2, second, 1, bias=False)
         self.patches = nn.Conv2d(third, token_width, 3, stride=3)
         side = IMAGE_SIZE // 24
-        self.tokens = side * side
-        self.positions = nn.Parameter(torch.randn(self.tokens, token_width) * 0.1)
+        self.tokens = 1 + side * side
+        self.positions = nn.Parameter(torch.randn(side * side, token_width) * 0.1)
+        self.gazes = nn.Conv2d(third, GAZES, 1)
+        # Sharp enough from the start that what a gaze sees moves where it looks.
+        nn.init.normal_(self.gazes.weight, std=2 * third**-0.5)
+        self.gaze_token = nn.Linear(3 * GAZES, token_width)
         self.token_film = QuantLinear(word_width, token_width)
         line = torch.linspace(-1, 1, IMAGE_SIZE // 8)
         grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))
         self.register_buffer("grid", grid.unsqueeze(0), persistent=False)
-        self.to(memory_format=torch.channels_last)
+        for convolution in (*self.convolutions, self.patches):
+            convolution.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Tensor, word: Tensor) -> Tensor:
-        """(B, 96, 96, 3) uint8, or the same range in float, to tokens (B, 16, D)."""
+        """(B, 96, 96, 3) uint8, or the same range in float, to tokens (B, 17, D)."""
         x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         x = F.relu(self.films[0](self.convolutions[0](x), word))
         x = self.norms[0](self.convolutions[1](x)) + self.place(self.grid)
@@ -120,7 +128,17 @@ class Eyes(nn.Module):
         y = self.norms[1](self.convolutions[2](x))
         x = x + F.relu(self.films[2](y, word)) if y.shape == x.shape else y
         tokens = self.patches(x).flatten(2).transpose(1, 2)
-        return tokens + self.positions + self.token_film(word.unsqueeze(1))
+        tokens = tokens + self.positions + self.token_film(word.unsqueeze(1))
+        return torch.cat([self._gaze(x), tokens], dim=1)
+
+    def _gaze(self, x: Tensor) -> Tensor:
+        """Where each gaze finds what it looks for, on average, and how strongly: (B, 1, D)."""
+        scores = self.gazes(x).flatten(2)
+        share = torch.softmax(scores, dim=-1)
+        where = share @ self.grid.flatten(2).transpose(1, 2)
+        strength = (share * scores).sum(-1)
+        seen = torch.cat([3 * where.flatten(1), strength], dim=-1)
+        return self.gaze_token(seen.unsqueeze(1))
 
 
 class Joints(nn.Module):

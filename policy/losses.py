@@ -18,6 +18,7 @@ VELOCITY_WEIGHT = 4.0
 NEIGHBOURS = ((-2, 0.05), (-1, 0.2), (0, 0.5), (1, 0.2), (2, 0.05))
 STATUS_WEIGHT = 0.3
 SLOTS_WEIGHT = 0.5
+GLANCE_WEIGHT = 1.0
 
 
 def token_weights() -> Tensor:
@@ -60,5 +61,14 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
     slots = torch.zeros(())
     for i, logits in enumerate(output.slots):
         slots = slots + F.cross_entropy(logits, batch.slots[:, i])
-    total = action + STATUS_WEIGHT * status + SLOTS_WEIGHT * slots
-    return {"action": action, "status": status, "slots": slots, "total": total}
+    glance = F.smooth_l1_loss(output.glance, mean_velocity(batch.commands, codec), beta=0.2)
+    total = action + STATUS_WEIGHT * status + SLOTS_WEIGHT * slots + GLANCE_WEIGHT * glance
+    found = {"action": action, "status": status, "slots": slots, "glance": glance}
+    return found | {"total": total}
+
+
+def mean_velocity(commands: Tensor, codec: ActionCodec) -> Tensor:
+    """Mean base velocity (B, 3) of chunks, -1 to 1 over the range of the bins."""
+    first_band = codec.coefficients(commands)[:, 0]
+    places = (first_band - codec.origin[0]) / (codec.step[0] * (BINS / 2)) - 1
+    return places[:, :BASE_HEIGHT]

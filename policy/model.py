@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, IMAGE_SIZE, Status
+from bridge.contract import BASE_HEIGHT, CHUNK_STEPS, COMMAND_DIM, IMAGE_SIZE, Status
 from policy.actions import BANDS, BINS, TOKENS_PER_CHUNK, ActionCodec
 from policy.inputs import Eyes, Joints, Words
 from policy.moe import MoE
@@ -86,12 +86,14 @@ class Output(NamedTuple):
     """Everything that training scores.
 
     `bands` are logits (B, 6, 18, 256), or commands (B, 16, 18) for the chunk head; `slots` one
-    (B, classes) per slot.
+    (B, classes) per slot. `glance` (B, 3) is the mean base velocity as the eyes alone guess it, in
+    units of half the bins' range: a short way for the gradient, used in training alone.
     """
 
     bands: Tensor
     status: Tensor
     slots: list[Tensor]
+    glance: Tensor
 
 
 class Attention(nn.Module):
@@ -192,6 +194,7 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.status = nn.Linear(width, len(Status))
+        self.glance = nn.Linear(width, BASE_HEIGHT)
         self.band_inputs = BandInputs(width)
         self.band_head = BandHead(width, config.bin_rank) if config.head == "bands" else None
         self.chunk_head = (
@@ -256,12 +259,15 @@ class Model(nn.Module):
         word, slots = self.read(states, mask)
         previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
         bands = self.band_inputs(torch.arange(BANDS), previous, known)
-        x = torch.cat([self.prefix(word, image, state), bands], dim=1)
+        prefix = self.prefix(word, image, state)
+        glance = self.glance(prefix[:, 2])
+        x = torch.cat([prefix, bands], dim=1)
         visible = self._training_mask()
         for block in self.blocks:
             x, _, _ = block(x, visible)
         status = self._status(x)
-        return Output(self._bands(self.norm(x[:, self.prefix_length :])), status, slots)
+        bands = self._bands(self.norm(x[:, self.prefix_length :]))
+        return Output(bands, status, slots, glance)
 
     @torch.no_grad()
     def act(

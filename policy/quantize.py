@@ -72,12 +72,14 @@ class QuantLinear(nn.Linear):
         return F.linear(input, weight, self.bias)
 
 
-def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def quantizable(model: nn.Module) -> Iterator[tuple[str, Quantizable]]:
     """The modules of a model that take eight-bit weights, by name."""
-    return (item for item in model.named_modules() if isinstance(item[1], Quantizable))
+    for name, module in model.named_modules():
+        if isinstance(module, Quantizable):
+            yield name, module
 
 
 def set_quantized(model: nn.Module, quantized: bool) -> None:
     """Turns rounding on or off in all of a model's quantizable modules."""
     for _, module in quantizable(model):
-        module.quantized = quantized  # pyright: ignore[reportAttributeAccessIssue]
+        module.quantized = quantized

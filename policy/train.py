@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -201,8 +201,9 @@ class Trainer:
     def _update_average(self) -> None:
         # Early on the average is short, or it would remember the random start.
         weight = 1 - min(self.config.average_decay, (1 + self.step) / (10 + self.step))
-        averages, values = list(self.average.parameters()), list(self.model.parameters())
-        torch._foreach_lerp_(averages, [value.detach() for value in values], weight)
+        averages = [average.detach() for average in self.average.parameters()]
+        values = [value.detach() for value in self.model.parameters()]
+        torch._foreach_lerp_(averages, values, weight)
         for average, value in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(value)
 
@@ -269,7 +270,7 @@ def _log_figures(writer, trainer: Trainer) -> None:
 
 
 @contextmanager
-def _progress_bar(trainer: Trainer) -> Iterator:  # type: ignore[type-arg]
+def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float], None]]:
     """A line with time left, speed and loss; yields the function that brings it up to date."""
     columns = (
         TextColumn("train"),
@@ -280,7 +281,7 @@ def _progress_bar(trainer: Trainer) -> Iterator:  # type: ignore[type-arg]
     )
     first_step, started = trainer.step, time.perf_counter()
     with Progress(*columns) as bar:
-        task = bar.add_task("train", total=1.0, completed=trainer.progress, told="")
+        task = bar.add_task("train", total=1.0, told="")
 
         def show(loss: float) -> None:
             samples = (trainer.step - first_step) * trainer.config.batch_size
