@@ -17,7 +17,7 @@ from bridge.contract import IMAGE_SIZE, UserError
 from sim.scene import COLLISION_GROUP, HEAD_CAMERA, SHELL_GROUP
 
 # Round shapes of the head camera have few sides: at its size nobody can count them.
-HEAD_SLICES, HEAD_STACKS = 14, 8
+HEAD_SLICES, HEAD_STACKS = 10, 6
 VIEW_SIZE = (640, 480)
 LAMP_M = 5.0
 

@@ -38,10 +38,18 @@ CONE_EDGES = 20
 
 # Contact bits. The robot's limbs meet objects and, in a fall, the floor, but never each other.
 FLOOR_BIT, OBJECT_BIT = 1, 2
-# Geom groups. The head camera does not see the shell that it sits in.
+# Geom groups. The shell is what the head camera sits in, and what is never in its view.
 SCENERY_GROUP, SHELL_GROUP, VISUAL_GROUP, COLLISION_GROUP = 0, 1, 2, 3
 HEAD_CAMERA = "head"
-SHELL_BODIES = ("pelvis", "waist_yaw_link", "waist_roll_link", "torso_link")
+SHELL_PARTS = (
+    "pelvis",
+    "waist",
+    "torso",
+    "hip_pitch",
+    "hip_roll",
+    "shoulder_pitch",
+    "shoulder_roll",
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def _prepare_robot(spec: mujoco.MjSpec, scene: Scene) -> None:
         sphere = geom.type == mujoco.mjtGeom.mjGEOM_SPHERE
         if geom.group == VISUAL_GROUP:
             geom.contype = geom.conaffinity = 0
-            if geom.parent.name in SHELL_BODIES:
+            if any(part in geom.parent.name for part in SHELL_PARTS):
                 geom.group = SHELL_GROUP
         elif geom.parent.name in feet and sphere:
             geom.contype, geom.conaffinity = 0, FLOOR_BIT | OBJECT_BIT
