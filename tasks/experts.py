@@ -55,8 +55,8 @@ SLOWEST_RAD_S = 0.35
 SEARCH_RAD_S = 0.7
 # A full turn and a little more, for odometry drifts.
 SEARCH_LIMIT_RAD = 2 * pi * 1.1
-STOP_M = 0.52
-DONE_M = 0.57
+STOP_M = 0.50
+DONE_M = 0.56
 BACK_OFF_M = 0.36
 FACING_RAD = radians(9)
 DONE_FACING_RAD = radians(15)
