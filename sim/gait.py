@@ -13,9 +13,9 @@ LIFT_M = 0.07
 SOLE_RADIUS_M = 0.005
 MOVING_SPEED = 0.05  # m/s or rad/s: a slower command is a stand
 
-HIP_PITCH_PER_M_S = 0.32
-HIP_YAW_PER_RAD_S = 0.22
-HIP_ROLL_PER_M_S = 0.28
+HIP_PITCH_PER_M_S = 0.55
+HIP_YAW_PER_RAD_S = 0.35
+HIP_ROLL_PER_M_S = 0.45
 # The soft hips droop under one leg's weight, and a foot lifted by less stays on the floor.
 KNEE_LIFT_RAD = 0.8
 STANCE_HIP_RAD = 0.4

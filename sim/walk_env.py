@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import mujoco
@@ -45,7 +45,7 @@ class WalkConfig:
     threads: int = 2
     episode_s: float = 20.0
     command_s: float = 5.0
-    stand_share: float = 0.15
+    stand_share: float = 0.25
     turn_share: float = 0.2
     push_m_s: float = 0.5
     push_every_s: float = 6.0
@@ -80,7 +80,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     ends resets in the same step. Randomised per world: friction, torso payload, gains.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, config: WalkConfig = WalkConfig()):
         self.config = config

@@ -58,16 +58,17 @@ def walk_rewards(
     aside = -np.sin(s.yaw) * mid[:, 0] + np.cos(s.yaw) * mid[:, 1]
     terms = {
         # A lean shows here long before the fall that it leads to. Later it would only reward rest.
-        "over_feet": 1.5 * (1 - difficulty) * np.exp(-(ahead**2 + aside**2) / 0.01),
+        "over_feet": 0.7 * (1 - difficulty) * np.exp(-(ahead**2 + aside**2) / 0.01),
         "alive": np.ones(len(turn)),
         # The straight part pulls from afar, where stepping on the spot would otherwise be enough.
-        "velocity": 4.0 * np.exp(-linear / 0.25) + 2.0 * np.exp(-linear / 0.04)
+        "velocity": 4.0 * np.exp(-linear / 0.25)
+        + 2.0 * np.exp(-linear / 0.04)
         - 4.0 * np.sqrt(linear),
         "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 2.0 * np.sqrt(turn),
         # So sharp that standing still cannot earn it: a wider one taught just that.
-        "foot_height": 4.0 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
+        "foot_height": 2.5 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
         # Strong, or the first thing learned is to hold the feet down: it balances best.
-        "clock": -3.0 * np.sum(s.contact != expected_contact, axis=1),
+        "clock": -2.0 * np.sum(s.contact != expected_contact, axis=1),
     }
     penalties = {
         "sway": -1.0 * np.sum(s.ang_vel[:, :2] ** 2, axis=1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,24 +15,26 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.env import VecEnv
 from rsl_rl.models import MLPModel
 from rsl_rl.runners import OnPolicyRunner
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from tensordict import TensorDict
 
 from bridge.contract import JOINT_NAMES, UserError
 from bridge.files import write_bytes, write_json
 from sim.robot import N_LEG_WAIST_JOINTS
-from sim.walk_env import CRITIC_DIM, WalkConfig, WalkEnv
+from sim.walk_env import WalkConfig, WalkEnv
 from sim.walker import OBSERVATION_DIM
 
 PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
 SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class WalkTrainConfig:
     """One run of walker training."""
 
-    iterations: int = 600
+    iterations: int = 3000
     minutes: float = 110.0
     seed: int = 0
     steps_per_iteration: int = 24
@@ -143,7 +144,8 @@ class RslEnv(VecEnv):
         self.max_episode_length = round(env.config.episode_s * 50)
         observation, info = env.reset(seed=seed)
         self._observations = self._pack(observation, info["critic"])
-        self._episode_length = float(SHORT_EPISODE)
+        self.episode_length = float(SHORT_EPISODE)
+        self.tracking_error = 0.5
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
@@ -174,6 +176,7 @@ class RslEnv(VecEnv):
             | {
                 "/curriculum/penalty_factor": self.env.penalty_factor,
                 "/curriculum/difficulty": self.env.difficulty,
+                "/curriculum/tracking_error": self.tracking_error,
             },
         }
         dones = torch.from_numpy((terminated | truncated).astype(np.int64))
@@ -183,14 +186,19 @@ class RslEnv(VecEnv):
         """Penalties grow while episodes are long and shrink while they are short."""
         share = min(1.0, len(finished) / 1000)
         if len(finished):
-            self._episode_length += share * (float(finished.mean()) - self._episode_length)
+            self.episode_length += share * (float(finished.mean()) - self.episode_length)
         factor = self.env.penalty_factor
-        if self._episode_length < SHORT_EPISODE:
+        if self.episode_length < SHORT_EPISODE:
             factor *= 1 - PENALTY_GROWTH
-        elif self._episode_length > LONG_EPISODE:
+        elif self.episode_length > LONG_EPISODE:
             factor *= 1 + PENALTY_GROWTH
         self.env.penalty_factor = float(np.clip(factor, PENALTY_FLOOR, 1.0))
-        self.env.difficulty = float(np.clip((self._episode_length - 250) / 600, 0.0, 1.0))
+        # First to go where it is told, then to do so while arms swing and people push.
+        error = np.linalg.norm(self.env.smooth_velocity - self.env.velocity, axis=1).mean()
+        self.tracking_error += 0.005 * (float(error) - self.tracking_error)
+        steady = np.clip((self.episode_length - 250) / 600, 0.0, 1.0)
+        exact = np.clip((0.4 - self.tracking_error) / 0.15, 0.2, 1.0)
+        self.env.difficulty = float(steady * exact)
 
 
 class WalkRunner(OnPolicyRunner):
@@ -208,22 +216,21 @@ class WalkRunner(OnPolicyRunner):
                 for k, v in state.items()
             },
         }
-        temporary = folder / "checkpoint.safetensors.part"
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         state = {
             "iteration": self.current_learning_iteration,
             "learning_rate": self.alg.learning_rate,
             "penalty_factor": self.env.env.penalty_factor,
-            "episode_length": self.env._episode_length,
+            "episode_length": self.env.episode_length,
+            "tracking_error": self.env.tracking_error,
         }
-        # One rename publishes the tensors; their iteration is repeated in the JSON for readers.
-        os.replace(temporary, folder / "checkpoint.safetensors")
-        write_json(folder / "checkpoint.json", state)
+        tensors = {k: v.contiguous() for k, v in tensors.items()}
+        write_bytes(folder / CHECKPOINT, save(tensors, {"state": json.dumps(state)}))
         export_walker(self, folder / "walker.onnx")
 
     def restore(self, folder: Path) -> None:
-        tensors = load_file(folder / "checkpoint.safetensors")
-        state = json.loads((folder / "checkpoint.json").read_text())
+        with safe_open(folder / CHECKPOINT, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -238,7 +245,8 @@ class WalkRunner(OnPolicyRunner):
         self.alg.learning_rate = state["learning_rate"]
         self.current_learning_iteration = state["iteration"] + 1
         self.env.env.penalty_factor = state["penalty_factor"]
-        self.env._episode_length = state["episode_length"]
+        self.env.episode_length = state["episode_length"]
+        self.env.tracking_error = state["tracking_error"]
 
 
 def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
@@ -285,7 +293,7 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     env = RslEnv(WalkEnv(config.worlds), config.seed)
     runner = WalkRunner(env, runner_config(config), log_dir=str(out))
     runner.alg.kl_low, runner.alg.kl_high = config.kl_low, config.kl_high
-    if (out / "checkpoint.safetensors").exists():
+    if (out / CHECKPOINT).exists():
         runner.restore(out)
     deadline = time.monotonic() + 60 * config.minutes
     first = True

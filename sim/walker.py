@@ -64,7 +64,7 @@ def walker_observation(
 def joint_targets(
     action: np.ndarray, phase: np.ndarray, velocity: np.ndarray, arms: np.ndarray
 ) -> np.ndarray:
-    """(..., 29) rad: home + reference + scaled action for legs and waist, `arms` (..., 14) as is."""
+    """(..., 29) rad: home + reference + scaled action for legs and waist; (..., 14) arms as is."""
     moving = gait.is_moving(velocity)
     home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
     body = home + gait.reference(gait.leg_phases(phase), velocity, moving) + action * action_scale()

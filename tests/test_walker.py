@@ -1,14 +1,17 @@
 """The walker's gait, mirror, rewards, worlds and run-time controller."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
 from sim import gait
 from sim.robot import joint_facts
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walk_train import MirrorSymmetric, WalkTrainConfig, mirror_maps, train_walker
+from sim.walk_train import CHECKPOINT, MirrorSymmetric, WalkTrainConfig, mirror_maps, train_walker
 from sim.walker import Walker, advance_phase, joint_targets, walker_observation
 
 SMALL = WalkConfig(n_worlds=4, threads=1)
@@ -59,7 +62,9 @@ def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_ac
 def _observe(velocity, phase, joints):
     values = np.array([joints[name] for name in JOINT_NAMES])
     upright = np.array([0.0, 0.0, -1.0])
-    return walker_observation(velocity, phase, values, 0 * values, 0 * upright, upright, np.zeros(15))
+    return walker_observation(
+        velocity, phase, values, 0 * values, 0 * upright, upright, np.zeros(15)
+    )
 
 
 def test_worlds_are_deterministic_and_reset_when_they_fall():
@@ -110,7 +115,8 @@ def test_training_resumes_and_refuses_another_configuration(tmp_path):
     from dataclasses import replace
 
     path = train_walker(tmp_path, replace(config, iterations=2))
-    assert '"iteration": 1' in (tmp_path / "checkpoint.json").read_text()
+    with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
+        assert json.loads(file.metadata()["state"])["iteration"] == 1
     Walker(path)
     with pytest.raises(UserError, match="seed"):
         train_walker(tmp_path, replace(config, seed=5))
