@@ -38,7 +38,7 @@ Arrays = Sequence[np.ndarray]
 
 
 class Parts(Protocol):
-    """The three parts of a model, as in `policy.export`; batch size is one throughout."""
+    """The three parts of a model, as in `policy.parts`; batch size is one throughout."""
 
     def words(self, states: np.ndarray, mask: np.ndarray) -> Arrays:
         """Token states and mask -> word vector, slots (1, S) int64."""
