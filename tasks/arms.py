@@ -35,8 +35,10 @@ _POINTING_START = np.array([-0.6, 0.1, 0.0, 1.0, 0.0, 0.0, 0.0])
 # The shoulder axis leans, so an arm that is up needs this much roll to be upright.
 RAISED_RAD = np.array([-2.5, 0.75, 0.0, 0.9, 0.0, 0.0, 0.0])
 
-WAVE_HZ = 0.7
-WAVE_AMPLITUDE_RAD = 0.3
+# Upper arm forward, forearm up: only the forearm swings, which a standing robot can balance.
+WAVING_RAD = np.array([-1.8, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
+WAVE_HZ = 0.5
+WAVE_AMPLITUDE_RAD = 0.45
 
 
 def mirrored(pose: np.ndarray, side: str) -> np.ndarray:
@@ -55,10 +57,9 @@ def raised(side: str) -> np.ndarray:
 
 
 def waving(side: str, phase_s: float) -> np.ndarray:
-    """(7,) targets of a raised arm that swings sideways, `phase_s` after the first swing began."""
-    swing = WAVE_AMPLITUDE_RAD * sin(2 * pi * WAVE_HZ * max(phase_s, 0.0))
-    pose = RAISED_RAD.copy()
-    pose[1] += swing
+    """(7,) targets of a waving arm, `phase_s` after its first swing began."""
+    pose = WAVING_RAD.copy()
+    pose[2] += WAVE_AMPLITUDE_RAD * sin(2 * pi * WAVE_HZ * max(phase_s, 0.0))
     return mirrored(pose, side)
 
 

@@ -109,7 +109,7 @@ def _walk_limit_s(meaning: Meaning) -> float:
 
 
 def _gesture_limit_s(meaning: Meaning) -> float:
-    return 40.0 if meaning.action == "point_at" else 10.0
+    return 40.0 if meaning.action == "point_at" else 12.0
 
 
 CATALOGUE: dict[str, Family] = {

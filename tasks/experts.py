@@ -39,7 +39,8 @@ RESPONSE = 0.8
 # The most a command may change in one step of a chunk.
 SPEED_STEP_M_S = 0.15
 TURN_STEP_RAD_S = 0.25
-ARM_STEP_RAD = 0.2
+# Faster arms throw a standing robot off its feet.
+ARM_STEP_RAD = 0.14
 # Below this the walker is commanded to stand, and an expert may call itself done.
 STILL_M_S = 0.06
 STILL_RAD_S = 0.1
@@ -65,9 +66,9 @@ WALK_BEARING_RAD = radians(35)
 AVOID_AHEAD_M = 1.1
 AVOID_ASIDE_M = 0.42
 
-RAISE_S = 1.6
-WAVE_START_S = 1.4
-WAVE_END_S = 5.4
+RAISE_S = 2.2
+WAVE_START_S = 1.6
+WAVE_END_S = 7.0
 ARM_REACHED_RAD = 0.25
 
 

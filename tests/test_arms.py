@@ -53,7 +53,7 @@ def test_a_pointing_hand_lies_on_the_line_to_its_target(model, side, target):
 def test_raised_and_waving_hands_are_above_the_shoulder(model, side, phase_s):
     for pose in (arms.raised(side), arms.waving(side, phase_s)):
         place, _ = hand(settled(model, arms.both_arms({side: pose})), side)
-        assert place[2] > 0.3
+        assert place[2] > 0.2
 
 
 def test_a_wave_swings_a_raised_hand_aside(model):
@@ -62,7 +62,7 @@ def test_a_wave_swings_a_raised_hand_aside(model):
         hand(settled(model, arms.both_arms({"left": arms.waving("left", t)})), "left")[0][1]
         for t in (quarter, 3 * quarter)
     ]
-    assert abs(places[0] - places[1]) > 0.25
+    assert abs(places[0] - places[1]) > 0.2
 
 
 def test_hands_hang_below_the_pelvis_at_home(model):
