@@ -148,6 +148,10 @@ class BandHead(nn.Module):
         super().__init__()
         self.project = QuantLinear(width, COMMAND_DIM * rank)
         self.bins = nn.Linear(rank, BINS, bias=False)
+        # Waves over the bins: a probability moves along the line from the first step on.
+        place = (torch.arange(BINS).unsqueeze(1) + 0.5) / BINS
+        with torch.no_grad():
+            self.bins.weight.copy_(0.5 * torch.cos(torch.pi * torch.arange(1, rank + 1) * place))
         self.usual = nn.Parameter(torch.zeros(COMMAND_DIM, BINS))
 
     def forward(self, x: Tensor) -> Tensor:
