@@ -32,11 +32,9 @@ WRIST_REACH_M = 0.355
 
 _HOME = ARM_HOME_RAD[:N_JOINTS_OF_AN_ARM].astype(np.float64)
 _POINTING_START = np.array([-0.6, 0.1, 0.0, 1.0, 0.0, 0.0, 0.0])
-# The shoulder axis leans, so an arm that is up needs this much roll to be upright.
-RAISED_RAD = np.array([-2.5, 0.75, 0.0, 0.9, 0.0, 0.0, 0.0])
+# Upper arm forward, forearm up: an arm held overhead, or swung whole, tips a standing robot over.
+RAISED_RAD = np.array([-1.85, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
 
-# Upper arm forward, forearm up: only the forearm swings, which a standing robot can balance.
-WAVING_RAD = np.array([-1.8, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
 WAVE_HZ = 0.5
 WAVE_AMPLITUDE_RAD = 0.45
 
@@ -52,13 +50,13 @@ def both_arms(poses: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def raised(side: str) -> np.ndarray:
-    """(7,) targets of an arm held up beside the head."""
+    """(7,) targets of an arm whose hand is held up, before the shoulder."""
     return mirrored(RAISED_RAD, side)
 
 
 def waving(side: str, phase_s: float) -> np.ndarray:
     """(7,) targets of a waving arm, `phase_s` after its first swing began."""
-    pose = WAVING_RAD.copy()
+    pose = RAISED_RAD.copy()
     pose[2] += WAVE_AMPLITUDE_RAD * sin(2 * pi * WAVE_HZ * max(phase_s, 0.0))
     return mirrored(pose, side)
 
