@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -41,12 +42,12 @@ KINDS = {
 class LabelConfig:
     """`per_frame` labels, the first of them the instruction that the robot really had.
 
-    `wordings` is how many ways one episode says one meaning: a new sentence for every label would
-    make more text than a text encoder can read.
+    `wordings` is how many ways all episodes together have of saying one meaning: a new sentence for
+    every label would be more text than a text encoder can read.
     """
 
     per_frame: int = 6
-    wordings: int = 2
+    wordings: int = 24
     in_view: float = 0.5
     approached: float = 0.25
     partial: float = 0.2
@@ -96,13 +97,12 @@ def _label(view: WorldView, sentence: int, meaning: Meaning, context: Context) -
 
 
 class _Sentences:
-    """The texts of one episode, few for each meaning."""
+    """The texts of one episode, from the few that all episodes share for each meaning."""
 
     def __init__(self, rng: np.random.Generator, wordings: int):
         self.texts: list[str] = []
         self._rng, self._wordings = rng, wordings
         self._known: dict[str, int] = {}
-        self._of: dict[Meaning, list[int]] = {}
 
     def index(self, text: str) -> int:
         if text not in self._known:
@@ -111,12 +111,16 @@ class _Sentences:
         return self._known[text]
 
     def say(self, meaning: Meaning) -> int:
-        ways = self._of.setdefault(meaning, [])
         # There are more things out of scope than one meaning shows.
-        if len(ways) < self._wordings * (10 if meaning == UNKNOWN else 1):
-            ways.append(self.index(sample_wording(meaning, self._rng, "train")))
-            return ways[-1]
-        return ways[int(self._rng.integers(len(ways)))]
+        ways = self._wordings * (10 if meaning == UNKNOWN else 1)
+        return self.index(shared_wording(meaning, int(self._rng.integers(ways))))
+
+
+@cache
+def shared_wording(meaning: Meaning, number: int) -> str:
+    """The training wording of a meaning that goes by this number in every episode."""
+    rng = np.random.default_rng([number, *(meaning.slot_vector() + 1).tolist()])
+    return sample_wording(meaning, rng, "train")
 
 
 def _draw(
