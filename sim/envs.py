@@ -1,7 +1,7 @@
 """The Gymnasium face of the simulation: environments by name, single and batched.
 
-`register_envs()` makes the names known; an installed package does so by itself when gymnasium is
-imported. `gymnasium.make_vec` steps all worlds of a batch together on all cores.
+`register_envs()` makes the names known: importing alone registers nothing. `gymnasium.make_vec`
+steps all worlds of a batch together on all cores.
 """
 
 from __future__ import annotations
