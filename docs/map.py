@@ -1,7 +1,7 @@
 """Writes the map of files into ARCHITECTURE.md, from the first lines of their docstrings.
 
-    python docs/map.py            writes
-    python docs/map.py --check    fails when ARCHITECTURE.md is out of step
+python docs/map.py            writes
+python docs/map.py --check    fails when ARCHITECTURE.md is out of step
 """
 
 from __future__ import annotations
