@@ -17,7 +17,7 @@ help:
 	@echo "make tables  renew the figures in README.md and the map in ARCHITECTURE.md"
 
 demo: $(STAMP)
-	$(BIN)/hitogata run "walk to the red ball" --seed 7
+	$(BIN)/hitogata run "walk to the red ball"
 
 # One thread a worker: the workers already fill the cores.
 test: $(STAMP)
