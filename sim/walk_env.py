@@ -106,7 +106,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.penalty_factor = 0.1
         self.difficulty = 1.0  # scales noise, arm motion, pushes; training raises it
         self.episode_steps = np.zeros(n, dtype=np.int64)
-        self._max_steps = round(config.episode_s * CONTROL_HZ)
+        self.max_steps = round(config.episode_s * CONTROL_HZ)
         self._rng = np.random.default_rng(0)
 
     def sensor(self, name: str) -> np.ndarray:
@@ -145,7 +145,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         state = self._walk_state()
         rewards, terms = walk_rewards(state, self.penalty_factor, self.difficulty)
         terminated = self._fallen(state) | self._planted(state)
-        truncated = (self.episode_steps >= self._max_steps) & ~terminated
+        truncated = (self.episode_steps >= self.max_steps) & ~terminated
         info: dict[str, Any] = {"terms": terms, "episode_steps": self.episode_steps.copy()}
         self._disturb()
         self._reset_worlds(terminated | truncated)

@@ -114,8 +114,8 @@ class SteadyPPO(PPO):
     Adapted at every minibatch, as rsl-rl does, it collapses to its floor within each update.
     """
 
-    kl_low = 0.015
-    kl_high = 0.03
+    kl_low: float  # set by train_walker from its configuration
+    kl_high: float
 
     def update(self) -> dict[str, float]:
         observations = self.storage.observations.flatten(0, 1)[::8].clone()
@@ -141,7 +141,7 @@ class RslEnv(VecEnv):
         self.num_envs, self.num_actions = env.num_envs, N_LEG_WAIST_JOINTS
         self.device = "cpu"
         env.difficulty = 0.0
-        self.max_episode_length = round(env.config.episode_s * 50)
+        self.max_episode_length = env.max_steps
         observation, info = env.reset(seed=seed)
         self._observations = self._pack(observation, info["critic"])
         self.episode_length = float(SHORT_EPISODE)

@@ -271,13 +271,16 @@ def _search(moment: Moment) -> Wish:
     return Wish((0.0, 0.0, SEARCH_RAD_S), ARM_HOME_RAD, Status.ACTING)
 
 
+def _without_target(moment: Moment) -> Wish:
+    """When several objects in view may be meant, or none is in view."""
+    return _stand(Status.AMBIGUOUS) if moment.seen.named else _search(moment)
+
+
 def go_to(meaning: Meaning, moment: Moment) -> Wish:
     """Turns to the object, walks to it and stops half a metre before its centre."""
     named = moment.seen.named
-    if len(named) > 1:
-        return _stand(Status.AMBIGUOUS)
-    if not named:
-        return _search(moment)
+    if len(named) != 1:
+        return _without_target(moment)
     x, y = moment.place(named[0])
     distance, bearing = hypot(x, y), atan2(y, x)
     if moment.still() and distance < DONE_M and abs(bearing) < DONE_FACING_RAD:
@@ -347,10 +350,8 @@ def wave(meaning: Meaning, moment: Moment) -> Wish:
 def point_at(meaning: Meaning, moment: Moment) -> Wish:
     """Turns until the object is well ahead, then stretches the arm toward it."""
     named = moment.seen.named
-    if len(named) > 1:
-        return _stand(Status.AMBIGUOUS)
-    if not named:
-        return _search(moment)
+    if len(named) != 1:
+        return _without_target(moment)
     x, y = moment.place(named[0])
     bearing = atan2(y, x)
     target = (x, y, named[0][2] - STANDING_HEIGHT_M)
