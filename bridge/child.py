@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ END_S = 10.0
 
 
 @contextmanager
-def child_server(command_at: Callable[[str], Sequence[str]]) -> Iterator[str]:
+def child_server(command_at: Callable[[str], Sequence[str]]) -> Generator[str, None, None]:
     """Yields the address of a server that was started for this block, once it answers there.
 
     `command_at` gives the command line that serves at an address; the process prints a line when

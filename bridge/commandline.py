@@ -89,7 +89,7 @@ def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Ca
     def fill(*args: Any, **kwargs: Any) -> Callable[[], None]:
         return lambda: function(*args, **kwargs)
 
-    fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportFunctionMemberAccess]
+    fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportAttributeAccessIssue]
     prog, told = f"hitogata {name}", io.StringIO()
     try:
         if {"-h", "--help"} & set(arguments):

@@ -91,6 +91,8 @@ class Eyes(nn.Module):
     patches goes one token of gazes: each looks for one thing and says where it is and how surely.
     """
 
+    grid: Tensor
+
     def __init__(self, widths: tuple[int, ...], token_width: int, word_width: int) -> None:
         super().__init__()
         first, second, third = widths

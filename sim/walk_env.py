@@ -13,7 +13,15 @@ from mujoco import batch
 
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
 from sim import gait
-from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, facts, joint_facts, robot_spec
+from sim.robot import (
+    CONTROL_SUBSTEPS,
+    N_LEG_WAIST_JOINTS,
+    facts,
+    gravity_in_base,
+    joint_facts,
+    robot_spec,
+    yaw_of,
+)
 from sim.walk_reward import WalkState, walk_rewards
 from sim.walker import (
     ARM_SPEED_RAD_S,
@@ -153,11 +161,10 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         return observation, (rewards * DT_S).astype(np.float32), terminated, truncated, info
 
     def _gravity(self) -> np.ndarray:
-        """(n, 3) unit gravity in the pelvis frame: minus the third row of its rotation."""
-        w, x, y, z = self.qpos[:, 3:7].T
-        return -np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1)
+        return gravity_in_base(self.qpos[:, 3:7])
 
     def _walk_state(self) -> WalkState:
+        phases, moving = gait.leg_phases(self.phase), gait.is_moving(self.velocity)
         base = np.concatenate(
             [self.sensor("base_lin_vel")[:, :2], self.sensor("base_ang_vel")[:, 2:]], axis=1
         )
@@ -181,17 +188,13 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             sole_vel=pair["sole_vel"],
             sole_up=pair["sole_up"],
             contact=pair["touch"][..., 0] > 1.0,
-            lift=gait.foot_lift(gait.leg_phases(self.phase), gait.is_moving(self.velocity)),
-            phases=gait.leg_phases(self.phase),
-            moving=gait.is_moving(self.velocity),
-            yaw=self._yaw(),
+            lift=gait.foot_lift(phases, moving),
+            phases=phases,
+            moving=moving,
+            yaw=yaw_of(self.qpos[:, 3:7]),
             action=self.action,
             previous_action=self.previous_action,
         )
-
-    def _yaw(self) -> np.ndarray:
-        w, x, y, z = self.qpos[:, 3:7].T
-        return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
     def _fallen(self, state: WalkState) -> np.ndarray:
         broken = ~np.isfinite(self.qpos).all(axis=1)

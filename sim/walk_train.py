@@ -83,6 +83,11 @@ class MirrorSymmetric(torch.nn.Module):
     this small exploration that hid what was learned.
     """
 
+    observation_index: torch.Tensor
+    observation_sign: torch.Tensor
+    action_index: torch.Tensor
+    action_sign: torch.Tensor
+
     def __init__(self, network: torch.nn.Module):
         super().__init__()
         self.network = network
@@ -119,6 +124,7 @@ class SteadyPPO(PPO):
 
     def update(self) -> dict[str, float]:
         observations = self.storage.observations.flatten(0, 1)[::8].clone()
+        assert self.storage.distribution_params is not None
         old = tuple(p.flatten(0, 1)[::8].clone() for p in self.storage.distribution_params)
         losses = super().update()
         with torch.no_grad():

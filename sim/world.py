@@ -19,7 +19,7 @@ from bridge.contract import (
 )
 from sim.camera import HeadCamera
 from sim.odometry import Odometry
-from sim.robot import CONTROL_SUBSTEPS, facts, joint_facts
+from sim.robot import CONTROL_SUBSTEPS, facts, gravity_in_base, joint_facts, yaw_of
 from sim.scene import Scene, scene_spec
 from sim.sight import Sight
 from sim.walker import Walker
@@ -174,8 +174,8 @@ class World:
 
     def base_pose(self) -> tuple[float, float, float]:
         """True x m, y m and yaw rad, in (-pi, pi], of the pelvis in the world."""
-        x, y, _, w, i, j, k = self.data.qpos[:7]
-        return float(x), float(y), float(np.arctan2(2 * (w * k + i * j), 1 - 2 * (j * j + k * k)))
+        x, y = self.data.qpos[:2]
+        return float(x), float(y), float(yaw_of(self.data.qpos[3:7]))
 
     def object_pose(self, index: int) -> tuple[np.ndarray, float]:
         """An object's true centre (3,) m in the world, and the cosine of its tilt."""
@@ -221,9 +221,7 @@ class World:
         self._forget_picture()
 
     def _gravity(self) -> np.ndarray:
-        """(3,) the direction of gravity in the pelvis' frame."""
-        w, x, y, z = self.data.qpos[3:7]
-        return np.array([2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1])
+        return gravity_in_base(self.data.qpos[3:7])
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
         if self._look_step != self._steps:

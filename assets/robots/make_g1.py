@@ -152,7 +152,8 @@ def shapes(name: str, facts: dict) -> list[str]:
         for kind, material, place, size in LOOKS[part]
     ]
     if part in LIMBS:
-        lines.append(geom_xml(*LIMBS[part], 'class="limb"', mirror))
+        kind, place, size = LIMBS[part]
+        lines.append(geom_xml(kind, place, size, 'class="limb"', mirror))
     if part == "ankle_roll_link":
         radius = facts["feet"]["radius_m"]
         lines += [
