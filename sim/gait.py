@@ -12,6 +12,8 @@ PERIOD_S = 0.74
 LIFT_M = 0.07
 SOLE_RADIUS_M = 0.005
 MOVING_SPEED = 0.05  # m/s or rad/s: a slower command is a stand
+PENDULUM_RAD_S = 3.6  # sqrt(9.81 / height of the centre of mass)
+TIPPING_RAD = 0.14  # a tenth of a metre at the centre of mass
 
 HIP_PITCH_PER_M_S = 0.55
 HIP_YAW_PER_RAD_S = 0.35
@@ -29,6 +31,22 @@ def leg_phases(phase: np.ndarray) -> np.ndarray:
 def is_moving(velocity: np.ndarray) -> np.ndarray:
     """Whether a (..., 3) commanded base velocity (m/s, m/s, rad/s) asks for steps."""
     return np.abs(velocity).max(axis=-1) > MOVING_SPEED
+
+
+def capture_offset(gravity: np.ndarray, ang_vel: np.ndarray) -> np.ndarray:
+    """(..., 2) rad, forward and left: where the body is about to lean, seen from its feet.
+
+    Lean plus its rate over the pendulum's frequency, which is the instantaneous capture point over
+    its height (Koolen et al. 2012). `gravity` (..., 3) is a unit vector and `ang_vel` (..., 3)
+    rad/s, both in the base frame.
+    """
+    rate = np.stack([ang_vel[..., 1], -ang_vel[..., 0]], axis=-1)
+    return gravity[..., :2] + rate / PENDULUM_RAD_S
+
+
+def is_tipping(capture: np.ndarray) -> np.ndarray:
+    """Whether a (..., 2) capture offset has left the feet, so that only a step can save it."""
+    return np.linalg.norm(capture, axis=-1) > TIPPING_RAD
 
 
 def foot_lift(phases: np.ndarray, moving: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from sim.robot import (
     facts,
     gravity_in_base,
     joint_facts,
+    mirror_indices,
     robot_spec,
     yaw_of,
 )
@@ -29,7 +30,9 @@ from sim.walker import (
     VELOCITY_HIGH,
     VELOCITY_LOW,
     advance_phase,
+    is_stepping,
     joint_targets,
+    start_phase,
     walker_observation,
 )
 
@@ -53,9 +56,9 @@ class WalkConfig:
     threads: int = 2
     episode_s: float = 20.0
     command_s: float = 5.0
-    stand_share: float = 0.25
+    stand_share: float = 0.3
     turn_share: float = 0.2
-    push_m_s: float = 0.5
+    push_m_s: float = 0.8
     push_every_s: float = 6.0
     friction: tuple[float, float] = (0.5, 1.2)
     torso_payload_kg: tuple[float, float] = (-1.0, 2.0)
@@ -111,6 +114,9 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         }
         self._home = np.array(self.model.key("home").qpos)
         self._joint_low, self._joint_high = joint_facts("range_rad").T
+        twins, signs = mirror_indices()
+        self._arm_twins = twins[-N_ARM_JOINTS:] - N_LEG_WAIST_JOINTS
+        self._arm_signs = signs[-N_ARM_JOINTS:]
         self.penalty_factor = 0.1
         self.difficulty = 1.0  # scales noise, arm motion, pushes; training raises it
         self.episode_steps = np.zeros(n, dtype=np.int64)
@@ -131,6 +137,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.phase = np.zeros(n)
         self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
+        self.stepping = np.zeros(n, dtype=bool)
+        self.arm_speed = np.full((n, 1), ARM_SPEED_RAD_S)
         self.arms = np.tile(ARM_HOME_RAD, (n, 1)).astype(np.float64)
         self.arm_goals = self.arms.copy()
         self.smooth_velocity = np.zeros((n, 3))
@@ -145,16 +153,22 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         self.previous_action, self.action = self.action, np.asarray(actions, dtype=np.float64)
         self._move_arms()
-        targets = joint_targets(self.action, self.phase, self.velocity, self.arms)
+        targets = joint_targets(self.action, self.phase, self.velocity, self.arms, self.stepping)
         self.ctrl[:] = np.clip(targets, self._joint_low, self._joint_high)
         self.batch.step(nstep=CONTROL_SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_VEL)
         self.episode_steps += 1
-        self.phase = advance_phase(self.phase, self.velocity)
+        # The clock of this step follows the balance that its command was computed from.
+        self.phase = advance_phase(self.phase, self.velocity, self.capture)
         state = self._walk_state()
         rewards, terms = walk_rewards(state, self.penalty_factor, self.difficulty)
-        terminated = self._fallen(state) | self._planted(state)
+        fallen = self._fallen(state)
+        terminated = fallen | self._planted(state)
         truncated = (self.episode_steps >= self.max_steps) & ~terminated
-        info: dict[str, Any] = {"terms": terms, "episode_steps": self.episode_steps.copy()}
+        info: dict[str, Any] = {
+            "terms": terms,
+            "episode_steps": self.episode_steps.copy(),
+            "fallen": fallen,
+        }
         self._disturb()
         self._reset_worlds(terminated | truncated)
         observation, info["critic"] = self._observe()
@@ -164,7 +178,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         return gravity_in_base(self.qpos[:, 3:7])
 
     def _walk_state(self) -> WalkState:
-        phases, moving = gait.leg_phases(self.phase), gait.is_moving(self.velocity)
+        phases, moving = gait.leg_phases(self.phase), self.stepping
         base = np.concatenate(
             [self.sensor("base_lin_vel")[:, :2], self.sensor("base_ang_vel")[:, 2:]], axis=1
         )
@@ -205,7 +219,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
 
         To hold both feet down balances so well that it is learned first, and never left again.
         """
-        waiting = state.contact & state.moving[:, None]
+        waiting = state.contact & gait.is_moving(self.velocity)[:, None]
         self.planted_s = np.where(waiting, self.planted_s + DT_S, 0.0)
         return self.planted_s.max(axis=1) > 1.5 * gait.PERIOD_S
 
@@ -218,8 +232,18 @@ class WalkEnv(gymnasium.vector.VectorEnv):
 
         joints, joint_vel = self.qpos[:, 7:], self.qvel[:, 6:]
         ang_vel, gravity = self.sensor("base_ang_vel"), self._gravity()
+        self.capture = gait.capture_offset(gravity, ang_vel)
+        self.phase = start_phase(self.phase, self.velocity, self.capture)
+        self.stepping = is_stepping(self.phase, self.velocity, self.capture)
         clean = walker_observation(
-            self.velocity, self.phase, joints, joint_vel, ang_vel, gravity, self.action
+            self.velocity,
+            self.phase,
+            joints,
+            joint_vel,
+            ang_vel,
+            gravity,
+            self.action,
+            self.stepping,
         )
         observed = walker_observation(
             self.velocity,
@@ -229,6 +253,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             noisy(ang_vel, c.ang_vel_noise_rad_s),
             noisy(gravity, c.gravity_noise),
             self.action,
+            self.stepping,
         )
         feet = [self.sensor(f"{side}_sole_pos")[:, 2:] for side in ("left", "right")]
         touch = [self.sensor(f"{side}_touch") > 1.0 for side in ("left", "right")]
@@ -271,20 +296,26 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         rng = self._rng
         low, high = self._joint_low[-N_ARM_JOINTS:], self._joint_high[-N_ARM_JOINTS:]
         amplitude = self.difficulty * rng.random((n, 1)) * (rng.random((n, 1)) < 0.7)
-        goals = ARM_HOME_RAD + amplitude * (
-            rng.uniform(low, high, (n, N_ARM_JOINTS)) - ARM_HOME_RAD
+        anywhere = rng.uniform(low, high, (n, N_ARM_JOINTS))
+        # Both arms to one side of the body carry its weight furthest: a third of all goals.
+        alike = rng.random(n) < 1 / 3
+        anywhere[alike] = np.where(
+            np.arange(N_ARM_JOINTS) < N_ARM_JOINTS // 2,
+            anywhere[alike],
+            anywhere[alike][:, self._arm_twins] * self._arm_signs,
         )
-        self.arm_goals[worlds] = goals
+        self.arm_goals[worlds] = ARM_HOME_RAD + amplitude * (anywhere - ARM_HOME_RAD)
+        self.arm_speed[worlds] = ARM_SPEED_RAD_S * rng.uniform(0.2, 1.0, (n, 1))
 
     def _move_arms(self) -> None:
-        step = ARM_SPEED_RAD_S * DT_S
+        step = self.arm_speed * DT_S
         self.arms = self.arms + np.clip(self.arm_goals - self.arms, -step, step)
 
     def _disturb(self) -> None:
         c, rng, n = self.config, self._rng, self.num_envs
         self._sample_commands(rng.random(n) < DT_S / c.command_s)
         self._sample_arm_goals(rng.random(n) < DT_S / 2.0)
-        pushed = (rng.random(n) < DT_S / c.push_every_s) & gait.is_moving(self.velocity)
+        pushed = rng.random(n) < DT_S / c.push_every_s
         if pushed.any():
             angle = rng.uniform(0, 2 * np.pi, n)[:, None]
             speed = rng.uniform(0, self.difficulty * c.push_m_s, n)[:, None]
@@ -307,7 +338,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.qvel[worlds] = 0
         self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
         self.ctrl[worlds] = qpos[:, 7:]
-        self.phase[worlds] = 0
+        self.phase[worlds], self.stepping[worlds] = 0, False
         self._sample_commands(worlds)
         for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):
             memory[worlds] = 0

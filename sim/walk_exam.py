@@ -56,8 +56,8 @@ class _Rollout:
     def step(self) -> np.ndarray:
         """(n,) which worlds fell in this control period."""
         action = self.session.run(None, {"observation": self.observation})[0]
-        self.observation, _, fell, _, _ = self.env.step(action)
-        return fell
+        self.observation, _, _, _, info = self.env.step(action)
+        return info["fallen"]
 
 
 def examine_walker(

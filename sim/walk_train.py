@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from tensordict import TensorDict
 
 from bridge.contract import JOINT_NAMES, UserError
 from bridge.files import write_bytes, write_json
-from sim.robot import N_LEG_WAIST_JOINTS
+from sim.robot import N_LEG_WAIST_JOINTS, mirror_indices
 from sim.walk_env import WalkConfig, WalkEnv
 from sim.walker import OBSERVATION_DIM
 
@@ -32,7 +31,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class WalkTrainConfig:
-    """One run of walker training."""
+    """One run of walker training. `start` is the folder of a run whose end is this one's begin."""
 
     iterations: int = 3000
     minutes: float = 110.0
@@ -45,17 +44,8 @@ class WalkTrainConfig:
     initial_std: float = 0.4
     entropy: float = 0.002
     hidden: tuple[int, ...] = (256, 128, 128)
+    start: Path | None = None
     worlds: WalkConfig = field(default_factory=WalkConfig)
-
-
-def mirror_indices() -> tuple[np.ndarray, np.ndarray]:
-    """(29,) source index and sign of every joint in a left-right mirror image."""
-    index, sign = [], []
-    for name in JOINT_NAMES:
-        twin = name.replace("left", "#").replace("right", "left").replace("#", "right")
-        index.append(JOINT_NAMES.index(twin))
-        sign.append(-1.0 if re.search("roll|yaw", name) else 1.0)
-    return np.array(index), np.array(sign, dtype=np.float32)
 
 
 def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -301,6 +291,8 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     runner.alg.kl_low, runner.alg.kl_high = config.kl_low, config.kl_high
     if (out / CHECKPOINT).exists():
         runner.restore(out)
+    elif config.start is not None:
+        runner.restore(config.start)
     deadline = time.monotonic() + 60 * config.minutes
     first = True
     while runner.current_learning_iteration < config.iterations and time.monotonic() < deadline:
@@ -313,7 +305,7 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
 
 def _check_same_config(out: Path, config: WalkTrainConfig) -> None:
     """A resumed run must be the same run but for its length."""
-    path, new = out / "config.json", json.loads(json.dumps(asdict(config)))
+    path, new = out / "config.json", json.loads(json.dumps(asdict(config), default=str))
     if path.exists():
         old = json.loads(path.read_text())
         free = {"iterations", "minutes", "save_every"}

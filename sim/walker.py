@@ -37,22 +37,24 @@ def walker_observation(
     ang_vel: np.ndarray,
     gravity: np.ndarray,
     last_action: np.ndarray,
+    stepping: np.ndarray,
 ) -> np.ndarray:
     """(..., 84) float32, the network's input.
 
     velocity (..., 3) m/s, m/s, rad/s; phase (...) in [0, 1); joints (..., 29) rad and rad/s;
-    angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU frame; action (..., 15).
+    angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU frame; action (..., 15);
+    stepping (...) bool, whether the clock runs.
     """
     angle = 2 * np.pi * phase[..., None]
-    moving = gait.is_moving(velocity)[..., None]
+    stepping = stepping[..., None]
     # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
     return np.concatenate(
         [
             ang_vel * 0.5,
             gravity * 3.0,
             velocity * np.array([2.0, 2.0, 1.0]),
-            np.sin(angle) * moving,
-            np.cos(angle) * moving,
+            np.sin(angle) * stepping,
+            np.cos(angle) * stepping,
             (joint_pos - joint_facts("home_rad")) * 4.0,
             joint_vel * 0.1,
             last_action,
@@ -62,19 +64,42 @@ def walker_observation(
 
 
 def joint_targets(
-    action: np.ndarray, phase: np.ndarray, velocity: np.ndarray, arms: np.ndarray
+    action: np.ndarray,
+    phase: np.ndarray,
+    velocity: np.ndarray,
+    arms: np.ndarray,
+    stepping: np.ndarray,
 ) -> np.ndarray:
     """(..., 29) rad: home + reference + scaled action for legs and waist; (..., 14) arms as is."""
-    moving = gait.is_moving(velocity)
     home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
-    body = home + gait.reference(gait.leg_phases(phase), velocity, moving) + action * action_scale()
-    return np.concatenate([body, arms], axis=-1)
+    offsets = gait.reference(gait.leg_phases(phase), velocity, stepping)
+    return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
 
 
-def advance_phase(phase: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-    """The clock one control period later; it rests at zero while the command is a stand."""
-    ticking = (phase + 1.0 / (CONTROL_HZ * gait.PERIOD_S)) % 1.0
-    return np.where(gait.is_moving(velocity), ticking, 0.0)
+def start_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
+    """The clock as a step begins: a stand that tips over to the left lifts the left foot first.
+
+    `capture` (..., 2) rad as of `gait.capture_offset`.
+    """
+    starting = (phase == 0) & ~gait.is_moving(velocity) & gait.is_tipping(capture)
+    return np.where(starting & (capture[..., 1] > 0), 0.5, phase)
+
+
+def is_stepping(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
+    """Whether the clock runs: for the command, to save the balance, or to end a step begun."""
+    return gait.is_moving(velocity) | gait.is_tipping(capture) | (phase > 0)
+
+
+def advance_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
+    """The clock one control period later; on a stand in balance it rests at zero.
+
+    A clock that nothing asks for any more runs on until both feet are down.
+    """
+    ticking = phase + 1.0 / (CONTROL_HZ * gait.PERIOD_S)
+    wanted = gait.is_moving(velocity) | gait.is_tipping(capture)
+    step_ends = (ticking >= 1.0) | ((phase < 0.5) & (ticking >= 0.5))
+    rests = ~wanted & ((phase == 0) | step_ends)
+    return np.where(rests, 0.0, ticking % 1.0)
 
 
 class Walker:
@@ -118,12 +143,15 @@ class Walker:
         """
         velocity = np.clip(command[:3], VELOCITY_LOW, VELOCITY_HIGH)
         arms = self._arm_targets(command[ARMS], joint_pos)
+        capture = gait.capture_offset(gravity, ang_vel)
+        phase = start_phase(self._phase, velocity, capture)
+        stepping = is_stepping(phase, velocity, capture)
         observation = walker_observation(
-            velocity, self._phase, joint_pos, joint_vel, ang_vel, gravity, self._action
+            velocity, phase, joint_pos, joint_vel, ang_vel, gravity, self._action, stepping
         )
         self._action = self._session.run(None, {"observation": observation[None]})[0][0]
-        targets = joint_targets(self._action, self._phase, velocity, arms)
-        self._phase = advance_phase(self._phase, velocity)
+        targets = joint_targets(self._action, phase, velocity, arms, stepping)
+        self._phase = advance_phase(phase, velocity, capture)
         return np.clip(targets, self._range[:, 0], self._range[:, 1])
 
     def _arm_targets(self, wanted: np.ndarray, joint_pos: np.ndarray) -> np.ndarray:

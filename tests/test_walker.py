@@ -12,7 +12,14 @@ from sim import gait
 from sim.robot import joint_facts
 from sim.walk_env import WalkConfig, WalkEnv
 from sim.walk_train import CHECKPOINT, MirrorSymmetric, WalkTrainConfig, mirror_maps, train_walker
-from sim.walker import Walker, advance_phase, joint_targets, walker_observation
+from sim.walker import (
+    Walker,
+    advance_phase,
+    is_stepping,
+    joint_targets,
+    start_phase,
+    walker_observation,
+)
 
 SMALL = WalkConfig(n_worlds=4, threads=1)
 
@@ -32,10 +39,40 @@ def test_reference_gait_by_hand():
 
 
 def test_a_stand_has_no_clock_and_no_gait():
-    still = np.zeros((1, 3))
-    assert advance_phase(np.array([0.3]), still) == 0.0
-    targets = joint_targets(np.zeros((1, 15)), np.array([0.7]), still, ARM_HOME_RAD[None])
+    still, upright = np.zeros((1, 3)), np.zeros((1, 2))
+    rest = np.zeros(1)
+    assert not is_stepping(rest, still, upright) and advance_phase(rest, still, upright) == 0.0
+    targets = joint_targets(
+        np.zeros((1, 15)), np.array([0.7]), still, ARM_HOME_RAD[None], np.array([False])
+    )
     assert targets[0] == pytest.approx(joint_facts("home_rad"))
+
+
+def test_balance_starts_the_clock_with_the_foot_it_falls_on_and_a_step_is_ended():
+    still = np.zeros(3)
+    # Leaning forward by 0.1 rad and falling on at 0.36 rad/s: 0.1 + 0.36 / 3.6 = 0.2 rad.
+    capture = gait.capture_offset(np.array([0.1, 0, -1]), np.array([0, 0.36, 0]))
+    assert capture == pytest.approx([0.2, 0.0]) and gait.is_tipping(capture)
+    left = gait.capture_offset(np.array([0.0, 0.1, -1]), np.array([-0.36, 0, 0]))
+    assert left == pytest.approx([0.0, 0.2])
+    assert start_phase(np.array(0.0), still, left) == 0.5, "the left foot swings first"
+    assert start_phase(np.array(0.0), still, -left) == 0.0
+    upright, phase, steps = np.zeros(2), start_phase(np.array(0.0), still, left), 0
+    while is_stepping(phase, still, upright):
+        phase, steps = advance_phase(phase, still, upright), steps + 1
+    assert steps == 19  # half of 0.74 s at 50 Hz, rounded up
+
+
+def test_a_pushed_stand_leans_as_the_capture_offset_says():
+    import mujoco
+
+    from sim.robot import gravity_in_base
+
+    for roll, pitch, towards in ((0, 0.1, [0.1, 0]), (-0.1, 0, [0, 0.1])):
+        quat = np.zeros(4)
+        mujoco.mju_euler2Quat(quat, np.array([roll, pitch, 0.0]), "xyz")
+        offset = gait.capture_offset(gravity_in_base(quat), np.zeros(3))
+        assert offset == pytest.approx(towards, abs=1e-3)
 
 
 def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_action():
@@ -63,7 +100,7 @@ def _observe(velocity, phase, joints):
     values = np.array([joints[name] for name in JOINT_NAMES])
     upright = np.array([0.0, 0.0, -1.0])
     return walker_observation(
-        velocity, phase, values, 0 * values, 0 * upright, upright, np.zeros(15)
+        velocity, phase, values, 0 * values, 0 * upright, upright, np.zeros(15), np.array(True)
     )
 
 
