@@ -7,13 +7,14 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 GL_PACKAGES := libegl1 libgl1 libgles2
 
-.PHONY: help demo test check smoke tables gl clean
+.PHONY: help demo test check smoke tables peers gl clean
 
 help:
 	@echo "make demo    install, then walk to the red ball: leaves out/run.mp4"
 	@echo "make test    all tests"
 	@echo "make check   format, lint, types and fast tests"
 	@echo "make smoke   collect, train, export, serve, evaluate and walk in miniature"
+	@echo "make peers   fetch the walkers of others, for hitogata bench walker"
 	@echo "make tables  renew the figures in README.md and the map in ARCHITECTURE.md"
 
 demo: $(STAMP)
@@ -54,6 +55,10 @@ gl:
 	else \
 	  echo "OpenGL is missing: sudo apt-get install $(GL_PACKAGES)"; exit 1; \
 	fi
+
+# Without its dependencies: they would overwrite onnxruntime-gpu, and the walkers need none of them.
+peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps holosoma-inference
 
 clean:
 	rm -rf out build dist *.egg-info .pytest_cache .ruff_cache

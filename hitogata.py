@@ -6,17 +6,19 @@ functions are made on demand, because some rooms take seconds to import.
 
 import contextlib
 import dataclasses
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from assets import asset_path
 from bridge.child import child_server
-from bridge.client import RemotePolicy
-from bridge.commandline import Command, dispatch, guarded
+from bridge.client import Connection, RemotePolicy
+from bridge.commandline import Command, dispatch, guarded, told
 from bridge.contract import Policy, UserError, check_instruction
+from bridge.keys import make_keys, server_keys
+from bridge.replay import make_replay
 
 BUNDLE = asset_path("models/bundle")
 
@@ -45,11 +47,6 @@ def policy_address(
     return contextlib.nullcontext(connect) if connect else serving(bundle, *options)
 
 
-def told() -> str:
-    """This command line, as kept beside every figure that it measures."""
-    return shlex.join(["hitogata", *sys.argv[1:]])
-
-
 def make_run() -> Callable[..., None]:
     from tyro.conf import Positional, arg
 
@@ -59,7 +56,7 @@ def make_run() -> Callable[..., None]:
         instruction: Positional[str],
         config: Annotated[RunConfig, arg(name="")] = RunConfig(),
         bundle: Path = BUNDLE,
-        connect: str | None = None,
+        server: Annotated[Connection, arg(name="")] = Connection(),
     ) -> None:
         """Carries out an instruction in simulation and leaves a video.
 
@@ -68,18 +65,19 @@ def make_run() -> Callable[..., None]:
         Args:
             instruction: What the robot is told, at most 1 KiB.
             bundle: The exported policy to serve, in a process of its own.
-            connect: Address of a server already running (hitogata serve), instead of a bundle.
         """
+        keys = server.client_keys()
         stage = set_stage(check_instruction(instruction), config)
-        with policy_address(connect, bundle) as address, RemotePolicy(address) as policy:
+        with (
+            policy_address(server.connect, bundle) as address,
+            RemotePolicy(address, keys=keys) as policy,
+        ):
             carry_out(stage, policy, config)
 
     return run
 
 
 def make_evaluate() -> Callable[..., None]:
-    from functools import partial
-
     from tyro.conf import arg
 
     from bridge.results import read_figures, write_results
@@ -89,7 +87,7 @@ def make_evaluate() -> Callable[..., None]:
     def evaluate(
         config: Annotated[EvaluateConfig, arg(name="")] = EvaluateConfig(),
         bundle: Path = BUNDLE,
-        connect: str | None = None,
+        server: Annotated[Connection, arg(name="")] = Connection(),
         blind: Literal["text", "image"] | None = None,
         checkpoint: Path | None = None,
         expert: bool = False,
@@ -102,7 +100,6 @@ def make_evaluate() -> Callable[..., None]:
 
         Args:
             bundle: The exported policy to serve, in a process of its own.
-            connect: Address of a server already running, instead of a bundle.
             blind: Withhold the words or the picture, as a baseline.
             checkpoint: Evaluate this run in torch, in float32, instead of a bundle; give the
                 families of which `int8_drop` shall tell: --families go_to.
@@ -124,12 +121,10 @@ def make_evaluate() -> Callable[..., None]:
             figures = evaluate_policy(policy, config, out)
         else:
             options = ("--blind", blind) if blind else ()
-            with (
-                serving(bundle, *options)
-                if connect is None
-                else contextlib.nullcontext(connect) as address
-            ):
-                figures = evaluate_policy(partial(RemotePolicy, address), config, out)
+            keys = server.client_keys()
+            with policy_address(server.connect, bundle, *options) as address:
+                policies = partial(RemotePolicy, address, keys=keys)
+                figures = evaluate_policy(policies, config, out)
         for key, value in figures.items():
             print(f"{key:32} {value}")
         if not expert:
@@ -140,7 +135,6 @@ def make_evaluate() -> Callable[..., None]:
 
 
 def make_collect() -> Callable[..., None]:
-
     from tyro.conf import arg
 
     from tasks.catalogue import CATALOGUE
@@ -242,38 +236,59 @@ def make_export() -> Callable[..., None]:
 def make_serve() -> Callable[..., None]:
     from tyro.conf import Positional
 
+    from bridge import gr00t, openpi
+    from bridge.foreign import Door, read_token
     from bridge.server import ServerInfo, serve_policy
     from policy.runtime import Blind, OnnxPolicy
 
     def serve(
         bundle: Positional[Path] = BUNDLE,
-        address: str = "tcp://127.0.0.1:5757",
+        wire: Literal["hitogata", "gr00t", "openpi"] = "hitogata",
+        address: str | None = None,
         threads: int = 2,
         tokens_per_step: int | None = None,
         deadline_s: float | None = None,
         blind: Blind | None = None,
         strict_gpu: bool = False,
+        keys: Path | None = None,
+        token_file: Path | None = None,
+        exposed: bool = False,
     ) -> None:
-        """Serves a bundle over ZeroMQ until interrupted.
+        """Serves a bundle until interrupted.
 
         Example: hitogata serve runs/bundle --address ipc:///tmp/hitogata.sock
 
         Args:
             bundle: Folder written by `hitogata export`.
-            address: ipc:// or loopback tcp:// address to listen at.
+            wire: Whose clients to answer: ours, GR00T's or openpi's.
+            address: Where to listen: ipc:// or loopback tcp://, with keys any tcp://; for openpi
+                ws://. Without one tcp://127.0.0.1:5757, for gr00t :5555, ws://127.0.0.1:8000.
             threads: CPU threads of the policy.
             tokens_per_step: Action tokens that one decoding step emits: 18, 36 or 108.
             deadline_s: After this time a chunk is answered as far as it is decoded.
             blind: Withhold the words or the picture from the policy, as a baseline.
             strict_gpu: Refuse to run any part on the CPU.
+            keys: Folder of keys (hitogata keys): encrypt, and let in only who is allowed there.
+            token_file: File with the token that clients of gr00t or openpi must present.
+            exposed: Let gr00t or openpi be reached from other machines, without encryption.
         """
+        if wire == "hitogata" and (token_file or exposed):
+            raise UserError("--token-file and --exposed are for other wires: use --keys FOLDER")
+        if wire != "hitogata" and keys:
+            raise UserError(f"the wire of {wire} knows no keys: use --token-file FILE")
+        door = Door(address, exposed, read_token(token_file) if token_file else None)
+        pair = server_keys(keys) if keys else None
         policy = OnnxPolicy(bundle, threads, strict_gpu, tokens_per_step, blind, deadline_s)
         info = ServerInfo(policy.manifest.model_id, policy.manifest.normalisation_id)
 
         def ready(place: str) -> None:
             print(f"serving {bundle} at {place} on {policy.device}", flush=True)
 
-        serve_policy(policy, address, info, ready)
+        if wire == "hitogata":
+            serve_policy(policy, address or "tcp://127.0.0.1:5757", info, ready, pair)
+        else:
+            serve_foreign = gr00t.serve_gr00t if wire == "gr00t" else openpi.serve_openpi
+            serve_foreign(policy, door, info, ready)
 
     return serve
 
@@ -358,6 +373,12 @@ def make_bench() -> Callable[..., None]:
     return bench
 
 
+def make_bench_walker() -> Callable[..., None]:
+    from tasks.bench_walker import bench_walker
+
+    return bench_walker
+
+
 def make_doctor() -> Callable[..., None]:
     from sim.doctor import report
 
@@ -373,8 +394,6 @@ def make_doctor() -> Callable[..., None]:
 
 def _torch_policies(checkpoint: Path) -> Callable[[], Policy]:
     """Makes float32 policies of a checkpoint, in whichever process calls it."""
-    from functools import partial
-
     from policy.checkpoint_policy import TorchPolicy
 
     return partial(TorchPolicy, checkpoint, threads=1)
@@ -386,9 +405,12 @@ COMMANDS = {
     "collect": Command("record demonstrations of the experts", make_collect),
     "train": Command("train the policy on demonstrations", make_train),
     "export": Command("write a trained policy as an 8-bit ONNX bundle", make_export),
-    "serve": Command("serve a bundle over ZeroMQ", make_serve),
+    "serve": Command("serve a bundle over ZeroMQ or WebSocket", make_serve),
     "walk": Command("train the walker", make_walk),
     "bench": Command("measure how fast the policy answers", make_bench),
+    "bench walker": Command("examine walkers, ours and others'", make_bench_walker),
+    "keys": Command("make and list the keys of a server and its clients", make_keys),
+    "replay": Command("show what a recording of the black box holds", make_replay),
     "doctor": Command("show what this machine has and what is missing", make_doctor),
 }
 

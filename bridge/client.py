@@ -1,8 +1,11 @@
-"""A policy that lives in another process, reached over a local ZeroMQ socket."""
+"""A policy that lives in another process, reached over a ZeroMQ socket."""
 
 from __future__ import annotations
 
+import errno
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,11 +20,14 @@ from bridge.contract import (
     check_instruction,
     contract_hash,
 )
+from bridge.keys import ClientKeys, client_keys, secure_client
 from bridge.wire import ServerInfo
 
 _MAX_MESSAGE_BYTES = 1 << 20
 _CONNECT_TIMEOUT_MS = 1000
 _BROKEN = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_HANDSHAKE = zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 _Answer = TypeVar("_Answer", wire.Chunk, wire.Done)
 
@@ -30,13 +36,41 @@ class PolicyUnavailable(UserError):
     """No policy server answers: it is not there, it died, or it hangs."""
 
 
+class MalformedReply(PolicyUnavailable):
+    """What answers does not keep the contract; the connection stands."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A policy server that runs already.
+
+    Attributes:
+        connect: Address of a server already running (hitogata serve), instead of a bundle.
+        keys: Folder of this machine's keys (hitogata keys), for a server with keys.
+        server_key: The public key of that server, a copy of its NAME.public.
+    """
+
+    connect: str | None = None
+    keys: Path | None = None
+    server_key: Path | None = None
+
+    def client_keys(self) -> ClientKeys | None:
+        """The keys to connect with, or None to connect without; UserError for half of them."""
+        if self.keys is None and self.server_key is None:
+            return None
+        if self.connect is None or self.keys is None or self.server_key is None:
+            raise UserError("a server with keys needs all of --connect, --keys and --server-key")
+        return client_keys(self.keys, self.server_key)
+
+
 class RemotePolicy:
     """The policy served at `address`; a Policy, for one thread at a time.
 
-    The handshake happens here: UserError when the server speaks another protocol or contract, or
-    runs another model or normalisation than `expected`. A server that dies is noticed within
-    0.7 s by its silence on the heartbeat, one that computes for longer than `timeout_s` counts as
-    hung; both raise PolicyUnavailable. A lost connection stays lost: make a new RemotePolicy.
+    The handshake happens here: UserError when the server speaks another protocol or contract, runs
+    another model or normalisation than `expected`, or does not take `keys`. A server that dies is
+    noticed within 0.8 s by its silence on the heartbeat, one that computes for longer than
+    `timeout_s` counts as hung; both raise PolicyUnavailable. A lost connection stays lost: make a
+    new RemotePolicy.
 
     `info` says which policy answers. `dropped` counts replies that were late, repeated, or
     meant for others.
@@ -45,11 +79,16 @@ class RemotePolicy:
     info: ServerInfo
 
     def __init__(
-        self, address: str, expected: ServerInfo | None = None, timeout_s: float = 5.0
+        self,
+        address: str,
+        expected: ServerInfo | None = None,
+        timeout_s: float = 5.0,
+        keys: ClientKeys | None = None,
     ) -> None:
-        self.address = wire.local_address(address)
+        self.address = wire.local_address(address, encrypted=keys is not None)
         self.dropped = 0
         self._timeout_s = timeout_s
+        self._keys = keys
         self._session = ""
         self._sequence = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -58,9 +97,11 @@ class RemotePolicy:
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_TIMEOUT_MS)
+        if keys is not None:
+            secure_client(self._socket, keys)
         # A robot must not find itself commanded again by whatever answers there next.
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._monitor = self._socket.get_monitor_socket(_BROKEN | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = self._socket.get_monitor_socket(_BROKEN | _HANDSHAKE)
         try:
             self._connect()
             self._shake_hands(expected)
@@ -69,21 +110,34 @@ class RemotePolicy:
             raise
 
     def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        """Asks for a chunk; UserError when the server cannot carry out this one request."""
+        """Asks for a chunk; UserError when the server cannot carry out this one request.
+
+        MalformedReply when the answer is none: commands that are not finite, another shape, the
+        stamp of another observation.
+        """
         text = check_instruction(instruction)
         sequence = self._next_sequence()
         self._send(wire.pack_observation(self._session, sequence, text, observation))
         message, arrays = self._await(wire.Chunk, sequence)
         try:
-            return wire.chunk_of(message, arrays)
+            chunk = wire.chunk_of(message, arrays)
         except wire.WireError as error:
             raise self._malformed(error) from error
+        if chunk.observed_at_s != observation.time_s:
+            raise self._malformed(f"an answer to {chunk.observed_at_s}, not {observation.time_s} s")
+        return chunk
 
     def reset(self) -> None:
         """Lets the policy forget what came before."""
         sequence = self._next_sequence()
         self._send(wire.pack(wire.Reset(session=self._session, sequence=sequence)))
         self._await(wire.Done, sequence)
+
+    def check(self) -> None:
+        """PolicyUnavailable once the connection is lost, without asking anything; never waits."""
+        while self._monitor.poll(0):
+            if recv_monitor_message(self._monitor)["event"] & _BROKEN:
+                raise self._lost()
 
     def close(self) -> None:
         """Ends the session; safe to call again."""
@@ -116,12 +170,36 @@ class RemotePolicy:
             ) from error
         # Where nobody listens this ends at once; a server on a busy machine may need a while.
         if self._monitor.poll(int(self._timeout_s * 1000)):
-            event = recv_monitor_message(self._monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            event = recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return
+            # A server that hangs fails the handshake too, but does not close the connection.
+            if event["event"] & _REFUSED or (
+                event["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+                and event["value"] in (errno.EPIPE, errno.ECONNRESET)
+            ):
+                raise UserError(self._locked_out(event["event"]))
         raise PolicyUnavailable(
             f"no policy server answers at {self.address}: start one with"
             f" `hitogata serve BUNDLE --address {self.address}`"
+        )
+
+    def _locked_out(self, event: int) -> str:
+        """Why the transport's own handshake failed."""
+        if self._keys is None:
+            return (
+                f"{self.address} asks for keys, or is no policy server: give --keys FOLDER and"
+                " --server-key FILE (hitogata keys --help)"
+            )
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            name = self._keys.own.name
+            return (
+                f"the server at {self.address} does not allow the key of {name}: bring"
+                f" {name}.public there and run `hitogata keys allow {name}.public`"
+            )
+        return (
+            f"what answers at {self.address} does not hold the key of --server-key, or has none:"
+            " give the server's own NAME.public, and start it with `hitogata serve --keys FOLDER`"
         )
 
     def _shake_hands(self, expected: ServerInfo | None) -> None:
@@ -134,11 +212,11 @@ class RemotePolicy:
         self._send(wire.pack(hello))
         reply, _ = self._receive(time.monotonic() + self._timeout_s)
         if isinstance(reply, wire.Refused):
-            raise UserError(str(reply))
+            raise UserError(wire.one_line(str(reply)))
         if not isinstance(reply, wire.Welcome):
             raise self._malformed(f"{type(reply).__name__} instead of Welcome")
         self._session = reply.session
-        self.info = ServerInfo(reply.model_id, reply.normalisation_id)
+        self.info = ServerInfo(wire.one_line(reply.model_id), wire.one_line(reply.normalisation_id))
 
     def _next_sequence(self) -> int:
         self._sequence += 1
@@ -159,7 +237,7 @@ class RemotePolicy:
                 (reply.session, reply.sequence) == (self._session, sequence)
             ):
                 if isinstance(reply, wire.Fault):
-                    raise UserError(reply.message)
+                    raise UserError(wire.one_line(reply.message))
                 return reply, arrays
             self.dropped += 1
 
@@ -189,8 +267,8 @@ class RemotePolicy:
             f"the policy server at {self.address} is gone: restart it with `hitogata serve`"
         )
 
-    def _malformed(self, detail: object) -> PolicyUnavailable:
-        return PolicyUnavailable(
-            f"what answers at {self.address} does not serve this contract ({detail}):"
-            " serve a bundle of this release with `hitogata serve`"
+    def _malformed(self, detail: object) -> MalformedReply:
+        return MalformedReply(
+            f"what answers at {self.address} does not serve this contract"
+            f" ({wire.one_line(str(detail))}): serve a bundle of this release with `hitogata serve`"
         )

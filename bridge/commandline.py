@@ -8,6 +8,7 @@ import functools
 import inspect
 import io
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,10 +21,15 @@ from bridge.contract import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """One word after `hitogata`: a line for the list, and the maker of its function."""
+    """One word after `hitogata`, or two: a line for the list, and the maker of its function."""
 
     summary: str
     make: Callable[[], Callable[..., None]]
+
+
+def told() -> str:
+    """This process's command line, as kept beside every figure that it measures."""
+    return shlex.join(["hitogata", *sys.argv[1:]])
 
 
 def guarded(call: Callable[[], None]) -> None:
@@ -61,7 +67,9 @@ def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(commands))
         return
-    name, *rest = arguments
+    # A command is one word or two: "bench", "bench walker".
+    words = 2 if " ".join(arguments[:2]) in commands else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in commands:
         raise UserError(f"no command {name!r}: use one of {', '.join(commands)}")
     call = _parse(name, commands[name].make(), rest)
@@ -69,7 +77,7 @@ def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
 
 
 def _overview(commands: Mapping[str, Command]) -> str:
-    lines = [f"  {name:10} {command.summary}" for name, command in commands.items()]
+    lines = [f"  {name:12} {command.summary}" for name, command in commands.items()]
     return "\n".join(
         [
             'usage: hitogata COMMAND ...        e.g. hitogata run "walk to the red ball"',

@@ -57,6 +57,7 @@ STAND_COMMAND = np.concatenate([[0, 0, 0, STANDING_HEIGHT_M], ARM_HOME_RAD]).ast
 CHUNK_STEPS = 16
 CHUNK_HZ = 10.0
 CONTROL_HZ = 50.0
+DAMP_KD_NMS_RAD = 8.0
 IMAGE_SIZE = 96
 INSTRUCTION_MAX_BYTES = 1024
 
@@ -78,7 +79,8 @@ class Observation:
     vector, (0, 0, -1) when upright) are (3,) in the pelvis IMU's frame. `command` (18,) is the one
     being executed. `elapsed_s` and `odometry` (x m, y m, yaw rad; continuous, not wrapped; with
     drift) count from the moment the instruction began, in the base's heading frame of that moment.
-    `image` is (IMAGE_SIZE, IMAGE_SIZE, 3) uint8 from the head camera.
+    `image` is (IMAGE_SIZE, IMAGE_SIZE, 3) uint8 from the head camera, taken `image_age_s` before;
+    the age stays with the robot, it is not sent.
     """
 
     time_s: float
@@ -90,6 +92,7 @@ class Observation:
     elapsed_s: float
     odometry: np.ndarray
     image: np.ndarray
+    image_age_s: float = 0.0
 
     def state(self) -> np.ndarray:
         """All but time and image as one (STATE_DIM,) float32 vector, ordered as `STATE_FIELDS`."""
@@ -166,6 +169,14 @@ class Robot(Protocol):
 
     def hold(self) -> None:
         """Stands still for one control period, arms where they are."""
+        ...
+
+    def damp(self) -> None:
+        """Lets the motors only brake for one control period: kp 0, kd DAMP_KD_NMS_RAD."""
+        ...
+
+    def begin_instruction(self) -> None:
+        """Lets elapsed time and odometry count from now."""
         ...
 
 

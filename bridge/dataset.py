@@ -61,7 +61,9 @@ class Labels:
     `instruction` (T, K) int32 indexes `instructions`. `context` (T, K, 4) float32 stands in for
     the state's STATE_CONTEXT: elapsed s, odometry x m, y m, yaw rad. `commands`
     (T, K, CHUNK_STEPS, COMMAND_DIM) float16, `status` (T, K) int8, `slots` (T, K, S) int8: index
-    into the values of each slot, -1 where the instruction does not mention it.
+    into the values of each slot, -1 where the instruction does not mention it. `place` (T, K, 2)
+    float16: where the picture shows the object that is named, column and row as shares of it; -1
+    where it is not seen, NaN where the instruction is about no single object.
     """
 
     instructions: tuple[str, ...]
@@ -70,6 +72,7 @@ class Labels:
     commands: np.ndarray
     status: np.ndarray
     slots: np.ndarray
+    place: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,7 @@ def _check_labels(labels: Labels, length: int, slots: Slots) -> None:
     _check(labels.commands, "commands", (*shape, CHUNK_STEPS, COMMAND_DIM), np.float16)
     _check(labels.status, "status", shape, np.int8)
     _check(labels.slots, "slots", (*shape, len(slots)), np.int8)
+    _check(labels.place, "place", (*shape, 2), np.float16)
 
 
 def _features() -> dict[str, Any]:
@@ -365,6 +369,12 @@ def _text_array(content: Any) -> np.ndarray:
 
 def _read_labels(folder: Path, index: int) -> Labels:
     with np.load(_labels_path(folder, index)) as archive:
+        missing = {field.name for field in fields(Labels)} - set(archive)
+        if missing:
+            raise UserError(
+                f"{folder} was recorded without {', '.join(sorted(missing))}: record it again with"
+                " this release's `hitogata collect`"
+            )
         arrays = {field.name: archive[field.name] for field in fields(Labels)}
     instructions = tuple(json.loads(arrays.pop("instructions").tobytes()))
     return Labels(instructions=instructions, **arrays)

@@ -12,8 +12,11 @@ from typing import Any
 from bridge.contract import UserError
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes `content` to `path` in one step, making the folders that lead there."""
+def write_bytes(path: str | Path, content: bytes, mode: int = 0o644) -> None:
+    """Writes `content` to `path` in one step, making the folders that lead there.
+
+    Nobody whom `mode` keeps out can read the file at any moment.
+    """
     path = Path(path)
     temporary: Path | None = None
     try:
@@ -25,7 +28,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide the file from other users
+        temporary.chmod(mode)  # mkstemp's 0600 would hide the file from other users
         temporary.replace(path)
     except OSError as error:
         raise UserError(

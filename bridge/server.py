@@ -1,4 +1,4 @@
-"""The policy server: answers observations with chunks over a local ZeroMQ socket."""
+"""The policy server: answers observations with chunks over a ZeroMQ socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket as unix
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,12 +18,12 @@ import zmq
 
 from bridge import wire
 from bridge.contract import Policy, UserError, check_instruction, contract_hash
+from bridge.keys import ServerKeys, authenticator, check_secured, secure_server
 from bridge.wire import ServerInfo
 
 _MAX_MESSAGE_BYTES = 8 << 20
 _MAX_SESSIONS = 64
 _MAX_MESSAGES_AT_ONCE = 64
-_FAULT_CHARACTERS = 500
 _POLL_MS = 100  # how late a signal may be noticed
 
 _log = logging.getLogger(__name__)
@@ -34,15 +34,17 @@ def serve_policy(
     address: str,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
+    keys: ServerKeys | None = None,
 ) -> None:
-    """Serves `policy` at an ipc or loopback address until SIGINT or SIGTERM.
+    """Serves `policy` until SIGINT or SIGTERM, at an ipc or loopback address.
 
-    `ready` is called with the address in use (which resolves a port given as *) once clients can
-    connect. Raises UserError for an address that is taken, unusable, or leads off this machine.
+    With `keys` it may be any address of this machine. `ready` is called with the address in use
+    (which resolves a port given as *) once clients can connect. Raises UserError for an address
+    that is taken or unusable, or that leads off this machine without keys.
     """
-    address = wire.local_address(address)
+    address = wire.local_address(address, encrypted=keys is not None)
     _refuse_taken_ipc(address)
-    with _bound_router(address) as router, _stop_on_signals() as stopping:
+    with _bound_router(address, keys) as router, stop_on_signals() as stopping:
         if ready is not None:
             ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
         _Server(policy, info, router).run(stopping)
@@ -79,14 +81,16 @@ class _Server:
                     self._send(peer, reply)
 
     def _receive(self) -> list[tuple[bytes, list[bytes]]]:
-        """Peer and frames of everything that has arrived."""
+        """Peer and frames of what has arrived, as far as it is not too much at once."""
         arrived: list[tuple[bytes, list[bytes]]] = []
-        while len(arrived) < _MAX_MESSAGES_AT_ONCE:
+        size = 0
+        while len(arrived) < _MAX_MESSAGES_AT_ONCE and size < _MAX_MESSAGE_BYTES:
             try:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
             arrived.append((peer, frames))
+            size += sum(map(len, frames))
         return arrived
 
     def _send(self, peer: bytes, frames: list[bytes]) -> None:
@@ -97,7 +101,9 @@ class _Server:
             _log.info("a reply was not taken: %s", error.strerror)
 
     def _reply_to(self, peer: bytes, frames: list[bytes], superseded: bool) -> list[bytes] | None:
-        session = self._sessions.get(peer)
+        session = self._sessions.pop(peer, None)
+        if session is not None:
+            self._sessions[peer] = session  # the last one heard stands last
         try:
             request, arrays = wire.unpack_request(frames)
         except wire.WireError as error:
@@ -140,7 +146,7 @@ class _Server:
         if refusal is not None:
             return wire.pack(refusal)
         if len(self._sessions) >= _MAX_SESSIONS:
-            # Clients that vanished said no goodbye; the one that opened first makes room.
+            # Clients that vanished said no goodbye; the one silent for longest makes room.
             del self._sessions[next(iter(self._sessions))]
         self._sessions[peer] = _Session(secrets.token_hex(8))
         return wire.pack(
@@ -170,33 +176,37 @@ def _mismatch(hello: wire.Hello, info: ServerInfo) -> wire.Refused | None:
 
 
 def _fault(session: str, sequence: int, message: str) -> list[bytes]:
-    line = " ".join(message.split())[:_FAULT_CHARACTERS]
-    return wire.pack(wire.Fault(session=session, sequence=sequence, message=line))
+    fault = wire.Fault(session=session, sequence=sequence, message=wire.one_line(message))
+    return wire.pack(fault)
 
 
 @contextmanager
-def _bound_router(address: str) -> Generator[zmq.Socket[bytes]]:
+def _bound_router(address: str, keys: ServerKeys | None) -> Generator[zmq.Socket[bytes]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    wire.set_options(router, address)
-    router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    try:
+    with ExitStack() as undo:
+        undo.callback(context.term)
+        if keys is not None:
+            undo.enter_context(authenticator(context, keys))
+        router = undo.enter_context(context.socket(zmq.ROUTER))
+        wire.set_options(router, address)
+        router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if keys is not None:
+            secure_server(router, keys)
         try:
             router.bind(address)
         except zmq.ZMQError as error:
             raise UserError(
                 f"cannot serve at {address} ({error.strerror}): choose another address"
             ) from error
-        try:
-            yield router
-        finally:
-            router.close()
-            if address.startswith("ipc://"):
-                Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
-    finally:
-        router.close()
-        context.term()
+        if keys is not None:
+            check_secured(router)
+        file = Path(address.removeprefix("ipc://"))
+        if address.startswith("ipc://") and file.is_socket():
+            file.chmod(0o600)
+            undo.callback(file.unlink, missing_ok=True)
+            undo.callback(router.close)
+        yield router
 
 
 def _refuse_taken_ipc(address: str) -> None:
@@ -213,7 +223,7 @@ def _refuse_taken_ipc(address: str) -> None:
 
 
 @contextmanager
-def _stop_on_signals() -> Generator[threading.Event]:
+def stop_on_signals() -> Generator[threading.Event]:
     """An event that SIGINT and SIGTERM set; their handlers are put back afterwards."""
     stopping = threading.Event()
 

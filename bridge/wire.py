@@ -29,9 +29,14 @@ from bridge.contract import (
 )
 
 PROTOCOL = 1
+LINE_CHARACTERS = 500
 _MAX_ARRAYS = 4
+_ROUNDING = 1e-3  # how far float32 may take a probability beyond 1
 _DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+_Id = Annotated[str, msgspec.Meta(max_length=200)]
+_Text = Annotated[str, msgspec.Meta(max_length=64 << 10)]
+_Slots = Annotated[dict[_Id, _Text], msgspec.Meta(max_length=64)]
 
 Frames = Sequence[bytes]
 
@@ -65,50 +70,50 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     """Opens a session. A None accepts any model, or any normalisation."""
 
     protocol: int
-    contract: str
-    model_id: str | None = None
-    normalisation_id: str | None = None
+    contract: _Id
+    model_id: _Id | None = None
+    normalisation_id: _Id | None = None
 
 
 class Act(Message, frozen=True, kw_only=True, tag="act"):
     """Asks for a chunk; arrays: state (STATE_DIM,) float32, image uint8."""
 
-    session: str
+    session: _Id
     sequence: int
     observed_at_s: float
-    instruction: str
+    instruction: _Text
 
 
 class Reset(Message, frozen=True, kw_only=True, tag="reset"):
     """Asks the policy to forget what came before."""
 
-    session: str
+    session: _Id
     sequence: int
 
 
 class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
     """Ends a session; nobody answers."""
 
-    session: str
+    session: _Id
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     """The handshake's answer: the session to name from now on, and who serves."""
 
-    session: str
+    session: _Id
     protocol: int
-    contract: str
-    model_id: str
-    normalisation_id: str
+    contract: _Id
+    model_id: _Id
+    normalisation_id: _Id
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
     """The handshake failed: which term differs, both values, and what to do."""
 
-    term: str
-    client: str
-    server: str
-    remedy: str
+    term: _Id
+    client: _Id
+    server: _Id
+    remedy: _Text
 
     def __str__(self) -> str:
         return (
@@ -120,27 +125,27 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
 class Chunk(Message, frozen=True, kw_only=True, tag="chunk"):
     """Answers Act, with its stamp; arrays: commands (CHUNK_STEPS, COMMAND_DIM) float32."""
 
-    session: str
+    session: _Id
     sequence: int
     observed_at_s: float
     status: Status
     status_probability: float
-    understood: dict[str, str]
+    understood: _Slots
 
 
 class Done(Message, frozen=True, kw_only=True, tag="done"):
     """Answers Reset."""
 
-    session: str
+    session: _Id
     sequence: int
 
 
 class Fault(Message, frozen=True, kw_only=True, tag="fault"):
     """This one request failed; `message` is for the user. Unreadable requests have sequence -1."""
 
-    session: str
+    session: _Id
     sequence: int
-    message: str
+    message: _Text
 
 
 Request = Hello | Act | Reset | Goodbye
@@ -197,6 +202,7 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk) -> list[bytes]:
     """The frames of a Chunk, or WireError when the policy's answer breaks the contract."""
     commands = np.asarray(chunk.commands, np.float32)
     _check_commands(commands)
+    _check_probability(chunk.status_probability)
     message = Chunk(
         session=session,
         sequence=sequence,
@@ -212,32 +218,48 @@ def chunk_of(message: Chunk, arrays: Sequence[np.ndarray]) -> ActionChunk:
     """The chunk in a Chunk, or WireError when it breaks the contract."""
     (commands,) = _expect(arrays, ("float32", (CHUNK_STEPS, COMMAND_DIM)))
     _check_commands(commands)
+    _check_probability(message.status_probability)
     return ActionChunk(
         observed_at_s=message.observed_at_s,
         commands=commands,
         status=message.status,
         status_probability=message.status_probability,
-        understood=message.understood,
+        understood={one_line(k): one_line(v) for k, v in message.understood.items()},
     )
 
 
-def local_address(address: str) -> str:
-    """The address in ZeroMQ's spelling; UserError unless it stays on this machine."""
+def one_line(text: str) -> str:
+    """Text of the other end as one line that a terminal can show."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(shown.split())[:LINE_CHARACTERS]
+
+
+def local_address(address: str, encrypted: bool = False) -> str:
+    """The address in ZeroMQ's spelling; UserError when it leaves this machine unencrypted."""
     scheme, _, place = address.partition("://")
     if scheme == "ipc" and place:
         return address
     host, _, port = place.rpartition(":")
-    if scheme == "tcp" and host and port:
+    if scheme == "tcp" and host and (port == "*" or port.isdecimal()):
         host = "127.0.0.1" if host == "localhost" else host
-        try:
-            if ipaddress.ip_address(host.strip("[]")).is_loopback:
-                return f"tcp://{host}:{port}"
-        except ValueError:
-            pass  # a name or an interface: it may lead anywhere
+        if encrypted or _is_loopback(host):
+            return f"tcp://{host}:{port}"
+        raise UserError(
+            f"{address} may leave this machine, and without keys nothing on the wire is encrypted:"
+            " make keys at both ends (hitogata keys --help) and give --keys FOLDER, or use"
+            " ipc:///tmp/hitogata.sock or tcp://127.0.0.1:5555"
+        )
     raise UserError(
-        f"{address} may leave this machine, and nothing on the wire is encrypted:"
-        " use ipc:///tmp/hitogata.sock or tcp://127.0.0.1:5555"
+        f"{address or 'nothing'} is no address: use ipc:///tmp/hitogata.sock or"
+        " tcp://127.0.0.1:5555"
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False  # a name or an interface: it may lead anywhere
 
 
 def set_options(socket: zmq.Socket[bytes], address: str) -> None:
@@ -295,3 +317,8 @@ def _check_commands(commands: np.ndarray) -> None:
         raise WireError(f"commands are {commands.shape}, not {(CHUNK_STEPS, COMMAND_DIM)}")
     if not np.isfinite(commands).all():
         raise WireError("the policy's commands are not finite")
+
+
+def _check_probability(value: float) -> None:
+    if not 0 <= value <= 1 + _ROUNDING:
+        raise WireError(f"{value} is no probability")

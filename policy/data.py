@@ -62,7 +62,8 @@ class Augmentation:
 class Batch(NamedTuple):
     """Inputs and targets of one training step; shapes as in `Model.forward`.
 
-    `slots` (B, S) int64 are classes, 0 where the instruction does not mention the slot.
+    `slots` (B, S) int64 are classes, 0 where the instruction does not mention the slot. `place`
+    (B, 2) as in `bridge.dataset.Labels`.
     """
 
     states: Tensor
@@ -73,6 +74,7 @@ class Batch(NamedTuple):
     status: Tensor
     slots: Tensor
     known: Tensor
+    place: Tensor
 
 
 @dataclass
@@ -80,7 +82,8 @@ class Demonstrations:
     """All frames and labels of one or more datasets.
 
     Per frame: `images` (N, 96, 96, 3) uint8 and `state` (N, 86). Per label: its `frame` (M,),
-    `instruction` (M,), `context` (M, 4), `commands` (M, 16, 18), `status` (M,) and `slots` (M, S).
+    `instruction` (M,), `context` (M, 4), `commands` (M, 16, 18), `status` (M,), `slots` (M, S) and
+    `place` (M, 2).
     Per instruction: `text`, `word_states` (I, 24, 384) float16 and `word_mask` (I, 24).
     The last `n_held_out` labels belong to episodes that training never draws.
     """
@@ -94,6 +97,7 @@ class Demonstrations:
     commands: np.ndarray
     status: np.ndarray
     slots: np.ndarray
+    place: np.ndarray
     text: list[str]
     word_states: np.ndarray
     word_mask: np.ndarray
@@ -147,6 +151,7 @@ class Demonstrations:
             status=torch.from_numpy(self.status[labels].astype(np.int64)),
             slots=torch.from_numpy(self.slots[labels].astype(np.int64) + 1),
             known=draw_known(rng, len(labels)),
+            place=torch.from_numpy(self.place[labels].astype(np.float32)),
         )
 
     def _augment_state(
@@ -242,6 +247,7 @@ def assemble(
         commands=_joined(episodes, "commands", CHUNK_STEPS, COMMAND_DIM),
         status=_joined(episodes, "status"),
         slots=_joined(episodes, "slots", len(slots)),
+        place=_joined(episodes, "place", 2),
         text=list(numbers),
         word_states=word_states,
         word_mask=word_mask,

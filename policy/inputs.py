@@ -89,6 +89,7 @@ class Eyes(nn.Module):
     Strides 4, 2, 1, then 3 x 3 patches make 4 x 4 tokens. From the second stage on, the place in
     the picture is added to the channels: the bearing of an object is where it is seen. Before the
     patches goes one token of gazes: each looks for one thing and says where it is and how surely.
+    The first gaze looks for the object that is named, and training shows it where that is.
     """
 
     grid: Tensor
@@ -113,6 +114,7 @@ class Eyes(nn.Module):
         self.gazes = nn.Conv2d(third, GAZES, 1)
         # Sharp enough from the start that what a gaze sees moves where it looks.
         nn.init.normal_(self.gazes.weight, std=2 * third**-0.5)
+        self.nowhere = nn.Parameter(torch.zeros(1))
         self.gaze_token = nn.Linear(3 * GAZES, token_width)
         self.token_film = QuantLinear(word_width, token_width)
         line = torch.linspace(-1, 1, IMAGE_SIZE // 8)
@@ -121,8 +123,11 @@ class Eyes(nn.Module):
         for convolution in (*self.convolutions, self.patches):
             convolution.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, image: Tensor, word: Tensor) -> Tensor:
-        """(B, 96, 96, 3) uint8, or the same range in float, to tokens (B, 17, D)."""
+    def forward(self, image: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 96, 96, 3) uint8, or the same range in float, to tokens (B, 17, D).
+
+        Also the logits (B, 145) of where the named object is: a cell of 12 x 12, or nowhere.
+        """
         x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         x = F.relu(self.films[0](self.convolutions[0](x), word))
         x = self.norms[0](self.convolutions[1](x)) + self.place(self.grid)
@@ -131,11 +136,12 @@ class Eyes(nn.Module):
         x = x + F.relu(self.films[2](y, word)) if y.shape == x.shape else y
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = tokens + self.positions + self.token_film(word.unsqueeze(1))
-        return torch.cat([self._gaze(x), tokens], dim=1)
-
-    def _gaze(self, x: Tensor) -> Tensor:
-        """Where each gaze finds what it looks for, on average, and how strongly: (B, 1, D)."""
         scores = self.gazes(x).flatten(2)
+        named = torch.cat([scores[:, 0], self.nowhere.expand(len(scores), 1)], dim=1)
+        return torch.cat([self._gaze(scores), tokens], dim=1), named
+
+    def _gaze(self, scores: Tensor) -> Tensor:
+        """Where each gaze finds what it looks for, on average, and how strongly: (B, 1, D)."""
         share = torch.softmax(scores, dim=-1)
         where = share @ self.grid.flatten(2).transpose(1, 2)
         strength = (share * scores).sum(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,9 @@ NEIGHBOURS = ((-2, 0.05), (-1, 0.2), (0, 0.5), (1, 0.2), (2, 0.05))
 STATUS_WEIGHT = 0.3
 SLOTS_WEIGHT = 0.5
 GLANCE_WEIGHT = 1.0
+PLACE_WEIGHT = 0.5
+# How far, in cells, the right place is blurred: pictures are shifted by a pixel, objects have size.
+PLACE_BLUR = 0.6
 
 
 def token_weights() -> Tensor:
@@ -62,9 +67,33 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
     for i, logits in enumerate(output.slots):
         slots = slots + F.cross_entropy(logits, batch.slots[:, i])
     glance = F.smooth_l1_loss(output.glance, mean_velocity(batch.commands, codec), beta=0.2)
-    total = action + STATUS_WEIGHT * status + SLOTS_WEIGHT * slots + GLANCE_WEIGHT * glance
-    found = {"action": action, "status": status, "slots": slots, "glance": glance}
-    return found | {"total": total}
+    place = place_loss(output.place, batch.place)
+    found = {"action": action, "status": status, "slots": slots, "glance": glance, "place": place}
+    weights_of = {
+        "action": 1.0,
+        "status": STATUS_WEIGHT,
+        "slots": SLOTS_WEIGHT,
+        "glance": GLANCE_WEIGHT,
+        "place": PLACE_WEIGHT,
+    }
+    return found | {"total": sum(weights_of[name] * loss for name, loss in found.items())}
+
+
+def place_loss(logits: Tensor, place: Tensor) -> Tensor:
+    """Cross-entropy of (B, cells + 1) logits with where the named object is, (B, 2) shares.
+
+    -1 is nowhere, the last logit; samples with NaN count nothing.
+    """
+    side = math.isqrt(logits.shape[1] - 1)
+    asked = ~place[:, 0].isnan()
+    logits, place = logits[asked], place[asked]
+    centres = (torch.arange(side) + 0.5) / side
+    away = (centres - place.unsqueeze(-1)) * side / PLACE_BLUR  # (B, column or row, side)
+    near = torch.softmax(-0.5 * away.square(), dim=-1)
+    cells = (near[:, 1].unsqueeze(2) * near[:, 0].unsqueeze(1)).flatten(1)
+    seen = (place[:, :1] >= 0).to(cells.dtype)
+    right = torch.cat([cells * seen, 1 - seen], dim=1)
+    return F.cross_entropy(logits, right) if len(logits) else logits.sum()
 
 
 def mean_velocity(commands: Tensor, codec: ActionCodec) -> Tensor:

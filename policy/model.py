@@ -87,13 +87,15 @@ class Output(NamedTuple):
 
     `bands` are logits (B, 6, 18, 256), or commands (B, 16, 18) for the chunk head; `slots` one
     (B, classes) per slot. `glance` (B, 3) is the mean base velocity as the eyes alone guess it, in
-    units of half the bins' range: a short way for the gradient, used in training alone.
+    units of half the bins' range: a short way for the gradient. `place` (B, 145) are logits of
+    where the eyes find the object that is named, as of `Eyes`. Both serve training alone.
     """
 
     bands: Tensor
     status: Tensor
     slots: list[Tensor]
     glance: Tensor
+    place: Tensor
 
 
 class Attention(nn.Module):
@@ -210,14 +212,18 @@ class Model(nn.Module):
         """Token states (B, 24, 384) and their mask to a word vector (B, W) and slot logits."""
         return self.words(states, mask)
 
-    def prefix(self, word: Tensor, image: Tensor, state: Tensor) -> Tensor:
-        """Word vector, image (B, 96, 96, 3) uint8 and state (B, 86) as tokens (B, P, D)."""
+    def prefix(self, word: Tensor, image: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Word vector, image (B, 96, 96, 3) uint8 and state (B, 86) as tokens (B, P, D).
+
+        Also the eyes' logits (B, 145) of where the named object is.
+        """
         word_token = self.word_token(word.unsqueeze(1))
-        return torch.cat([word_token, self.joints(state, word), self.eyes(image, word)], dim=1)
+        seen, place = self.eyes(image, word)
+        return torch.cat([word_token, self.joints(state, word), seen], dim=1), place
 
     def prefill(self, word: Tensor, image: Tensor, state: Tensor) -> Prefill:
         """Everything that does not depend on tokens of the action."""
-        x = self.prefix(word, image, state)
+        x, _ = self.prefix(word, image, state)
         mask = torch.ones(self.prefix_length, self.prefix_length, dtype=torch.bool)
         keys, values = [], []
         for block in self.blocks:
@@ -263,7 +269,7 @@ class Model(nn.Module):
         word, slots = self.read(states, mask)
         previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
         bands = self.band_inputs(torch.arange(BANDS), previous, known)
-        prefix = self.prefix(word, image, state)
+        prefix, place = self.prefix(word, image, state)
         glance = self.glance(prefix[:, 2])
         x = torch.cat([prefix, bands], dim=1)
         visible = self._training_mask()
@@ -271,7 +277,7 @@ class Model(nn.Module):
             x, _, _ = block(x, visible)
         status = self._status(x)
         bands = self._bands(self.norm(x[:, self.prefix_length :]))
-        return Output(bands, status, slots, glance)
+        return Output(bands, status, slots, glance, place)
 
     @torch.no_grad()
     def act(

@@ -35,13 +35,14 @@ class Sight:
         # Scenery alone stops a ray, and of it only what moves.
         self._groups = np.array([1, 0, 0, 0, 0, 0], dtype=np.uint8)
 
-    def look(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
-        """Per object: whether it is seen (n,) bool, and its diameter in pixels (n,) float.
+    def look(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per object: whether it is seen (n,) bool, its diameter in pixels (n,) float, and where
+        its centre is (n, 2), column and row as shares of the picture.
 
         `data` must hold the kinematics of its state.
         """
         if not self._n:
-            return np.zeros(0, dtype=bool), np.zeros(0)
+            return np.zeros(0, dtype=bool), np.zeros(0), np.zeros((0, 2))
         frame = data.cam_xmat[self._camera].reshape(3, 3)
         eye = data.cam_xpos[self._camera]
         turns = data.xmat[self._bodies].reshape(-1, 3, 3)
@@ -53,7 +54,9 @@ class Sight:
         seen = (framed & self._hit(data, eye, rays)).sum(axis=1) >= LEAST_POINTS
         distance = np.linalg.norm(rays[:, 0], axis=1)
         extent = 2 * self._sizes_m * self._focal * IMAGE_SIZE / distance
-        return seen & (extent >= LEAST_EXTENT_PX), np.where(seen, extent, 0.0)
+        seen &= extent >= LEAST_EXTENT_PX
+        centre = in_camera[:, 0, :2] * [1, -1] / np.maximum(depth[:, :1], 0.01)
+        return seen, np.where(seen, extent, 0.0), 0.5 + self._focal * centre
 
     def _hit(self, data: mujoco.MjData, eye: np.ndarray, rays: np.ndarray) -> np.ndarray:
         """Whether each ray (n, points, 3) meets the object it was sent to before any other."""

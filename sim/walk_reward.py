@@ -69,6 +69,8 @@ def walk_rewards(
         "foot_height": 2.5 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
         # Strong, or the first thing learned is to hold the feet down: it balances best.
         "clock": -2.0 * np.sum(s.contact != expected_contact, axis=1),
+        # Steps keep the balance more easily than a stand, and would be taken for ever.
+        "rest": -1.0 * (s.moving & ~gait.is_moving(s.velocity_command)),
     }
     penalties = {
         "sway": -1.0 * np.sum(s.ang_vel[:, :2] ** 2, axis=1),

@@ -6,13 +6,21 @@ Target = home + reference gait + scale x action, where a small network learned t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from assets import asset_path
-from bridge.contract import ARMS, CONTROL_HZ, N_JOINTS, UserError
+from bridge.contract import (
+    ARMS,
+    CONTROL_HZ,
+    N_ARM_JOINTS,
+    STANDING_HEIGHT_M,
+    UserError,
+)
+from bridge.safety import Limits
 from sim import gait
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 
@@ -21,6 +29,29 @@ OBSERVATION_DIM = 84
 VELOCITY_LOW = np.array([-0.4, -0.3, -0.8], dtype=np.float32)
 VELOCITY_HIGH = np.array([0.8, 0.3, 0.8], dtype=np.float32)
 ARM_SPEED_RAD_S = 3.0
+
+
+# What a command may change by within a second: four times and twice what tasks ask of base and
+# arms, but no faster than legs can follow and the base can come to rest within HOLD's ramp.
+BASE_RATE = np.array([6.0, 4.0, 8.0, 0.5])
+ARM_RATE_CHANGE_RAD_S2 = 40.0
+HEIGHT_SLACK_M = 0.02  # this walker has one height; a decoded command is near it
+
+
+@lru_cache
+def command_limits() -> Limits:
+    """The limits of a command for this walker and these arms."""
+    arm_low, arm_high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
+    rate = np.concatenate([BASE_RATE, np.full(N_ARM_JOINTS, ARM_SPEED_RAD_S)])
+    rate_change = np.concatenate(
+        [CONTROL_HZ * BASE_RATE, np.full(N_ARM_JOINTS, ARM_RATE_CHANGE_RAD_S2)]
+    )
+    return Limits(
+        low=np.concatenate([VELOCITY_LOW, [STANDING_HEIGHT_M - HEIGHT_SLACK_M], arm_low]),
+        high=np.concatenate([VELOCITY_HIGH, [STANDING_HEIGHT_M + HEIGHT_SLACK_M], arm_high]),
+        rate=rate,
+        rate_change=rate_change,
+    )
 
 
 def action_scale() -> np.ndarray:
@@ -102,10 +133,19 @@ def advance_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) 
     return np.where(rests, 0.0, ticking % 1.0)
 
 
-class Walker:
-    """One robot's walker: the ONNX network and the little state it keeps between steps."""
+def follow_arms(arms: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(..., 14) rad: arm targets one control period later, no faster than ARM_SPEED_RAD_S."""
+    step = ARM_SPEED_RAD_S / CONTROL_HZ
+    return arms + np.clip(wanted - arms, -step, step)
 
-    def __init__(self, path: Path | str | None = None):
+
+class Walker:
+    """The walker of one robot, or of `n`: the network and the little state kept between steps."""
+
+    takes_height = False
+
+    def __init__(self, path: Path | str | None = None, n: int | None = None):
+        """With `n`, every array given and returned has a row for each robot."""
         path = Path(path) if path else asset_path("models/walker.onnx")
         if not path.is_file():
             raise UserError(f"walker {path} does not exist; train one with: hitogata walk")
@@ -122,12 +162,18 @@ class Walker:
                 " train one for this body with: hitogata walk"
             )
         self._range = np.array([[j[0], j[1]] for j in joint_facts("range_rad")])
+        lead = () if n is None else (n,)
+        self._phase = np.zeros(lead)
+        self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
+        self._arms = np.zeros((*lead, N_ARM_JOINTS))
         self.reset()
 
-    def reset(self) -> None:
-        self._phase = np.zeros(())
-        self._action = np.zeros(N_LEG_WAIST_JOINTS, dtype=np.float32)
-        self._arms: np.ndarray | None = None
+    def reset(self, robots: np.ndarray | None = None) -> None:
+        """Forgets all steps; of those robots alone that a (n,) bool marks."""
+        forgotten = ... if robots is None else robots
+        self._phase[forgotten] = 0.0
+        self._action[forgotten] = 0.0
+        self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
 
     def step(
         self,
@@ -141,21 +187,18 @@ class Walker:
 
         Velocities are clamped to the trained range, arms to the joint ranges and to 3 rad/s.
         """
-        velocity = np.clip(command[:3], VELOCITY_LOW, VELOCITY_HIGH)
-        arms = self._arm_targets(command[ARMS], joint_pos)
+        velocity = np.clip(command[..., :3], VELOCITY_LOW, VELOCITY_HIGH)
+        arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
+        self._arms = follow_arms(arms, command[..., ARMS])
         capture = gait.capture_offset(gravity, ang_vel)
         phase = start_phase(self._phase, velocity, capture)
         stepping = is_stepping(phase, velocity, capture)
         observation = walker_observation(
             velocity, phase, joint_pos, joint_vel, ang_vel, gravity, self._action, stepping
         )
-        self._action = self._session.run(None, {"observation": observation[None]})[0][0]
-        targets = joint_targets(self._action, phase, velocity, arms, stepping)
+        rows = observation.reshape(-1, OBSERVATION_DIM)
+        action = self._session.run(None, {"observation": rows})[0]
+        self._action = action.reshape(self._action.shape)
+        targets = joint_targets(self._action, phase, velocity, self._arms, stepping)
         self._phase = advance_phase(phase, velocity, capture)
         return np.clip(targets, self._range[:, 0], self._range[:, 1])
-
-    def _arm_targets(self, wanted: np.ndarray, joint_pos: np.ndarray) -> np.ndarray:
-        now = joint_pos[N_LEG_WAIST_JOINTS:N_JOINTS] if self._arms is None else self._arms
-        step = ARM_SPEED_RAD_S / CONTROL_HZ
-        self._arms = now + np.clip(wanted - now, -step, step)
-        return self._arms

@@ -12,8 +12,10 @@ from bridge.contract import (
     ARMS,
     COMMAND_DIM,
     CONTROL_HZ,
+    DAMP_KD_NMS_RAD,
     IMAGE_SIZE,
     JOINT_NAMES,
+    N_JOINTS,
     STAND_COMMAND,
     Observation,
 )
@@ -35,7 +37,8 @@ class WorldView:
 
     `base_pose` is x m, y m, yaw rad in the world. `object_pos_m` (n, 3) are the objects' centres in
     the robot's heading frame, z over the floor; `visible` (n,) bool; `extent_px` (n,) the diameter
-    in the head camera's picture, 0 if not visible. `arm_targets` (14,) rad are those in force.
+    in the head camera's picture, 0 if not visible; `place` (n, 2) where its centre is in it, column
+    and row as shares. `arm_targets` (14,) rad are those in force.
     """
 
     time_s: float
@@ -46,6 +49,7 @@ class WorldView:
     object_pos_m: np.ndarray
     visible: np.ndarray
     extent_px: np.ndarray
+    place: np.ndarray
 
 
 class World:
@@ -78,6 +82,7 @@ class World:
         self._odometry = Odometry(np.random.default_rng(seed))
         self._sight = Sight(self.model, scene)
         self._render = render
+        self._damped = False
         self._camera: HeadCamera | None = None
         self.reset()
 
@@ -123,6 +128,7 @@ class World:
             elapsed_s=(self._steps - self._begin_step) / CONTROL_HZ,
             odometry=self._odometry.pose.astype(np.float32),
             image=self._picture_now(),
+            image_age_s=(self._steps - (self._picture_step or 0)) / CONTROL_HZ,
         )
 
     def apply(self, command: np.ndarray) -> None:
@@ -137,6 +143,9 @@ class World:
         if command.shape != (COMMAND_DIM,) or not np.isfinite(command).all():
             raise ValueError(f"a command is {COMMAND_DIM} finite numbers")
         self._command = command.copy()
+        if self._damped:
+            self._set_gains(joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad"))
+            self._damped = False
         self.data.ctrl[:] = self._walker.step(
             command,
             self.data.qpos[self._joint_qpos],
@@ -158,6 +167,21 @@ class World:
         command = STAND_COMMAND.copy()
         command[ARMS] = self._command[ARMS]
         self.apply(command)
+
+    def damp(self) -> None:
+        """Lets the motors only brake for one control period; a standing robot sinks and falls."""
+        self._command = STAND_COMMAND.copy()
+        self._command[ARMS] = self.data.qpos[self._joint_qpos][-len(STAND_COMMAND[ARMS]) :]
+        self._walker.reset()
+        self._set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
+        self._damped = True
+        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
+        self.arrive()
+
+    def _set_gains(self, kp: np.ndarray, kd: np.ndarray) -> None:
+        self.model.actuator_gainprm[:, 0] = kp
+        self.model.actuator_biasprm[:, 1] = -kp
+        self.model.actuator_biasprm[:, 2] = -kd
 
     # --- instructions and disturbances ---
 
@@ -195,7 +219,7 @@ class World:
         cos, sin = np.cos(yaw), np.sin(yaw)
         positions = self.data.xpos[self._objects]
         dx, dy = positions[:, 0] - x, positions[:, 1] - y
-        visible, extent = self._look()
+        visible, extent, place = self._look()
         return WorldView(
             time_s=self.time_s,
             base_pose=base,
@@ -205,6 +229,7 @@ class World:
             object_pos_m=np.stack([cos * dx + sin * dy, -sin * dx + cos * dy, positions[:, 2]], 1),
             visible=visible,
             extent_px=extent,
+            place=place,
         )
 
     # --- states for later ---
@@ -223,7 +248,7 @@ class World:
     def _gravity(self) -> np.ndarray:
         return gravity_in_base(self.data.qpos[3:7])
 
-    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+    def _look(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._look_step != self._steps:
             self._looked, self._look_step = self._sight.look(self.data), self._steps
         return self._looked

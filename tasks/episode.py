@@ -6,14 +6,15 @@ the machine is; how long each answer took is measured.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Policy, Status
-from bridge.playback import ChunkPlayer
+from bridge.control_loop import ControlLoop, DirectLink
+from bridge.safety import Safety
+from sim.walker import command_limits
 from sim.world import World
 from tasks import experts
 from tasks.experts import Context
@@ -45,11 +46,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Frame:
-    """One control period, for a recorder: the simulation's (nq,) state and the chunk in force."""
+    """One control period, for a recorder: the simulation's (nq,) state and the chunk in force,
+    None before the first that could be played."""
 
     time_s: float
     qpos: np.ndarray
-    chunk: ActionChunk
+    chunk: ActionChunk | None
 
 
 class ExpertPolicy:
@@ -89,29 +91,25 @@ def run_episode(
 ) -> Outcome:
     """Runs until the judge is satisfied, the robot has fallen, the policy has been done for
     DONE_S, or the time is over. The policy answers every `replan_steps` chunk steps."""
-    policy.reset()
-    world.begin_instruction()
+    link = DirectLink(policy)
+    safety = Safety(command_limits(), start=world.command)
+    loop = ControlLoop(world, link, safety, lambda: world.time_s, replan_steps / CHUNK_HZ)
+    loop.instruct(instruction)
     judge.begin(true_state(world))
-    player, latencies = ChunkPlayer(), []
     begun = world.time_s
     satisfied_s = done_s = None
     while True:
-        observation = world.observe()
-        started = time.perf_counter()
-        chunk = policy.act(instruction, observation)
-        latencies.append(1000 * (time.perf_counter() - started))
-        player.accept(chunk, world.time_s, world.command)
-        if chunk.status == Status.ACTING:
-            done_s = None
-        elif done_s is None:
-            done_s = world.time_s
         for _ in range(replan_steps * PERIODS_PER_STEP):
-            command = player.command(world.time_s)
-            world.hold() if command is None else world.apply(command)
+            loop.tick()
             if judge.watch(true_state(world)) and satisfied_s is None:
                 satisfied_s = world.time_s
             if on_frame:
-                on_frame(Frame(world.time_s - begun, world.qpos(), chunk))
+                on_frame(Frame(world.time_s - begun, world.qpos(), loop.chunk))
+        chunk = loop.chunk
+        if chunk is None or chunk.status == Status.ACTING:
+            done_s = None
+        elif done_s is None:
+            done_s = chunk.observed_at_s
         said_long_enough = done_s is not None and world.time_s - done_s >= DONE_S
         if said_long_enough or _content(satisfied_s, done_s, world.time_s):
             break
@@ -121,12 +119,12 @@ def run_episode(
         success=satisfied_s is not None and not judge.spoilt,
         fell=judge.fell,
         knocked=judge.knocked,
-        done_said=chunk.status == Status.DONE,
-        said=chunk.status.name.lower(),
+        done_said=chunk is not None and chunk.status == Status.DONE,
+        said=chunk.status.name.lower() if chunk else "nothing",
         time_s=(satisfied_s or world.time_s) - begun,
-        understood=dict(chunk.understood),
+        understood=dict(chunk.understood) if chunk else {},
         details=judge.details(),
-        latencies_ms=latencies,
+        latencies_ms=link.latencies_ms,
     )
 
 

@@ -75,8 +75,8 @@ def relabel(frames: Sequence[Frame], rng: np.random.Generator, config: LabelConf
         others = (_draw(frames, t, rng, config) for _ in range(config.per_frame - 1))
         said = [(sentences.say(meaning), meaning, context) for meaning, context in others]
         rows.append([_label(frame.view, *choice) for choice in (own, *said)])
-    instruction, context, commands, status, slots = (
-        np.array([[label[i] for label in row] for row in rows]) for i in range(5)
+    instruction, context, commands, status, slots, place = (
+        np.array([[label[i] for label in row] for row in rows]) for i in range(6)
     )
     return Labels(
         instructions=tuple(sentences.texts),
@@ -85,6 +85,7 @@ def relabel(frames: Sequence[Frame], rng: np.random.Generator, config: LabelConf
         commands=commands.astype(np.float16),
         status=status.astype(np.int8),
         slots=slots.astype(np.int8),
+        place=place.astype(np.float16),
     )
 
 
@@ -93,7 +94,21 @@ def _label(view: WorldView, sentence: int, meaning: Meaning, context: Context) -
     kept = np.array([context.elapsed_s, *context.odometry], dtype=np.float32)
     context = replace(context, elapsed_s=float(kept[0]), odometry=kept[1:])
     commands, status = experts.act(meaning, view, context)
-    return sentence, kept, commands, int(status), meaning.slot_vector()
+    place = place_of_named(meaning, view)
+    return sentence, kept, commands, int(status), meaning.slot_vector(), place
+
+
+def place_of_named(meaning: Meaning, view: WorldView) -> np.ndarray:
+    """(2,) where the picture shows the one object that is named: column and row, as shares.
+
+    -1 where none that fits is seen; NaN where several are, or no object is named.
+    """
+    if meaning.action not in ("go_to", "point_at"):
+        return np.full(2, np.nan)
+    seen = [i for i in experts.matching(meaning, view) if view.visible[i]]
+    if not seen:
+        return np.full(2, -1.0)
+    return view.place[seen[0]] if len(seen) == 1 else np.full(2, np.nan)
 
 
 class _Sentences:

@@ -41,6 +41,7 @@ def make_labels(rng: np.random.Generator, length: int, per_frame: int = 2) -> La
         commands=rng.normal(size=(*shape, 16, 18)).astype(np.float16),
         status=rng.integers(0, 4, shape).astype(np.int8),
         slots=rng.integers(-1, 2, (*shape, len(SLOTS))).astype(np.int8),
+        place=rng.uniform(0, 1, (*shape, 2)).astype(np.float16),
     )
 
 

@@ -123,7 +123,7 @@ def test_act_shapes_and_early_stop(model, inputs):
 def test_image_may_be_float_in_the_same_range(model, inputs):
     word, _ = model.read(inputs["states"], inputs["mask"])
     torch.testing.assert_close(
-        model.eyes(inputs["image"], word), model.eyes(inputs["image"].float(), word)
+        model.eyes(inputs["image"], word)[0], model.eyes(inputs["image"].float(), word)[0]
     )
 
 

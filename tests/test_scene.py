@@ -139,15 +139,19 @@ def test_sight_agrees_with_the_pictures_pixels():
         model, data = standing(scene)
         data.qpos[3:7] = [1, 0, 0, 0]
         camera, sight = HeadCamera(model), Sight(model, scene)
-        seen, extent = sight.look(data)
+        seen, extent, place = sight.look(data)
         camera.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
         camera.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
         ids = camera.draw(data)[..., 0].astype(int)
         geoms = {g.objid: g.segid + 1 for g in camera.scene.geoms[: camera.scene.ngeom]}
         for i in range(5):
-            pixels = int((ids == geoms[model.geom(f"object_{i}").id]).sum())
+            rows, columns = np.nonzero(ids == geoms[model.geom(f"object_{i}").id])
+            pixels = len(rows)
             assert pixels >= 5 if seen[i] else pixels < 60
             assert (extent[i] > 0) == seen[i]
+            if seen[i] and place[i].min() > 0.1 and place[i].max() < 0.9:
+                middle = np.array([columns.mean(), rows.mean()]) + 0.5
+                assert np.abs(middle - place[i] * IMAGE_SIZE).max() < max(2, extent[i] / 2)
         camera.close()
 
 

@@ -29,6 +29,7 @@ from bridge.contract import (
     UserError,
     contract_hash,
 )
+from bridge.keys import server_keys
 from bridge.server import serve_policy
 from bridge.wire import ServerInfo
 
@@ -68,10 +69,12 @@ def observe(time_s: float = 0.0, level: int = 7) -> Observation:
 
 
 @contextmanager
-def running_server(address: str, model_id: str = INFO.model_id) -> Iterator[subprocess.Popen]:
+def running_server(
+    address: str, model_id: str = INFO.model_id, keys: Path | None = None
+) -> Iterator[subprocess.Popen]:
     """A server process, given back once it says that clients can connect; killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, __file__, address, model_id],
+        [sys.executable, __file__, address, model_id, *([str(keys)] if keys else [])],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -394,7 +397,12 @@ def test_a_socket_file_left_by_a_killed_server_is_no_obstacle(tmp_path):
 
 
 if __name__ == "__main__":
+    place, served_model, *folder = sys.argv[1:]
     serve_policy(
-        EchoPolicy(), sys.argv[1], ServerInfo(sys.argv[2], "norm-1"), lambda a: print(a, flush=True)
+        EchoPolicy(),
+        place,
+        ServerInfo(served_model, "norm-1"),
+        lambda bound: print(bound, flush=True),
+        server_keys(Path(folder[0])) if folder else None,
     )
     print("stopped")

@@ -56,7 +56,7 @@ def try_expert(name: str, seed: int):
     world = World(trial.scene, seed=seed, render=False)
     warm_up(world, trial.start_command, 0.4)
     policy = ExpertPolicy(world, trial.meaning)
-    return run_episode(world, policy, "", trial.judge(), trial.time_limit_s)
+    return run_episode(world, policy, "as shown", trial.judge(), trial.time_limit_s)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -10,7 +10,7 @@ from bridge.contract import STAND_COMMAND, STATE_DIM, YAW_RATE, UserError
 from bridge.dataset import DatasetWriter, Labels
 from policy.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.data import Augmentation, Demonstrations, augment_images, load_demonstrations
-from policy.losses import action_loss, status_weights
+from policy.losses import action_loss, place_loss, status_weights
 from policy.model import ModelConfig
 from policy.train import TrainConfig, Trainer, train
 
@@ -47,12 +47,14 @@ def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
     for _ in range(episodes):
         images = rng.integers(90, 140, (frames, 96, 96, 3)).astype(np.uint8)
         commands = np.empty((frames, 2, 16, 18), np.float16)
+        place = np.empty((frames, 2, 2), np.float16)
         for t in range(frames):
             red_left = rng.random() < 0.5
             for i, colour in enumerate(COLOURS.values()):
                 left = red_left == (i == 0)
                 y, x = rng.integers(10, 70), rng.integers(4, 28) + (0 if left else 48)
                 images[t, y : y + 16, x : x + 16] = colour
+                place[t, i] = (x + 8) / 96, (y + 8) / 96
                 commands[t, i] = turn_chunk(0.6 if left else -0.6)
         state = rng.standard_normal((frames, STATE_DIM)).astype(np.float32)
         labels = Labels(
@@ -62,6 +64,7 @@ def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
             commands=commands,
             status=np.zeros((frames, 2), np.int8),
             slots=np.tile(np.int8([[0, -1], [1, -1]]), (frames, 1, 1)),
+            place=place,
         )
         action = np.tile(STAND_COMMAND, (frames, 1))
         writer.add_episode(
@@ -181,10 +184,28 @@ def test_words_decide(data, tmp_path):
     word, _ = trainer.average.read(batch.states, batch.mask)
     # Labels of a frame come in pairs, red then blue: exchanging them must exchange the turns.
     for words, sign in ((word, 1), (word.unflatten(0, (-1, 2)).flip(1).flatten(0, 1), -1)):
-        glance = trainer.average.glance(trainer.average.prefix(words, *batch[2:4])[:, 2])
+        glance = trainer.average.glance(trainer.average.prefix(words, *batch[2:4])[0][:, 2])
         turn = sign * glance[:, YAW_RATE]
         right = (turn > 0) == (batch.commands[:, 8, YAW_RATE] > 0)
         assert right.float().mean() > 0.9
+    place = trainer.average.prefix(word, *batch[2:4])[1][:, :-1].argmax(-1)
+    found = torch.stack([place % 12, place // 12], dim=-1) + 0.5
+    assert ((found - 12 * batch.place).abs().amax(-1) < 2).float().mean() > 0.9
+
+
+def test_place_loss_by_hand():
+    place = torch.tensor([[0.5, 0.125], [-1, -1], [torch.nan, torch.nan]])
+    # A picture of 4 x 4 cells and nowhere: all logits equal, whatever is right.
+    logits = torch.zeros(3, 17, requires_grad=True)
+    loss = place_loss(logits, place)
+    assert loss.item() == pytest.approx(np.log(17))
+    loss.backward()
+    wanted = -logits.grad * 2 + torch.softmax(logits.detach(), -1)
+    # Between the columns 1 and 2, on the line of row 0.
+    assert wanted[0, 1] == pytest.approx(float(wanted[0, 2])) and wanted[0].argmax() in (1, 2)
+    assert wanted[1, 16] == pytest.approx(1.0)
+    assert torch.equal(logits.grad[2], torch.zeros(17)), "about no object"
+    assert place_loss(logits[2:], place[2:]).item() == 0.0
 
 
 def test_run_leaves_a_model_and_its_numbers(squares, tmp_path):

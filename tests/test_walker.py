@@ -50,11 +50,11 @@ def test_a_stand_has_no_clock_and_no_gait():
 
 def test_balance_starts_the_clock_with_the_foot_it_falls_on_and_a_step_is_ended():
     still = np.zeros(3)
-    # Leaning forward by 0.1 rad and falling on at 0.36 rad/s: 0.1 + 0.36 / 3.6 = 0.2 rad.
-    capture = gait.capture_offset(np.array([0.1, 0, -1]), np.array([0, 0.36, 0]))
-    assert capture == pytest.approx([0.2, 0.0]) and gait.is_tipping(capture)
-    left = gait.capture_offset(np.array([0.0, 0.1, -1]), np.array([-0.36, 0, 0]))
-    assert left == pytest.approx([0.0, 0.2])
+    # Leaning forward by 0.1 rad and falling on at 0.72 rad/s: 0.1 + 0.72 / 3.6 = 0.3 rad.
+    capture = gait.capture_offset(np.array([0.1, 0, -1]), np.array([0, 0.72, 0]))
+    assert capture == pytest.approx([0.3, 0.0]) and gait.is_tipping(capture)
+    left = gait.capture_offset(np.array([0.0, 0.1, -1]), np.array([-0.72, 0, 0]))
+    assert left == pytest.approx([0.0, 0.3])
     assert start_phase(np.array(0.0), still, left) == 0.5, "the left foot swings first"
     assert start_phase(np.array(0.0), still, -left) == 0.0
     upright, phase, steps = np.zeros(2), start_phase(np.array(0.0), still, left), 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge import wire
@@ -124,6 +126,7 @@ def test_arrays_must_be_those_of_the_contract():
         wire.pack(wire.Goodbye(session="s"), np.zeros(3))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_mutated_frames_never_do_worse_than_a_wire_error(data):
     frames = [bytearray(frame) for frame in act_frames()]
@@ -139,15 +142,48 @@ def test_mutated_frames_never_do_worse_than_a_wire_error(data):
         pass
 
 
+@settings(deadline=None)
+@given(st.data())
+def test_mutated_replies_are_chunks_or_wire_errors(data):
+    header, commands = map(bytearray, wire.pack_chunk("session", 7, make_chunk()))
+    frame = data.draw(st.sampled_from([header, commands]))
+    for _ in range(data.draw(st.integers(1, 8))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        reply, arrays = wire.unpack_reply([bytes(header), bytes(commands)])
+        chunk = wire.chunk_of(reply, arrays) if isinstance(reply, wire.Chunk) else make_chunk()
+    except wire.WireError:
+        return
+    assert chunk.commands.shape == (16, 18) and np.isfinite(chunk.commands).all()
+    assert 0 <= chunk.status_probability <= 1.001
+    assert all(text.isprintable() for pair in chunk.understood.items() for text in pair)
+
+
+def test_text_of_the_other_end_is_one_line_that_a_terminal_can_show():
+    assert wire.one_line(" walk\n\x1b[2J to\tthe ball\u2028") == "walk [2J to the ball"
+    assert wire.one_line("geh zum Würfel 🙂") == "geh zum Würfel 🙂"
+    assert len(wire.one_line("x" * 1000)) == wire.LINE_CHARACTERS
+
+
+@pytest.mark.parametrize("probability", [np.nan, np.inf, -0.1, 1.1])
+def test_a_status_has_a_probability(probability):
+    chunk = dataclasses.replace(make_chunk(), status_probability=probability)
+    with pytest.raises(wire.WireError, match="no probability"):
+        wire.pack_chunk("s", 1, chunk)
+
+
 def test_only_addresses_on_this_machine():
     assert wire.local_address("ipc:///tmp/a.sock") == "ipc:///tmp/a.sock"
     assert wire.local_address("tcp://localhost:5555") == "tcp://127.0.0.1:5555"
     assert wire.local_address("tcp://127.1.2.3:*") == "tcp://127.1.2.3:*"
     assert wire.local_address("tcp://[::1]:5555") == "tcp://[::1]:5555"
-    foreign = ("tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://10.0.0.1:1", "tcp://robot:1")
-    for address in (*foreign, "udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "", "nonsense"):
-        with pytest.raises(UserError, match="use ipc"):
+    for address in ("tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://10.0.0.1:1", "tcp://robot:1"):
+        with pytest.raises(UserError, match=r"--keys FOLDER, or use ipc"):
             wire.local_address(address)
+        assert wire.local_address(address, encrypted=True) == address
+    for address in ("udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "", "nonsense", "tcp://a:b"):
+        with pytest.raises(UserError, match="use ipc"):
+            wire.local_address(address, encrypted=True)
 
 
 def test_instructions_are_one_line_of_text():

@@ -1,0 +1,258 @@
+"""The loop that moves a robot: fifty times a second, whatever the policy does.
+
+A policy is asked through a link that never blocks; its chunks play while the next one is thought
+out. The same loop drives a simulation, in real time or faster, and a robot: what differs is the
+clock, which belongs to the robot, and the pace.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from bridge.contract import (
+    CONTROL_HZ,
+    ActionChunk,
+    Observation,
+    Policy,
+    Robot,
+    UserError,
+    check_instruction,
+)
+from bridge.safety import Level, Order, Safety
+
+PERIOD_S = 1 / CONTROL_HZ
+# A policy is asked again this long after it was asked last, or as soon as it has answered.
+REPLAN_S = 0.3
+# Said as a whole instruction, these need no policy.
+STOP_WORDS = ("stop", "halt", "freeze", "emergency stop", "stop now", "stop immediately")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An answer that cannot be played, and why, in one line."""
+
+    reason: str
+
+
+class Link(Protocol):
+    """A policy that is asked and answers later; nothing here blocks.
+
+    `session` changes whenever another process, or the same one anew, answers. `trouble` is a line
+    for the operator while nobody does, else empty.
+    """
+
+    session: int
+    trouble: str
+
+    def ask(self, instruction: str, observation: Observation) -> None:
+        """Asks for a chunk; replaces a question that has not been sent yet."""
+        ...
+
+    def take(self) -> ActionChunk | Rejected | None:
+        """The newest answer, once."""
+        ...
+
+    def reset(self) -> None:
+        """Forgets questions and answers, and lets the policy forget."""
+        ...
+
+
+class DirectLink:
+    """A policy in this process, asked while the robot's time stands still."""
+
+    session = 0
+    trouble = ""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._answer: ActionChunk | Rejected | None = None
+        self.latencies_ms: list[float] = []
+
+    def ask(self, instruction: str, observation: Observation) -> None:
+        started = time.perf_counter()
+        self._answer = self._policy.act(instruction, observation)
+        self.latencies_ms.append(1000 * (time.perf_counter() - started))
+
+    def take(self) -> ActionChunk | Rejected | None:
+        answer, self._answer = self._answer, None
+        return answer
+
+    def reset(self) -> None:
+        self._answer = None
+        self._policy.reset()
+
+
+class Pace:
+    """Wakes a loop once per control period of real time, or as often as it can (`speed` inf).
+
+    A loop that overran goes on at the next whole period: it never hurries to catch up.
+    """
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._period_s = PERIOD_S / speed
+        self._due_s = time.monotonic()
+        self.overruns = 0
+
+    def wait(self) -> None:
+        """Sleeps until the next period begins."""
+        if self._period_s <= 0:
+            return
+        self._due_s += self._period_s
+        late_s = time.monotonic() - self._due_s
+        if late_s < 0:
+            time.sleep(-late_s)
+            return
+        missed = int(late_s / self._period_s)
+        self._due_s += missed * self._period_s
+        self.overruns += missed
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One control period: what was known, what was ordered, and `asked`, what the policy wanted.
+
+    `chunk` is the newest accepted one, `rejected` why an answer was not, in this very period.
+    """
+
+    time_s: float
+    order: Order
+    observation: Observation | None
+    chunk: ActionChunk | None
+    rejected: str | None
+
+
+class ControlLoop:
+    """One robot, its safety and the link to its policy.
+
+    `clock` gives the robot's own time, in which observations are stamped: time.monotonic for a
+    real one, simulated time for a simulated one.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        link: Link,
+        safety: Safety,
+        clock: Callable[[], float] = time.monotonic,
+        replan_s: float = REPLAN_S,
+    ) -> None:
+        self.robot, self.link, self.safety = robot, link, safety
+        self.instruction = ""
+        self.chunk: ActionChunk | None = None
+        self._clock, self._replan_s = clock, replan_s
+        self._asked_at_s = -np.inf
+        self._session = link.session
+        self._lost = False
+        self._begun_at_s = -np.inf
+
+    # --- what operators do ---
+
+    def hear(self, text: str) -> None:
+        """What a person says: stop words stop at once, anything else is the next instruction."""
+        if check_instruction(text).casefold().rstrip("!. ") in STOP_WORDS:
+            self.stop(f'told to "{text.strip()}"')
+        else:
+            self.instruct(text)
+
+    def instruct(self, text: str) -> None:
+        """Begins another instruction for the policy; UserError when it is no line of text."""
+        text = check_instruction(text)
+        self._forget()
+        self.instruction = text
+        self.robot.begin_instruction()
+        self.safety.expect(self._clock(), chunks=True)
+
+    def idle(self) -> None:
+        """Ends the instruction: the robot stands where it is."""
+        self._forget()
+        self.safety.expect(self._clock(), chunks=False)
+
+    def stop(self, cause: str = "the operator stopped it") -> None:
+        """Ends the instruction and stands safely, until released."""
+        self.idle()
+        self.safety.stop(cause)
+
+    def cut(self) -> None:
+        """Lets the motors only brake, until released."""
+        self.idle()
+        self.safety.cut()
+
+    def release(self) -> str | None:
+        """Ends a latched level, or says why it stays. What was asked of the policy is void."""
+        if self.link.trouble:
+            return self.link.trouble
+        stays = self.safety.release(self._clock())
+        if stays is None:
+            self._session, self._lost = self.link.session, False
+            self.link.reset()
+            self._begun_at_s = self._clock()
+            self._asked_at_s = -np.inf
+        return stays
+
+    def _forget(self) -> None:
+        self.instruction, self.chunk = "", None
+        self.link.reset()
+        self._begun_at_s = self._clock()
+        self._asked_at_s = -np.inf
+
+    # --- every period ---
+
+    def tick(self) -> Tick:
+        """One control period: observe, judge, move, ask."""
+        observation = self._observe()
+        if observation is not None:
+            self._ask(observation)
+        rejected = self._take()
+        now_s = self._clock()
+        order = self.safety.step(now_s, observation)
+        if order.level == Level.DAMP:
+            self.robot.damp()
+        else:
+            self.robot.apply(order.command)
+        return Tick(now_s, order, observation, self.chunk, rejected)
+
+    def run(
+        self, stopping: threading.Event, pace: Pace, on_tick: Callable[[Tick], None] | None = None
+    ) -> None:
+        """Ticks until `stopping` is set; the caller then decides how the robot comes to rest."""
+        while not stopping.is_set():
+            tick = self.tick()
+            if on_tick is not None:
+                on_tick(tick)
+            pace.wait()
+
+    def _observe(self) -> Observation | None:
+        try:
+            return self.robot.observe()
+        except UserError:
+            return None  # a silent robot: safety counts how long
+
+    def _ask(self, observation: Observation) -> None:
+        if not self.instruction or self._lost or self.safety.level > Level.HOLD:
+            return
+        now_s = observation.time_s
+        # Half a period's grace: sums of periods are not exact.
+        if now_s - self._asked_at_s >= self._replan_s - PERIOD_S / 2:
+            self._asked_at_s = now_s
+            self.link.ask(self.instruction, observation)
+
+    def _take(self) -> str | None:
+        if self.link.session != self._session:
+            self._lost = True  # whoever answers now is another: an operator decides
+        answer = self.link.take()
+        if answer is None or self._lost or not self.instruction:
+            return None
+        if isinstance(answer, Rejected):
+            return self.safety.reject(answer.reason)
+        if answer.observed_at_s < self._begun_at_s:
+            return None  # to an earlier instruction
+        fault = self.safety.accept(answer, self._clock())
+        if fault is None:
+            self.chunk = answer
+        return fault

@@ -1,0 +1,254 @@
+"""A policy behind the wire of GR00T's policy server: ZeroMQ REQ, msgpack, arrays as `.npy` bytes.
+
+Endpoints: ping, get_action, reset, get_modality_config; kill is refused. Keys are those of GR00T's
+G1, in float32 (1, 1, width) unless said otherwise, joints in rad and in the order of the SDK:
+
+video     ego_view: uint8 (1, 1, size, size, 3)
+state     left_leg 6, right_leg 6, waist 3, left_arm 7, right_arm 7, the joint positions;
+          where the client has them, as in `Observation`: joint_vel 29, base_ang_vel 3, gravity 3,
+          command 18, elapsed_s 1, odometry 3 (without: see bridge.foreign); hands are ignored
+language  annotation.human.task_description: [[text]], or whatever one key the client has instead
+action    left_arm 7, right_arm 7: absolute targets; base_height_command 1: m;
+          navigate_command 3: m/s, m/s, rad/s. All (1, CHUNK_STEPS, width), at CHUNK_HZ
+info      model_id, action_hz, status, status_probability, understood
+
+Flat observations ("video.ego_view") are answered with flat actions ("action.left_arm"). Clients of
+N1.5 send one as `data` itself, perhaps without the first axis, and are answered likewise.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import zmq
+from numpy.lib import format as npy
+
+from bridge import wire
+from bridge.contract import (
+    ARMS,
+    BASE_HEIGHT,
+    CHUNK_HZ,
+    CHUNK_STEPS,
+    VEL_X,
+    YAW_RATE,
+    ActionChunk,
+    Policy,
+    UserError,
+    check_instruction,
+)
+from bridge.foreign import (
+    MAX_MESSAGE_BYTES,
+    OPTIONAL_PARTS,
+    Door,
+    ForeignClient,
+    array_of,
+    fault_line,
+    numbers,
+    picture,
+    unpacked,
+)
+from bridge.server import stop_on_signals
+from bridge.wire import ServerInfo, WireError
+
+ADDRESS = "tcp://127.0.0.1:5555"
+LANGUAGE_KEY = "annotation.human.task_description"
+JOINT_PARTS = {"left_leg": 6, "right_leg": 6, "waist": 3, "left_arm": 7, "right_arm": 7}
+ACTION_PARTS = {
+    "left_arm": slice(ARMS.start, ARMS.start + JOINT_PARTS["left_arm"]),
+    "right_arm": slice(ARMS.start + JOINT_PARTS["left_arm"], ARMS.stop),
+    "base_height_command": slice(BASE_HEIGHT, BASE_HEIGHT + 1),
+    "navigate_command": slice(VEL_X, YAW_RATE + 1),
+}
+_POLL_MS = 100  # how late a signal may be noticed
+_One = msgspec.Meta(max_length=1)
+_Few = msgspec.Meta(max_length=64)
+_Words = str | Annotated[list[str | Annotated[list[str], _One]], _One]
+
+
+class _Npy(msgspec.Struct, rename={"marked": "__ndarray_class__"}):
+    marked: bool
+    as_npy: bytes
+
+
+class _Request(msgspec.Struct):
+    endpoint: str = "get_action"
+    data: msgspec.Raw = msgspec.Raw()
+    api_token: str | None = None
+
+
+class _Wrapped(msgspec.Struct):
+    """What `data` holds since N1.6."""
+
+    observation: msgspec.Raw = msgspec.Raw()
+
+
+class _Nested(msgspec.Struct):
+    video: Annotated[dict[str, _Npy], _Few]
+    state: Annotated[dict[str, _Npy], _Few]
+    language: Annotated[dict[str, _Words], _Few]
+
+
+_Flat = Annotated[dict[str, _Npy | _Words], _Few]
+
+
+def serve_gr00t(
+    policy: Policy, door: Door, info: ServerInfo, ready: Callable[[str], object] | None = None
+) -> None:
+    """Serves `policy` until SIGINT or SIGTERM; `ready` is called with the address in use.
+
+    Raises UserError for an address that is taken, unusable, or leads off this machine.
+    """
+    host, port = door.place(ADDRESS)
+    address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        # A ROUTER speaks to REQ as a REP would, and no lost client can wedge it.
+        wire.set_options(router, address)
+        router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        try:
+            router.bind(address)
+        except zmq.ZMQError as error:
+            raise UserError(
+                f"cannot serve at {address} ({error.strerror}): choose another address"
+            ) from error
+        with stop_on_signals() as stopping:
+            if ready is not None:
+                ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
+            server = _Server(policy, door, info)
+            while not stopping.is_set():
+                if router.poll(_POLL_MS):
+                    peer, *frames = router.recv_multipart()
+                    router.send_multipart([peer, b"", server.reply(frames)], zmq.NOBLOCK)
+
+
+class _Server:
+    def __init__(self, policy: Policy, door: Door, info: ServerInfo) -> None:
+        self._client = ForeignClient(policy)
+        self._door = door
+        self._info = info
+
+    def reply(self, frames: list[bytes]) -> bytes:
+        try:
+            if len(frames) != 2 or frames[0]:
+                raise WireError("send each request as one frame from a REQ socket")
+            return msgspec.msgpack.encode(self._answer(unpacked(frames[1], _Request)))
+        except Exception as error:  # one bad request must not end the service of others
+            return msgspec.msgpack.encode({"error": fault_line(error)})
+
+    def _answer(self, request: _Request) -> Any:
+        if not self._door.admits(request.api_token):
+            raise UserError("Unauthorized: Invalid API token")
+        match request.endpoint:
+            case "ping":
+                return {"status": "ok", "message": "Server is running"}
+            case "get_action":
+                return self._act(request.data)
+            case "reset":
+                self._client.reset()
+                return {}
+            case "get_modality_config":
+                return modality_config()
+            case "kill":
+                raise UserError("clients cannot end this server: stop it where it was started")
+            case _:
+                raise UserError("no such endpoint: ping, get_action, reset, get_modality_config")
+
+    def _act(self, data: msgspec.Raw) -> Any:
+        observation = unpacked(data, _Wrapped).observation
+        wrapped = bytes(observation) != b""
+        given, flat = _flattened(observation if wrapped else data)
+        image = _array(given, "video.ego_view")
+        parts = {name: _numbers(given, name, width) for name, width in JOINT_PARTS.items()}
+        known = {"joint_pos": np.concatenate(list(parts.values()))}
+        for name, width in OPTIONAL_PARTS.items():
+            if f"state.{name}" in given:
+                known[name] = _numbers(given, name, width)
+        instruction = _instruction(given)
+        seen = self._client.observe(instruction, known, picture("video.ego_view", image))
+        chunk = self._client.ask(instruction, seen)
+        batched = wrapped or image.ndim == 5
+        actions = _actions(chunk, "action." if flat else "", batched)
+        return [actions, self._told(chunk)] if wrapped else actions
+
+    def _told(self, chunk: ActionChunk) -> dict[str, Any]:
+        return {
+            "model_id": self._info.model_id,
+            "action_hz": CHUNK_HZ,
+            "status": chunk.status.name,
+            "status_probability": float(chunk.status_probability),
+            "understood": dict(chunk.understood),
+        }
+
+
+def modality_config() -> dict[str, Any]:
+    """What the endpoint of this name answers: the keys that a client must send and will get."""
+    absolute = {"rep": "ABSOLUTE", "type": "NON_EEF", "format": "DEFAULT", "state_key": None}
+    return {
+        "video": _modality(["ego_view"]),
+        "state": _modality(list(JOINT_PARTS)),
+        "action": _modality(list(ACTION_PARTS), CHUNK_STEPS, [absolute] * len(ACTION_PARTS)),
+        "language": _modality([LANGUAGE_KEY]),
+    }
+
+
+def _modality(keys: list[str], steps: int = 1, actions: Any = None) -> dict[str, Any]:
+    config = {"delta_indices": list(range(steps)), "modality_keys": keys}
+    return {"__ModalityConfig_class__": True, "as_json": config | {"action_configs": actions}}
+
+
+def _flattened(observation: msgspec.Raw) -> tuple[dict[str, _Npy | _Words], bool]:
+    """The observation by flat keys, and whether the client has sent it flat."""
+    keys: dict[str, msgspec.Raw] = unpacked(observation, Annotated[dict[str, msgspec.Raw], _Few])
+    if "video" not in keys:
+        return unpacked(observation, _Flat), True
+    nested: _Nested = unpacked(observation, _Nested)
+    arrays = {f"video.{key}": value for key, value in nested.video.items()}
+    arrays |= {f"state.{key}": value for key, value in nested.state.items()}
+    return {**arrays, **nested.language}, False
+
+
+def _instruction(given: Mapping[str, _Npy | _Words]) -> str:
+    """The text at our language key, or else the only text; clients differ in the key's name."""
+    texts = {key: value for key, value in given.items() if not isinstance(value, _Npy)}
+    words = texts.get(LANGUAGE_KEY, next(iter(texts.values())) if len(texts) == 1 else [])
+    while isinstance(words, list):
+        if not words:
+            raise WireError(f"no instruction: send it as {LANGUAGE_KEY}")
+        words = words[0]
+    return check_instruction(words)
+
+
+def _numbers(given: Mapping[str, _Npy | _Words], name: str, width: int) -> np.ndarray:
+    return numbers(f"state.{name}", _array(given, f"state.{name}"), width)
+
+
+def _array(given: Mapping[str, _Npy | _Words], name: str) -> np.ndarray:
+    """As np.load, but without pickles and archives, and it takes no more memory than was sent."""
+    item = given.get(name)
+    if not isinstance(item, _Npy):
+        raise WireError(f"the observation has no array {name}: see get_modality_config")
+    stream = io.BytesIO(item.as_npy)
+    try:
+        if npy.read_magic(stream) != (1, 0):
+            raise ValueError("a version that np.save does not write for plain arrays")
+        shape, reverse, dtype = npy.read_array_header_1_0(stream)
+    except Exception as error:  # numpy's parser raises whatever Python's does
+        raise WireError(f"{name} is not what np.save(..., allow_pickle=False) writes") from error
+    array = array_of(name, stream.read(), dtype, shape[::-1] if reverse else shape)
+    return array.T if reverse else array
+
+
+def _actions(chunk: ActionChunk, prefix: str, batched: bool) -> dict[str, Any]:
+    commands = np.asarray(chunk.commands, np.float32)
+    if batched:
+        commands = commands[None]
+    return {prefix + key: _npy(commands[..., part]) for key, part in ACTION_PARTS.items()}
+
+
+def _npy(array: np.ndarray) -> dict[str, Any]:
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    return {"__ndarray_class__": True, "as_npy": stream.getvalue()}

@@ -1,0 +1,280 @@
+"""The robot's side of its operators: who commands it, what they ask, and what they get to see.
+
+One operator at a time holds a lease and commands; the others watch. Anyone may stop the robot.
+Nothing here blocks the control loop, and no call does more than a bounded amount of work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import zmq
+
+from bridge import operator_wire as wire
+from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.wire import WireError, one_line
+
+# What one call of `poll` reads from a socket at most; a message has two frames.
+_FRAMES_AT_ONCE = 64
+# What was asked in the moment of a stop, or while the loop slept, was asked without knowing of it.
+_GUARD_S = 0.5
+
+
+@dataclass(frozen=True)
+class Instructed:
+    """The commander begins another instruction; `text` is checked."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Someone asks for a safe stand."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Someone asks that the motors only brake."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """The commander ends a latched level."""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The commander lets the robot hold."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The commander ends a pause."""
+
+
+@dataclass(frozen=True)
+class SceneAsked:
+    """The commander wants another scene of a simulated robot."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class CommanderLost:
+    """Nobody commands any more: `name` left, or has been silent for too long."""
+
+    name: str
+
+
+Event = Instructed | Stopped | Cut | Released | Paused | Resumed | SceneAsked | CommanderLost
+
+
+@dataclass
+class _Lease:
+    """Who commands, since when, and what was heard last."""
+
+    session: str
+    epoch: int
+    name: str
+    since_s: float
+    heard_s: float
+    sequence: int
+    answer: wire.AnyReply
+
+
+class OperatorPort:
+    """Where operators reach a robot; for one thread, the control loop's.
+
+    Raises UserError for an address that is taken, unusable, or leads off this machine. `counters`
+    tells what was refused or ignored. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        simulated: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.addresses = wire.addresses_of(address)
+        self.counters = {"malformed_messages": 0, "refused_commands": 0, "repeated_commands": 0}
+        self._simulated, self._clock = simulated, clock
+        self._lease: _Lease | None = None
+        self._epoch = 0
+        self._polled_s = clock()
+        self._guarded_s = float("-inf")
+        self._bound: list[str] = []
+        self._context = wire.make_context()
+        try:
+            self._stop = _Inbox(self._listen(zmq.ROUTER, self.addresses.stop, stops=True))
+            self._commands = _Inbox(self._listen(zmq.ROUTER, self.addresses.commands))
+            self._telemetry = self._listen(zmq.PUB, self.addresses.telemetry)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def commander(self) -> str:
+        """Who holds the lease, or nobody: ""."""
+        return self._lease.name if self._lease else ""
+
+    def poll(self) -> list[Event]:
+        """What operators asked since the last call: stops first, then commands in their order."""
+        now_s = self._clock()
+        events: list[Event] = list(self._halts(now_s))
+        if now_s - self._polled_s > wire.STALE_S:
+            self._guarded_s = now_s
+        for peer, frame in self._commands.receive():
+            try:
+                request = wire.unpack(wire.REQUESTS, frame)
+            except WireError:
+                self.counters["malformed_messages"] += 1
+                continue
+            reply, caused = self._carry_out(request, now_s)
+            self._commands.answer(peer, reply)
+            events += caused
+        if self._lease is not None and now_s - self._lease.heard_s > wire.STALE_S:
+            events += self._end_lease()
+        self._polled_s = now_s
+        return events
+
+    def publish(self, telemetry: wire.Telemetry) -> None:
+        """Shows a moment to whoever watches; a viewer that cannot keep up misses it."""
+        self._telemetry.send(wire.pack_telemetry(telemetry), zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Closes the sockets; safe to call again."""
+        if not self._context.closed:
+            self._context.destroy(linger=0)
+            for address in self._bound:
+                wire.remove_ipc(address)
+
+    def __enter__(self) -> OperatorPort:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _listen(self, kind: int, address: str, stops: bool = False) -> wire.Socket:
+        socket = wire.listen(self._context, kind, address, stops)
+        self._bound.append(address)
+        return socket
+
+    def _halts(self, now_s: float) -> set[Stopped | Cut]:
+        """Stop and cut, each once however often it was asked."""
+        asked: set[Stopped | Cut] = set()
+        for peer, frame in self._stop.receive():
+            try:
+                halt = wire.unpack(wire.HALTS, frame)
+            except WireError:
+                self.counters["malformed_messages"] += 1
+                continue
+            asked.add(Cut() if isinstance(halt, wire.Cut) else Stopped())
+            self._guarded_s = now_s
+            self._stop.answer(peer, wire.Acknowledged(sequence=halt.sequence))
+        return asked
+
+    def _carry_out(
+        self, request: wire.AnyRequest, now_s: float
+    ) -> tuple[wire.AnyReply, list[Event]]:
+        if isinstance(request, wire.Claim):
+            return self._lend(request, now_s), []
+        lease, sequence = self._lease, request.sequence
+        if lease is None or (request.session, request.epoch) != (lease.session, lease.epoch):
+            self.counters["refused_commands"] += 1
+            return self._busy(sequence, now_s), []
+        if sequence <= lease.sequence:
+            return self._repeat(lease, sequence), []
+        lease.sequence, lease.heard_s = sequence, now_s
+        caused: list[Event] = []
+        try:
+            caused = self._events(request, now_s)
+            lease.answer = wire.Done(sequence=sequence)
+        except UserError as error:
+            self.counters["refused_commands"] += 1
+            lease.answer = wire.Denied(sequence=sequence, message=str(error))
+        return lease.answer, caused
+
+    def _events(self, request: wire.AnyRequest, now_s: float) -> list[Event]:
+        """What a command of the commander means to the loop, or UserError."""
+        if isinstance(request, wire.Beat):
+            return []
+        if isinstance(request, wire.Leave):
+            return self._end_lease()
+        if isinstance(request, wire.Pause):
+            return [Paused()]
+        if now_s - self._guarded_s < _GUARD_S:
+            raise UserError("the robot has just been stopped, or was busy: look, then ask again")
+        if isinstance(request, wire.Instruct):
+            return [Instructed(check_instruction(request.text))]
+        if isinstance(request, wire.Resume):
+            return [Resumed()]
+        if isinstance(request, wire.Release):
+            return [Released()]
+        assert isinstance(request, wire.NewScene)
+        if not self._simulated:
+            raise UserError("a real robot has no other scenes: carry it there")
+        return [SceneAsked(request.seed)]
+
+    def _lend(self, claim: wire.Claim, now_s: float) -> wire.AnyReply:
+        sequence = claim.sequence
+        spoken = (claim.protocol, claim.contract)
+        if spoken != (wire.PROTOCOL, contract_hash()):
+            message = "the robot runs another release: install the same one on both sides"
+            return wire.Denied(sequence=sequence, message=message)
+        held = self._lease
+        if held is not None and held.session != claim.session:
+            self.counters["refused_commands"] += 1
+            return self._busy(sequence, now_s)
+        if held is not None and sequence <= held.sequence:
+            return self._repeat(held, sequence)
+        self._epoch += 1
+        since_s = held.since_s if held else now_s
+        name = one_line(claim.name) or "somebody"
+        lease = wire.Lease(sequence=sequence, epoch=self._epoch)
+        self._lease = _Lease(claim.session, self._epoch, name, since_s, now_s, sequence, lease)
+        return lease
+
+    def _repeat(self, lease: _Lease, sequence: int) -> wire.AnyReply:
+        """What was done is not done again; who asks for the last answer again missed it."""
+        self.counters["repeated_commands"] += 1
+        if sequence == lease.sequence:
+            return lease.answer
+        return wire.Denied(sequence=sequence, message="this command came before")
+
+    def _busy(self, sequence: int, now_s: float) -> wire.Busy:
+        held_s = now_s - self._lease.since_s if self._lease else 0.0
+        return wire.Busy(sequence=sequence, holder=self.commander, held_s=held_s)
+
+    def _end_lease(self) -> list[Event]:
+        name, self._lease = self.commander, None
+        return [CommanderLost(name)]
+
+
+class _Inbox:
+    """Messages of a ROUTER socket, taken frame by frame: none can cost more than its share."""
+
+    def __init__(self, socket: wire.Socket) -> None:
+        self._socket = socket
+        self._frames: list[bytes] = []
+
+    def receive(self) -> Iterator[tuple[bytes, bytes]]:
+        """Peer and frame of the messages that have arrived; of a wrong form, an empty frame."""
+        for _ in range(_FRAMES_AT_ONCE):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(self._frames) < 3:
+                self._frames.append(frame)
+            if not self._socket.getsockopt(zmq.RCVMORE):
+                frames, self._frames = self._frames, []
+                yield frames[0], frames[1] if len(frames) == 2 else b""
+
+    def answer(self, peer: bytes, reply: wire.AnyReply | wire.Acknowledged) -> None:
+        """Answers, unless the peer is gone or does not read."""
+        try:
+            self._socket.send_multipart([peer, wire.pack(reply)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return  # the robot waits for nobody

@@ -1,0 +1,299 @@
+"""Recordings of the black box: what a robot knew and did in its last minute, and the file of it.
+
+A recording is a NumPy archive (.npz, no pickle; every array has a checksum) of N control periods
+and M pictures:
+
+    header          JSON as uint8: format, contract hash, time of writing, the events
+                    [time_s, reason], the causes, the names of the counters
+    time_s          (N,) float64, the loop's clock
+    level           (N,) uint8, as bridge/safety.py numbers them
+    cause           (N,) int32, index into the header's causes
+    state           (N, STATE_DIM) float32, where has_state (N,) bool
+    asked           (N, COMMAND_DIM) float32, where has_asked (N,) bool
+    sent            (N, COMMAND_DIM) float32
+    counters        (N, names) int64
+    image_time_s    (M,) float64
+    image_end       (M,) int64, where each PNG ends in images
+    images          uint8, the PNGs one after another
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from bridge.contract import COMMAND_DIM, STATE_DIM, UserError, contract_hash
+from bridge.files import write_bytes
+from bridge.journal import read_frames
+
+FORMAT = 1
+_FLOAT = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One control period, as the black box keeps it.
+
+    `state` (STATE_DIM,) is None when the robot was silent, `asked` (COMMAND_DIM,) when the policy
+    wanted nothing; `sent` is what the motors were given. A new `image` comes at the camera's rate.
+    """
+
+    time_s: float
+    level: int
+    cause: str
+    state: np.ndarray | None
+    asked: np.ndarray | None
+    sent: np.ndarray
+    counters: Mapping[str, int]
+    image: np.ndarray | None = None
+
+
+class PeriodRecord(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="period"):
+    """A Moment in bytes, without its image; what is missing is empty."""
+
+    time_s: float
+    level: int
+    cause: str
+    state: bytes
+    asked: bytes
+    sent: bytes
+    counters: dict[str, int]
+
+
+class ImageRecord(msgspec.Struct, frozen=True, array_like=True, tag="image"):
+    """A picture in PNG."""
+
+    time_s: float
+    png: bytes
+
+
+class EventRecord(msgspec.Struct, frozen=True, array_like=True, tag="event"):
+    """Why somebody will want to read this."""
+
+    time_s: float
+    reason: str
+
+
+Record = PeriodRecord | ImageRecord | EventRecord
+_records = msgspec.msgpack.Decoder(Record)
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """N control periods and M pictures, in the order of their times.
+
+    Rows of `state` without `has_state`, and of `asked` without `has_asked`, are zero. A counter
+    that was not counted yet is 0. `written_at` is the wall clock, UTC.
+    """
+
+    time_s: np.ndarray
+    level: np.ndarray
+    causes: tuple[str, ...]
+    state: np.ndarray
+    has_state: np.ndarray
+    asked: np.ndarray
+    has_asked: np.ndarray
+    sent: np.ndarray
+    counters: dict[str, np.ndarray]
+    image_time_s: np.ndarray
+    pngs: tuple[bytes, ...]
+    events: tuple[tuple[float, str], ...]
+    written_at: str
+
+
+def pack_record(record: Record) -> bytes:
+    """A record as the journal keeps it."""
+    return _encoder.encode(record)
+
+
+def unpack_record(frame: bytes) -> Record:
+    """The record in a frame of the journal; msgspec.MsgspecError when there is none."""
+    return _records.decode(frame)
+
+
+def recording_of(records: Sequence[Record]) -> Recording:
+    """The recording that records make, at least one of which is a period; its own events alone."""
+    periods = [record for record in records if isinstance(record, PeriodRecord)]
+    images = [record for record in records if isinstance(record, ImageRecord)]
+    assert periods
+    times_s = np.array([period.time_s for period in periods])
+    events = [
+        (record.time_s, record.reason)
+        for record in records
+        if isinstance(record, EventRecord) and times_s.min() <= record.time_s <= times_s.max()
+    ]
+    state, has_state = _rows([period.state for period in periods], STATE_DIM)
+    asked, has_asked = _rows([period.asked for period in periods], COMMAND_DIM)
+    sent, _ = _rows([period.sent for period in periods], COMMAND_DIM)
+    names = dict.fromkeys(name for period in periods for name in period.counters)
+    return Recording(
+        time_s=times_s,
+        level=np.array([period.level for period in periods], np.uint8),
+        causes=tuple(period.cause for period in periods),
+        state=state,
+        has_state=has_state,
+        asked=asked,
+        has_asked=has_asked,
+        sent=sent,
+        counters={
+            name: np.array([period.counters.get(name, 0) for period in periods], np.int64)
+            for name in names
+        },
+        image_time_s=np.array([image.time_s for image in images], np.float64),
+        pngs=tuple(image.png for image in images),
+        events=tuple(events),
+        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def write_recording(path: str | Path, recording: Recording) -> None:
+    """Writes a recording in one step; UserError when that fails."""
+    causes = list(dict.fromkeys(recording.causes))
+    index = {cause: place for place, cause in enumerate(causes)}
+    names = list(recording.counters)
+    counts = np.array([recording.counters[name] for name in names], np.int64)
+    header = {
+        "format": FORMAT,
+        "contract": contract_hash(),
+        "written_at": recording.written_at,
+        "events": recording.events,
+        "causes": causes,
+        "counters": names,
+    }
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        header=np.frombuffer(json.dumps(header, ensure_ascii=False).encode(), np.uint8),
+        time_s=recording.time_s,
+        level=recording.level,
+        cause=np.array([index[cause] for cause in recording.causes], np.int32),
+        state=recording.state,
+        has_state=recording.has_state,
+        asked=recording.asked,
+        has_asked=recording.has_asked,
+        sent=recording.sent,
+        counters=counts.reshape(len(names), len(recording.time_s)).T,
+        image_time_s=recording.image_time_s,
+        image_end=np.cumsum([len(png) for png in recording.pngs], dtype=np.int64),
+        images=np.frombuffer(b"".join(recording.pngs), np.uint8),
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def read_recording(path: str | Path) -> Recording:
+    """The recording in a file, or the journal in a folder whose process was killed.
+
+    Raises UserError when there is none, or when it is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_journal(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays: dict[str, np.ndarray] = dict(archive.items())
+        return _from_arrays(arrays)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no recording {path}: choose another file") from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is no whole recording ({reason}): choose another, or the folder it is in"
+        ) from error
+
+
+# What NumPy, zip and JSON raise when bytes are missing or wrong.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _from_journal(folder: Path) -> Recording:
+    try:
+        records = [unpack_record(frame) for frame in read_frames(folder)]
+    except msgspec.MsgspecError as error:
+        raise UserError(f"another release has recorded in {folder}: read it with that") from error
+    if not any(isinstance(record, PeriodRecord) for record in records):
+        raise UserError(f"there is no recording in {folder}: choose a file in it, or another")
+    return recording_of(records)
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Recording:
+    header: dict[str, Any] = json.loads(arrays["header"].tobytes())
+    if header["format"] != FORMAT:
+        raise ValueError(f"its format is {header['format']}, not {FORMAT}")
+    if header["contract"] != contract_hash():
+        raise ValueError("another release has recorded it")
+    n, m, names = len(arrays["time_s"]), len(arrays["image_time_s"]), header["counters"]
+    ends = arrays["image_end"]
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "time_s": ("float64", (n,)),
+        "level": ("uint8", (n,)),
+        "cause": ("int32", (n,)),
+        "state": ("float32", (n, STATE_DIM)),
+        "has_state": ("bool", (n,)),
+        "asked": ("float32", (n, COMMAND_DIM)),
+        "has_asked": ("bool", (n,)),
+        "sent": ("float32", (n, COMMAND_DIM)),
+        "counters": ("int64", (n, len(names))),
+        "image_time_s": ("float64", (m,)),
+        "image_end": ("int64", (m,)),
+        "images": ("uint8", (int(ends[-1]) if m else 0,)),
+    }
+    for name, expected in shapes.items():
+        found = (arrays[name].dtype.name, arrays[name].shape)
+        if found != expected:
+            raise ValueError(f"{name} is {found}, not {expected}")
+    content = arrays["images"].tobytes()
+    starts = [0, *(int(end) for end in ends[:-1])]
+    return Recording(
+        causes=tuple(header["causes"][int(place)] for place in arrays["cause"]),
+        counters={name: arrays["counters"][:, place] for place, name in enumerate(names)},
+        pngs=tuple(content[a:b] for a, b in zip(starts[:m], ends.tolist(), strict=True)),
+        events=tuple((float(time_s), str(reason)) for time_s, reason in header["events"]),
+        written_at=header["written_at"],
+        **{name: arrays[name] for name in _AS_THEY_ARE},
+    )
+
+
+_AS_THEY_ARE = (
+    "time_s",
+    "level",
+    "state",
+    "has_state",
+    "asked",
+    "has_asked",
+    "sent",
+    "image_time_s",
+)
+
+
+def _rows(contents: Sequence[bytes], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors as the rows of a matrix, and which of them there were."""
+    present = np.array([bool(content) for content in contents])
+    nothing = bytes(width * _FLOAT.itemsize)
+    joined = b"".join(content or nothing for content in contents)
+    return np.frombuffer(joined, _FLOAT).reshape(-1, width), present

@@ -1,0 +1,240 @@
+"""What a recording of the black box tells: tables for the terminal, and a plot."""
+
+# matplotlib carries few types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bridge.contract import (
+    ARMS,
+    BASE_HEIGHT,
+    N_ARM_JOINTS,
+    N_JOINTS,
+    STATE_FIELDS,
+    VEL_X,
+    VEL_Y,
+    YAW_RATE,
+    UserError,
+)
+from bridge.files import write_bytes
+from bridge.recording import Recording, read_recording
+from bridge.safety import Level, tilt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+_MOST_ROWS = 60
+_GRAVITY = slice(STATE_FIELDS.index("gravity_x"), STATE_FIELDS.index("gravity_z") + 1)
+_ARM_POS = slice(N_JOINTS - N_ARM_JOINTS, N_JOINTS)
+_COLOURS: dict[int, str] = {
+    Level.HOLD: "#f5e6b3",
+    Level.SAFE_STAND: "#f5c9a0",
+    Level.DAMP: "#eba6a6",
+}
+# What is commanded, its unit, the unit of its rate, and where it stands in a command.
+_COMMANDED = (
+    ("forward velocity", "m/s", "m/s²", slice(VEL_X, VEL_X + 1)),
+    ("sideways velocity", "m/s", "m/s²", slice(VEL_Y, VEL_Y + 1)),
+    ("yaw rate", "rad/s", "rad/s²", slice(YAW_RATE, YAW_RATE + 1)),
+    ("base height", "m", "m/s", slice(BASE_HEIGHT, BASE_HEIGHT + 1)),
+    ("arm joints", "rad", "rad/s", ARMS),
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of periods [start, stop) at one level with one cause."""
+
+    start: int
+    stop: int
+    level: int
+    cause: str
+
+
+def spans(recording: Recording) -> list[Span]:
+    """The stretches of a recording, in order."""
+    found: list[Span] = []
+    start = 0
+    states = list(zip(recording.level.tolist(), recording.causes, strict=True))
+    for place in range(1, len(states) + 1):
+        if place == len(states) or states[place] != states[start]:
+            found.append(Span(start, place, *states[start]))
+            start = place
+    return found
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest absolute value and rate of what was sent, and when the rate was reached."""
+
+    name: str
+    value: float
+    unit: str
+    rate: float
+    rate_unit: str
+    rate_at_s: float
+
+
+def peaks(recording: Recording) -> list[Peak]:
+    """Peaks of every kind of command; rates between neighbouring periods."""
+    times, sent = recording.time_s, recording.sent.astype(np.float64)
+    between_s = np.diff(times)
+    onward = between_s > 0  # a clock that was set back gives no rate
+    found: list[Peak] = []
+    for name, unit, rate_unit, fields in _COMMANDED:
+        steps = np.abs(np.diff(sent[:, fields], axis=0)).max(axis=1)
+        rates = np.divide(steps, between_s, out=np.zeros_like(steps), where=onward)
+        rate, at_s = 0.0, float(times[0])
+        if len(rates):
+            rate, at_s = float(rates.max()), float(times[rates.argmax() + 1])
+        value = float(np.abs(sent[:, fields]).max())
+        found.append(Peak(name, value, unit, rate, rate_unit, at_s - float(times[0])))
+    return found
+
+
+def tables(recording: Recording) -> "Iterator[Table]":
+    """What happened, what was counted, and how hard the robot was driven."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    happened = Table("at s", "for s", "level", "cause", title="what happened")
+    rows = _happenings(recording)
+    for row in rows[:_MOST_ROWS]:
+        happened.add_row(*map(escape, row))
+    if len(rows) > _MOST_ROWS:
+        happened.add_row("...", "", "", f"and {len(rows) - _MOST_ROWS} more")
+    yield happened
+    counted = Table("counter", "first", "last", "change", title="counters")
+    for name, values in recording.counters.items():
+        first, last = int(values[0]), int(values[-1])
+        counted.add_row(
+            escape(name), str(first), str(last), f"{last - first:+d}" if last != first else ""
+        )
+    yield counted
+    driven = Table("command", "peak", "peak rate", "at s", title="commands sent")
+    for peak in peaks(recording):
+        value, rate = f"{peak.value:.3f} {peak.unit}", f"{peak.rate:.2f} {peak.rate_unit}"
+        driven.add_row(peak.name, value, rate, f"{peak.rate_at_s:.2f}")
+    yield driven
+
+
+def _happenings(recording: Recording) -> list[tuple[str, str, str, str]]:
+    """Rows of time, duration, level and cause; a recording's own events among them."""
+    times = recording.time_s - recording.time_s[0]
+    rows = [(float(times[span.start]), 1, span) for span in spans(recording)]
+    events = [(at_s - float(recording.time_s[0]), 0, why) for at_s, why in recording.events]
+    shown: list[tuple[str, str, str, str]] = []
+    for at_s, _, what in sorted([*rows, *events], key=lambda row: row[:2]):
+        if isinstance(what, str):
+            shown.append((f"{at_s:.2f}", "", "recorded", what))
+            continue
+        until_s = float(times[min(what.stop, len(times) - 1)])
+        shown.append((f"{at_s:.2f}", f"{until_s - at_s:.2f}", _name(what.level), what.cause))
+    return shown
+
+
+def _name(level: int) -> str:
+    return Level(level).name if level in list(Level) else f"level {level}"
+
+
+def draw(recording: Recording) -> bytes:
+    """A PNG of level, commanded velocities, arm tracking and tilt over time."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(11, 9), layout="constrained")
+    panels: list[Axes] = list(picture.subplots(4, sharex=True))
+    times = recording.time_s - recording.time_s[0]
+    _draw_level(panels[0], times, recording)
+    _draw_velocities(panels[1], times, recording)
+    _draw_tracking(panels[2], times, recording)
+    _draw_tilt(panels[3], times, recording)
+    for axes in panels:
+        for span in spans(recording):
+            if (colour := _COLOURS.get(span.level)) is not None:
+                ends = times[span.start], times[min(span.stop, len(times) - 1)]
+                axes.axvspan(*ends, color=colour, alpha=0.5, linewidth=0)
+        for at_s, _ in recording.events:
+            axes.axvline(at_s - recording.time_s[0], color="black", linewidth=0.8)
+    panels[-1].set_xlabel("time since the recording's start (s)")
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _draw_level(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
+    axes.step(times, recording.level, where="post", color="black")
+    axes.set_yticks(list(Level), [level.name for level in Level])
+    axes.set_ylim(-0.3, max(Level) + 0.3)
+    axes.set_title("level (shaded) and requests to record (lines)")
+
+
+def _draw_velocities(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
+    asked = np.where(recording.has_asked[:, None], recording.asked, np.nan)
+    names = ("forward m/s", "sideways m/s", "yaw rad/s")
+    for field, name in zip((VEL_X, VEL_Y, YAW_RATE), names, strict=True):
+        (line,) = axes.plot(times, recording.sent[:, field], label=name)
+        axes.plot(times, asked[:, field], ":", color=line.get_color())
+    axes.set_title("base velocity: sent, and dotted what the policy asked")
+    axes.legend(loc="upper left")
+
+
+def _draw_tracking(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
+    errors = np.abs(recording.sent[:, ARMS] - recording.state[:, _ARM_POS])
+    errors = np.where(recording.has_state[:, None], errors, np.nan)
+    axes.plot(times, errors.max(axis=1), label="worst joint")
+    axes.plot(times, errors.mean(axis=1), label="mean")
+    axes.set_ylabel("rad")
+    axes.set_title("arm joints: distance from the target sent")
+    axes.legend(loc="upper left")
+
+
+def _draw_tilt(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
+    angles = np.array([tilt(gravity) for gravity in recording.state[:, _GRAVITY]])
+    angles = np.where(recording.has_state[:, None], angles, np.nan)
+    axes.plot(times, angles[:, 0], label="roll")
+    axes.plot(times, angles[:, 1], label="pitch")
+    axes.set_ylabel("rad")
+    axes.set_title("tilt of the pelvis")
+    axes.legend(loc="upper left")
+
+
+def make_replay() -> Callable[..., None]:
+    """The function behind `hitogata replay`."""
+    from tyro.conf import Positional
+
+    def replay(recording: Positional[Path], out: Path = Path("out/replay.png")) -> None:
+        """Shows what a recording of the black box holds, and draws it.
+
+        Example: hitogata replay out/blackbox/recording-000001.npz
+
+        Args:
+            recording: A recording, or the folder of one whose process was killed.
+            out: The plot, a PNG.
+        """
+        from rich.console import Console
+
+        if out.suffix != ".png":
+            raise UserError(f"{out} is no PNG: choose a name that ends in .png")
+        found = read_recording(recording)
+        console = Console()
+        spanned_s = found.time_s[-1] - found.time_s[0]
+        console.print(
+            f"{recording}: {len(found.time_s)} periods in {spanned_s:.2f} s,"
+            f" {len(found.pngs)} images, written {found.written_at}",
+            markup=False,
+            highlight=False,
+        )
+        for table in tables(found):
+            console.print(table)
+        write_bytes(out, draw(found))
+        print(out)
+
+    return replay

@@ -1,0 +1,321 @@
+"""What stands between a policy and the motors: limits on every command, and the ladder of levels.
+
+    RUN         a chunk is playing
+    HOLD        no valid step: the pose is kept, the base comes to rest
+    SAFE_STAND  latched: the arms come home and the walker keeps the balance
+    DAMP        latched: motors only brake
+
+The more severe level wins. A latched level ends by an operator's release alone. Nothing here reads
+a clock, a socket or a file: times come as arguments, in seconds of one monotonic clock.
+
+This conforms to no safety standard. It cannot know what lies in the robot's way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from bridge.contract import (
+    ARMS,
+    BASE_HEIGHT,
+    CHUNK_STEPS,
+    COMMAND_DIM,
+    CONTROL_HZ,
+    N_ARM_JOINTS,
+    STAND_COMMAND,
+    ActionChunk,
+    Observation,
+)
+from bridge.playback import ChunkPlayer
+
+PERIOD_S = 1 / CONTROL_HZ
+
+
+class Level(IntEnum):
+    """How much the robot is allowed, from all to nothing."""
+
+    RUN = 0
+    HOLD = 1
+    SAFE_STAND = 2
+    DAMP = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a command may ask, per dimension (18,): its values, their rate, the rate's change.
+
+    Units are those of `COMMAND_FIELDS`, per second and per second squared.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    rate: np.ndarray
+    rate_change: np.ndarray
+
+    def __post_init__(self) -> None:
+        for bound in (self.low, self.high, self.rate, self.rate_change):
+            assert bound.shape == (COMMAND_DIM,) and np.isfinite(bound).all()
+        assert (self.low <= STAND_COMMAND).all() and (self.high >= STAND_COMMAND).all()
+        assert (self.rate > 0).all() and (self.rate_change > 0).all()
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """The ladder's triggers. Every duration is in seconds, every angle in radians."""
+
+    state_hold_s: float = 0.05
+    state_damp_s: float = 0.2
+    image_hold_s: float = 0.5
+    hold_stand_s: float = 0.5
+    rejected_in_a_row: int = 5
+    roll_rad: float = 0.9
+    pitch_rad: float = 1.3
+    ramp_s: float = 0.2
+    stand_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the motors get for one period: a (18,) command, or at DAMP only brakes.
+
+    `cause` says in one line why the level is not RUN; it is empty at RUN.
+    """
+
+    level: Level
+    command: np.ndarray
+    cause: str
+
+
+class Limiter:
+    """Follows any finite target without ever leaving the limits, in value, rate or rate's change.
+
+    A value approaches its target no faster than it can stop there, counted in whole periods, so
+    that it can also stop before its limit whatever target comes next.
+    """
+
+    def __init__(self, limits: Limits, start: np.ndarray) -> None:
+        self._limits = limits
+        self.value = np.clip(start, limits.low, limits.high).astype(np.float64)
+        self.rate = np.zeros(COMMAND_DIM)
+
+    def step(self, target: np.ndarray) -> np.ndarray:
+        """(18,) one period later."""
+        limits, step = self._limits, self._limits.rate_change * PERIOD_S
+        away = np.clip(target, limits.low, limits.high) - self.value
+        fastest = np.minimum(stopping_rate(np.abs(away), limits.rate_change), limits.rate)
+        wanted = np.copysign(fastest, away)
+        self.rate = np.clip(wanted, self.rate - step, self.rate + step)
+        self.value = np.clip(self.value + self.rate * PERIOD_S, limits.low, limits.high)
+        return self.value.astype(np.float32)
+
+
+def stopping_rate(distance: np.ndarray, rate_change: np.ndarray) -> np.ndarray:
+    """The highest rate from which `distance` suffices to stop, slowing every period by as much as
+    `rate_change` allows.
+
+    At rate v and a change of w per period it takes v + (v - w) + (v - 2 w) + ... periods' way; with
+    n whole steps that is (n + 1) v - w n (n + 1) / 2, solved here for v.
+    """
+    step = rate_change * PERIOD_S
+    way = distance / (PERIOD_S * step)
+    n = np.floor((np.sqrt(1 + 8 * way) - 1) / 2)
+    return step * (way / (n + 1) + n / 2)
+
+
+class Safety:
+    """The ladder of one robot. Call `step` once per control period; the rest are events."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        config: SafetyConfig = SafetyConfig(),
+        start: np.ndarray = STAND_COMMAND,
+    ) -> None:
+        """`start` (18,) is the command in force."""
+        self.config = config
+        self.counters = {"rejected": 0, "clamped": 0, "holds": 0, "stands": 0, "damps": 0}
+        self.level = Level.HOLD
+        self._limits = limits
+        self._limiter = Limiter(limits, start)
+        self._player = ChunkPlayer()
+        self._latched: tuple[Level, str] | None = None
+        self._rejected_in_a_row = 0
+        self._expecting_since_s: float | None = None
+        self._hold_since_s: float | None = None
+        self._state_at_s: float | None = None
+        self._body: Observation | None = None
+        self._eased: tuple[float, np.ndarray] = (0.0, STAND_COMMAND.copy())
+
+    # --- events ---
+
+    def expect(self, now_s: float, chunks: bool) -> None:
+        """An instruction begins, or ends (`chunks` False): only then may the robot idle in HOLD."""
+        self._expecting_since_s = now_s if chunks else None
+        self._hold_since_s = None
+        self._player.reset()
+
+    def accept(self, chunk: ActionChunk, now_s: float) -> str | None:
+        """Takes a chunk to play; otherwise returns why not, and goes on with the last one."""
+        reason = _fault_of(chunk)
+        if reason is not None:
+            return self.reject(reason)
+        commands = np.clip(chunk.commands, self._limits.low, self._limits.high).astype(np.float32)
+        self.counters["clamped"] += int(
+            ((chunk.commands < self._limits.low) | (chunk.commands > self._limits.high)).sum()
+        )
+        limited = ActionChunk(**{**vars(chunk), "commands": commands})
+        if not self._player.accept(limited, now_s, self._executing()):
+            return self.reject("it is over, from the future, or older than the one playing")
+        self._rejected_in_a_row = 0
+        return None
+
+    def reject(self, reason: str) -> str:
+        """Counts an answer that cannot be played; returns `reason`."""
+        self.counters["rejected"] += 1
+        self._rejected_in_a_row += 1
+        if self._rejected_in_a_row >= self.config.rejected_in_a_row:
+            self._latch(Level.SAFE_STAND, f"{self._rejected_in_a_row} bad answers: {reason}")
+        return reason
+
+    def stop(self, cause: str = "the operator stopped it") -> None:
+        """The operator's stop: SAFE_STAND."""
+        self._latch(Level.SAFE_STAND, cause)
+
+    def cut(self) -> None:
+        """The operator's cut: DAMP. A standing robot will fall."""
+        self._latch(Level.DAMP, "the operator cut the motors")
+
+    def release(self, now_s: float) -> str | None:
+        """Ends a latched level, to HOLD; or returns why it stays."""
+        trouble = self._body_trouble(now_s)
+        if trouble is not None:
+            return trouble[1]
+        self._latched = None
+        self._rejected_in_a_row = 0
+        if self._expecting_since_s is not None:
+            self.expect(now_s, chunks=True)
+        return None
+
+    # --- every period ---
+
+    def step(self, now_s: float, body: Observation | None) -> Order:
+        """The order for the period that begins now. `body` is the newest state, if one came."""
+        if body is not None and np.isfinite(body.state()).all():
+            self._body, self._state_at_s = body, body.time_s
+        elif self._state_at_s is None:
+            self._state_at_s = now_s
+        played = self._player.command(now_s)
+        level, cause = self._judge(now_s, playing=played is not None)
+        self._enter(level, now_s)
+        target = self._target(level, played, now_s)
+        command = self._limiter.step(target)
+        return Order(level, command, cause)
+
+    def _judge(self, now_s: float, playing: bool) -> tuple[Level, str]:
+        trouble = self._body_trouble(now_s)
+        if trouble is not None and trouble[0] == Level.DAMP:
+            self._latch(*trouble)
+        hold = self._hold_cause(now_s, playing) if trouble is None else trouble[1]
+        if hold and self._expecting_since_s is not None:
+            self._hold_since_s = now_s if self._hold_since_s is None else self._hold_since_s
+            # Half a period's grace: sums of periods are not exact.
+            if now_s - self._hold_since_s >= self.config.hold_stand_s - PERIOD_S / 2:
+                self._latch(Level.SAFE_STAND, hold)
+        else:
+            self._hold_since_s = None
+        if self._latched is not None:
+            return self._latched
+        return (Level.HOLD, hold) if hold else (Level.RUN, "")
+
+    def _hold_cause(self, now_s: float, playing: bool) -> str:
+        assert self._body is not None or not playing
+        if self._expecting_since_s is None:
+            return "no instruction"
+        if not playing:
+            return "the policy is silent"
+        assert self._body is not None
+        if self._body.image_age_s > self.config.image_hold_s:
+            return "the camera has frozen"
+        return ""
+
+    def _body_trouble(self, now_s: float) -> tuple[Level, str] | None:
+        c = self.config
+        if self._state_at_s is None:
+            return Level.HOLD, "the robot has not said anything yet"
+        silent_s = now_s - self._state_at_s
+        if silent_s > c.state_damp_s:
+            return Level.DAMP, f"the robot's state has been silent for over {c.state_damp_s:g} s"
+        if self._body is not None:
+            roll, pitch = tilt(self._body.gravity)
+            if abs(roll) > c.roll_rad or abs(pitch) > c.pitch_rad:
+                return Level.DAMP, "the robot has fallen"
+        if self._body is None or silent_s > c.state_hold_s:
+            return Level.HOLD, "the robot's state is late"
+        return None
+
+    def _latch(self, level: Level, cause: str) -> None:
+        if self._latched is None or level > self._latched[0]:
+            self._latched = (level, cause)
+
+    def _enter(self, level: Level, now_s: float) -> None:
+        if level == self.level:
+            return
+        if level > self.level:
+            self.counters[("", "holds", "stands", "damps")[level]] += 1
+        if level != Level.RUN:
+            self._eased = (now_s, self._limiter.value.astype(np.float32))
+        if level >= Level.SAFE_STAND:
+            self._player.reset()
+        self.level = level
+
+    def _target(self, level: Level, played: np.ndarray | None, now_s: float) -> np.ndarray:
+        since_s, start = self._eased
+        if level == Level.RUN:
+            assert played is not None
+            return played
+        if level == Level.HOLD:
+            target = start.copy()
+            target[:BASE_HEIGHT] *= max(0.0, 1 - (now_s - since_s) / self.config.ramp_s)
+            return target
+        if level == Level.SAFE_STAND:
+            share = min(1.0, (now_s - since_s) / self.config.stand_s)
+            smooth = share * share * (3 - 2 * share)
+            target = start + smooth * (STAND_COMMAND - start)
+            ramp = max(0.0, 1 - (now_s - since_s) / self.config.ramp_s)
+            target[:BASE_HEIGHT] = ramp * start[:BASE_HEIGHT]
+            return target
+        # Motors that only brake follow nothing: the next command starts where the joints are.
+        self._limiter = Limiter(self._limits, self._with_measured_arms(STAND_COMMAND))
+        return self._limiter.value
+
+    def _executing(self) -> np.ndarray:
+        """(18,) what a new chunk is joined to: the command in force, above RUN with the arms as
+        they are."""
+        command = self._limiter.value.astype(np.float32)
+        return self._with_measured_arms(command) if self.level > Level.RUN else command
+
+    def _with_measured_arms(self, command: np.ndarray) -> np.ndarray:
+        command = command.copy()
+        if self._body is not None:
+            command[ARMS] = self._body.joint_pos_rad[-N_ARM_JOINTS:]
+        return command
+
+
+def tilt(gravity: np.ndarray) -> tuple[float, float]:
+    """Roll and pitch (rad) of a body in which gravity points along a unit vector (3,)."""
+    x, y, z = (float(value) for value in gravity)
+    return float(np.arctan2(-y, -z)), float(np.arcsin(np.clip(x, -1, 1)))
+
+
+def _fault_of(chunk: ActionChunk) -> str | None:
+    if chunk.commands.shape != (CHUNK_STEPS, COMMAND_DIM):
+        return f"its commands are {chunk.commands.shape}, not {(CHUNK_STEPS, COMMAND_DIM)}"
+    if not np.isfinite(chunk.commands).all():
+        fields = np.flatnonzero(~np.isfinite(chunk.commands).all(axis=0))
+        return f"its commands hold values that are not finite ({len(fields)} fields)"
+    if not np.isfinite(chunk.observed_at_s):
+        return "its stamp is not finite"
+    return None

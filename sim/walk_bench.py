@@ -1,0 +1,296 @@
+"""The outside examination of walkers: ours and its peers, on two bodies, over the same courses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from assets import asset_path
+from bridge.contract import CONTROL_HZ, UserError
+from bridge.results import wilson_interval
+from sim.walk_bodies import BodyName, GroundName, body_model, find_body
+from sim.walk_course import (
+    Course,
+    Trace,
+    fixed_course,
+    height_course,
+    push_course,
+    random_course,
+    run_course,
+)
+from sim.walk_peers import PEERS, Examinee, our_walker, peer_walker
+
+PUSH_SPEEDS_M_S = (0.5, 0.8, 1.2, 1.5)
+PUSHED: dict[str, tuple[float, float, float]] = {"stand": (0, 0, 0), "walk": (0.5, 0, 0)}
+TRACKED: dict[str, tuple[float, float, float]] = {
+    "forward 0.5": (0.5, 0, 0),
+    "forward 1.0": (1.0, 0, 0),
+    "back 0.4": (-0.4, 0, 0),
+    "side 0.3": (0, 0.3, 0),
+    "turn 0.8": (0, 0, 0.8),
+    "forward 0.5 turn 0.5": (0.5, 0, 0.5),
+}
+HEIGHTS_M = (0.7, 0.65, 0.6, 0.55, 0.5, 0.45)
+HEIGHT_ERROR_M = 0.03
+HEIGHTS = "heights"
+HAND_PAYLOAD_KG = 1.0
+SETTLED_S = 1.0  # after a new command, or at the start
+STAND_S, TRACK_S, ROUGH_S = 20.0, 6.0, 10.0
+LEAST_STEP_S = 0.06  # in the air; shorter ones are a foot that trembles
+
+
+@dataclass(frozen=True)
+class WalkBenchConfig:
+    """What is examined.
+
+    Attributes:
+        walker: Our walker.onnx.
+        runs: Robots under random commands; of every other examination at most as many.
+        seconds: How long random commands last.
+        directions: From which pushes come.
+        bodies: On which bodies: "ours" of primitives, "mesh" of the real robot's meshes.
+        peers: Also examine the walkers of PyPI's holosoma-inference (make peers).
+        seed: Another seed, other commands.
+        threads: CPU threads of the physics; 0 means one per core.
+    """
+
+    walker: Path = field(default_factory=lambda: asset_path("models/walker.onnx"))
+    runs: int = 200
+    seconds: float = 20.0
+    directions: int = 32
+    bodies: tuple[BodyName, ...] = ("ours", "mesh")
+    peers: bool = True
+    seed: int = 20_000
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One examination: a course, and the figures that a trace of it gives."""
+
+    name: str
+    course: Course
+    score: Callable[[Trace], dict[str, Any]]
+
+
+def examinees(config: WalkBenchConfig) -> list[Examinee]:
+    """Ours first; UserError for a walker that is missing."""
+    return [our_walker(config.walker), *(peer_walker(name) for name in PEERS if config.peers)]
+
+
+def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
+    """All figures, by names such as `mesh_holosoma_ppo_falls`: body, walker, figure.
+
+    A walker that takes no heights has None as its low_height. Raises UserError for a walker or a
+    body that is missing.
+    """
+    if config.runs < 1 or config.directions < 1:
+        raise UserError("--runs and --directions must be at least 1")
+    walkers = examinees(config)
+    bodies = {name: find_body(name) for name in config.bodies}
+    exams = make_exams(config)
+    heights = {walker.name: walker.make(1).takes_height for walker in walkers}
+    figures: dict[str, Any] = {}
+    steps = sum(exam.course.steps for exam in exams)
+    with _progress_bar() as bar:
+        task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")
+        for body_name, body in bodies.items():
+            models: dict[tuple[GroundName, float], mujoco.MjModel] = {}
+            for exam in exams:
+                key = exam.course.ground, exam.course.hand_payload_kg
+                models[key] = models.get(key) or body_model(body, *key)
+                for walker in walkers:
+                    prefix = f"{body_name}_{walker.name}"
+                    if exam.name == HEIGHTS and not heights[walker.name]:
+                        figures[f"{prefix}_low_height"] = None
+                        bar.advance(task, exam.course.steps)
+                        continue
+                    bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
+                    trace = run_course(
+                        exam.course, models[key], walker, config.threads, lambda: bar.advance(task)
+                    )
+                    found = exam.score(trace)
+                    figures |= {f"{prefix}_{key}": value for key, value in found.items()}
+    return figures
+
+
+def record_runs(config: WalkBenchConfig) -> tuple[mujoco.MjModel, dict[str, np.ndarray]]:
+    """One run of every walker under the same commands, on the last body: its model and poses.
+
+    Poses (steps, nq) by the walker's name.
+    """
+    model = body_model(find_body(config.bodies[-1]))
+    course = random_course(1, config.seconds, config.seed)
+    runs = {}
+    for walker in examinees(config):
+        trace = run_course(course, model, walker, config.threads, record=True)
+        assert trace.qpos is not None
+        runs[walker.name] = trace.qpos[:, 0]
+    return model, runs
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+def make_exams(config: WalkBenchConfig) -> list[Exam]:
+    """The examinations of a configuration, the same for every body and walker."""
+    runs, seed = config.runs, config.seed
+    few = min(runs, 8)
+    rough = min(config.seconds, ROUGH_S)
+    commands = random_course(runs, config.seconds, seed)
+    return [
+        Exam("random commands", commands, lambda trace: _score_commands(trace, commands)),
+        Exam(
+            "fixed commands",
+            fixed_course(list(TRACKED.values()), few, min(config.seconds, TRACK_S)),
+            _score_tracking,
+        ),
+        Exam(
+            "pushes",
+            push_course(list(PUSHED.values()), PUSH_SPEEDS_M_S, config.directions, seed),
+            _score_pushes,
+        ),
+        Exam(
+            "stand",
+            fixed_course([(0, 0, 0)], min(runs, 50), min(config.seconds, STAND_S) + SETTLED_S),
+            _score_stand,
+        ),
+        Exam(
+            "payload",
+            random_course(runs, rough, seed + 1, hand_payload_kg=HAND_PAYLOAD_KG),
+            lambda trace: _rate("payload_falls", trace),
+        ),
+        Exam(
+            "slope",
+            random_course(runs, rough, seed + 2, "slope"),
+            lambda trace: _rate("slope_falls", trace),
+        ),
+        Exam(
+            "bumps",
+            random_course(runs, rough, seed + 3, "bumps"),
+            lambda trace: _rate("bumps_falls", trace),
+        ),
+        Exam(HEIGHTS, height_course(few, HEIGHTS_M), _score_heights),
+    ]
+
+
+def _rate(key: str, trace: Trace) -> dict[str, Any]:
+    falls, n = trace.falls(), trace.upright.shape[1]
+    return {key: falls / n, f"{key}_interval": list(wilson_interval(falls, n))}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """None where there is nothing: a walker that fell at once has no step length."""
+    return float(values.mean()) if values.size else None
+
+
+def _score_commands(trace: Trace, course: Course) -> dict[str, Any]:
+    """Errors and qualities over all moments that lie a second after a new command.
+
+    Errors are means of |command - velocity|, each smoothed over 0.4 s.
+    """
+    wanted = course.commands[..., :3]
+    changed = np.zeros(wanted.shape[:2], dtype=bool)
+    changed[1:] = (wanted[1:] != wanted[:-1]).any(axis=2)
+    changed[0] = True
+    index = np.arange(course.steps)[:, None]
+    since = index - np.maximum.accumulate(np.where(changed, index, 0), axis=0)
+    settled = trace.upright & (since >= SETTLED_S * CONTROL_HZ)
+    error = np.abs(trace.velocity - wanted)[settled]
+    planted = trace.contact.copy()
+    planted[1:] &= trace.contact[:-1]
+    peaks = np.where(trace.upright, trace.joint_acc_rad_s2, 0).max(axis=0)
+    return _rate("falls", trace) | {
+        "velocity_error": _mean(np.hypot(error[:, 0], error[:, 1])),
+        "yaw_error": _mean(error[:, 2]),
+        "foot_slip_m_s": _mean(trace.sole_speed_m_s[planted & settled[..., None]]),
+        "target_rate_rad_s": _mean(trace.target_rate_rad_s[settled]),
+        "peak_joint_acc_rad_s2": _mean(peaks),
+    }
+
+
+def _score_tracking(trace: Trace) -> dict[str, Any]:
+    """Mean velocities of each fixed command after a third of the time, and energy per metre."""
+    start = trace.upright.shape[0] // 3
+    groups = np.array_split(np.arange(trace.upright.shape[1]), len(TRACKED))
+    tracking = {}
+    for name, worlds in zip(TRACKED, groups, strict=True):
+        up = worlds[trace.upright[-1, worlds]]
+        mean = trace.velocity[start:, up].mean(axis=(0, 1)) if up.size else None
+        tracking[name] = None if mean is None else [round(float(v), 4) for v in mean]
+    ahead = groups[list(TRACKED).index("forward 0.5")]
+    ahead = ahead[trace.upright[-1, ahead]]
+    energy = trace.power_w[start:, ahead].sum(axis=0) / CONTROL_HZ
+    metres = np.linalg.norm(trace.base_xy_m[-1] - trace.base_xy_m[start], axis=1)[ahead]
+    return {"tracking": tracking, "energy_j_m": _mean(energy / np.maximum(metres, 1e-3))}
+
+
+def _score_pushes(trace: Trace) -> dict[str, Any]:
+    """Survival of every push, standing and walking, over all directions."""
+    table = trace.upright[-1].reshape(len(PUSHED), len(PUSH_SPEEDS_M_S), -1)
+    figures: dict[str, Any] = {
+        "pushes": {
+            f"{stance} {speed}": float(table[i, j].mean())
+            for i, stance in enumerate(PUSHED)
+            for j, speed in enumerate(PUSH_SPEEDS_M_S)
+        }
+    }
+    for key, speed in (("push_survival", 0.8), ("push_survival_12", 1.2)):
+        survived = table[:, PUSH_SPEEDS_M_S.index(speed)]
+        interval = wilson_interval(int(survived.sum()), survived.size)
+        figures |= {key: float(survived.mean()), f"{key}_interval": list(interval)}
+    return figures
+
+
+def _score_stand(trace: Trace) -> dict[str, Any]:
+    """Steps and sway of a stand that nothing disturbs, once it has settled."""
+    start = round(SETTLED_S * CONTROL_HZ)
+    up = trace.upright[-1]
+    xy = trace.base_xy_m[start:, up]
+    sway = np.sqrt(((xy - xy.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
+    return {
+        "stand_falls": float((~up).mean()),
+        "stand_steps": _mean(count_steps(trace.contact[start:, up])),
+        "stand_sway_cm": _mean(100 * sway),
+    }
+
+
+def count_steps(contact: np.ndarray) -> np.ndarray:
+    """(n,) how often either foot comes down after LEAST_STEP_S or more in the air.
+
+    `contact` (steps, n, 2) bool at CONTROL_HZ.
+    """
+    least = round(LEAST_STEP_S * CONTROL_HZ)
+    airborne, steps = np.zeros(contact.shape[1:], dtype=int), np.zeros(contact.shape[1], dtype=int)
+    for now in contact:
+        steps += (now & (airborne >= least)).sum(axis=1)
+        airborne = np.where(now, 0, airborne + 1)
+    return steps
+
+
+def _score_heights(trace: Trace) -> dict[str, Any]:
+    """The lowest height that all robots held within HEIGHT_ERROR_M in its last second."""
+    held = None
+    for wanted, part in zip(
+        HEIGHTS_M, np.array_split(np.arange(len(trace.height_m)), len(HEIGHTS_M)), strict=True
+    ):
+        last = part[-round(CONTROL_HZ) :]
+        near = np.abs(trace.height_m[last].mean(axis=0) - wanted) < HEIGHT_ERROR_M
+        if not (trace.upright[part[-1]] & near).all():
+            break
+        held = wanted
+    return {"low_height": held}

@@ -1,0 +1,54 @@
+"""How fast the walker answers, and how much of the physics' speed its training worlds keep."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from mujoco import batch
+
+from bridge.contract import STAND_COMMAND
+from sim.robot import CONTROL_SUBSTEPS, joint_facts
+from sim.walk_env import WalkConfig, WalkEnv
+from sim.walker import Walker
+
+
+def step_ms(path: Path, steps: int = 2000) -> float:
+    """Median ms of one step of one robot's walker, on one core."""
+    walker, rng = Walker(path), np.random.default_rng(0)
+    home, upright = joint_facts("home_rad").astype(np.float64), np.array([0.0, 0.0, -1.0])
+    times = []
+    for _ in range(steps):
+        joint_pos, joint_vel = home + rng.normal(0, 0.05, 29), rng.normal(0, 0.5, 29)
+        started = time.perf_counter()
+        walker.step(STAND_COMMAND, joint_pos, joint_vel, np.zeros(3), upright)
+        times.append(time.perf_counter() - started)
+    return float(1000 * np.median(times))
+
+
+def batch_ratio(
+    path: Path, steps: int = 30, config: WalkConfig = WalkConfig(push_m_s=0.0)
+) -> float:
+    """Control steps per second of a WalkEnv over those of bare `mujoco.batch` from equal states.
+
+    The two take turns, step by step, so that whatever else the machine does slows both.
+    """
+    env = WalkEnv(config)
+    bare = batch.Batch(env.model, nsim=config.n_worlds, nthread=config.threads)
+    state, ctrl = bare.state, bare.bind("ctrl")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    observation, _ = env.reset(seed=0)
+    ratios = []
+    for _ in range(steps):
+        action = session.run(None, {"observation": observation})[0]
+        before = env.batch.state.copy()
+        started = time.perf_counter()
+        observation, *_ = env.step(np.asarray(action))
+        ours = time.perf_counter() - started
+        state[:], ctrl[:] = before, env.ctrl
+        started = time.perf_counter()
+        bare.step(nstep=CONTROL_SUBSTEPS)
+        ratios.append((time.perf_counter() - started) / ours)
+    return float(np.median(ratios))

@@ -1,0 +1,215 @@
+"""What the servers for foreign clients share: what is assumed, accepted, refused, and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import hitogata
+from bridge import commandline, gr00t, openpi
+from bridge.contract import (
+    CHUNK_STEPS,
+    IMAGE_SIZE,
+    N_JOINTS,
+    STAND_COMMAND,
+    ActionChunk,
+    Observation,
+    Status,
+    UserError,
+)
+from bridge.foreign import Door, ForeignClient, numbers, picture, read_token
+from bridge.wire import ServerInfo, WireError
+
+ROOT = Path(__file__).parents[1]
+SERVER = __file__  # run as a program, it serves an EchoPolicy
+INFO = ServerInfo("model-1", "norm-1")
+LANGUAGE = "annotation.human.task_description"
+JOINTS = np.linspace(-1, 1, N_JOINTS, dtype=np.float32)
+LEGS_WAIST_ARMS = {"left_leg": 6, "right_leg": 6, "waist": 3, "left_arm": 7, "right_arm": 7}
+encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+
+
+class EchoPolicy:
+    """Commands that count upwards; tells what it was given. Some words make it misbehave."""
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        if instruction == "fail":
+            raise RuntimeError("secret detail\nsecond line")
+        commands = np.arange(CHUNK_STEPS * 18, dtype=np.float32).reshape(CHUNK_STEPS, 18)
+        if instruction == "nan":
+            commands[3, 3] = np.nan
+        understood = {
+            "instruction": instruction,
+            "resets": str(self.resets),
+            "state": json.dumps(observation.state().tolist()),
+            "brightness": str(observation.image.mean()),
+        }
+        return ActionChunk(observation.time_s, commands, Status.DONE, 0.5, understood)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def seen(told: dict[str, Any]) -> Observation:
+    """The observation that the policy tells of."""
+    state = np.array(json.loads(told["understood"]["state"]), np.float32)
+    return Observation.from_state(0.0, state, np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server process and where clients reach it."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[Served]:
+    """What `python ARGUMENTS` serves, once it says where; it is killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield Served(process, process.stdout.readline().split(" at ")[-1].split(" on ")[0].strip())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def check_fault(line: str, complaint: str = "") -> None:
+    """A refusal is one line, names what is wrong, and shows nothing of the inside."""
+    assert 0 < len(line) <= 500 and line.isprintable()
+    assert "Traceback" not in line and "secret" not in line
+    assert re.search(complaint, line), line
+
+
+def test_larger_pictures_are_averaged() -> None:
+    rng = np.random.default_rng(0)
+    ours = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(picture("image", ours[None, None]), ours)
+    np.testing.assert_array_equal(picture("image", ours.repeat(3, 0).repeat(3, 1)), ours)
+    # One and a half of their pixels make one of ours: the first is 2/3 a + 1/3 b.
+    columns = np.tile(np.array([30, 90, 240], np.uint8), IMAGE_SIZE // 2)
+    theirs = np.broadcast_to(columns[None, :, None], (144, 144, 3))
+    found = picture("image", theirs)
+    np.testing.assert_array_equal(found[0, :2, 0], [50, 190])
+    np.testing.assert_array_equal(found, np.tile(found[:1, :2], (96, 48, 1)))
+
+
+@pytest.mark.parametrize(
+    "shape", [(96, 128, 3), (95, 95, 3), (96, 96, 4), (2, 96, 96, 3), (96, 96)]
+)
+def test_other_pictures_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(WireError, match=r"send one uint8 picture of \(96, 96, 3\)"):
+        picture("image", np.zeros(shape, np.uint8))
+
+
+def test_vectors() -> None:
+    np.testing.assert_array_equal(numbers("x", np.ones((1, 1, 3)), 3), np.ones(3, np.float32))
+    for wrong in (
+        np.ones(2),
+        np.ones((2, 3)),
+        np.ones(3, np.int64),
+        np.array(1.0),
+        np.zeros((0, 3)),
+    ):
+        with pytest.raises(WireError, match=r"send float32 \(3,\)"):
+            numbers("x", wrong, 3)
+    for value in (np.nan, np.inf, 1e300):
+        with pytest.raises(WireError, match="not finite"):
+            numbers("x", np.array([0, value, 0]), 3)
+
+
+def test_what_a_client_does_not_know_is_assumed() -> None:
+    client = ForeignClient(EchoPolicy())
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    first = client.observe("go", {"joint_pos": JOINTS}, image)
+    np.testing.assert_array_equal(first.gravity, [0, 0, -1])
+    np.testing.assert_array_equal(first.command[:4], STAND_COMMAND[:4])
+    np.testing.assert_array_equal(first.command[4:], JOINTS[-14:])
+    assert first.elapsed_s == 0 and not first.joint_vel_rad_s.any() and not first.odometry.any()
+    time.sleep(0.05)
+    assert client.observe("go", {"joint_pos": JOINTS}, image).elapsed_s >= 0.05
+    assert client.observe("stop", {"joint_pos": JOINTS}, image).elapsed_s == 0
+    known = {"joint_pos": JOINTS, "elapsed_s": np.array([7.0]), "odometry": np.array([1.0, 2, 3])}
+    told = client.observe("stop", known, image)
+    assert told.elapsed_s == 7 and told.odometry.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://0.0.0.0:5555", "tcp://192.168.1.2:5555", "tcp://[::]:1"]
+)
+def test_other_machines_are_kept_out(address: str) -> None:
+    with pytest.raises(UserError, match="--exposed"):
+        Door(address).place(gr00t.ADDRESS)
+    assert Door(address, exposed=True).place(gr00t.ADDRESS)[1] in (1, 5555)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "5555", "tcp://127.0.0.1", "ws://127.0.0.1:1", "tcp://robot:1", "tcp://[x:1"]
+)
+def test_no_address(address: str) -> None:
+    with pytest.raises(UserError, match=r"is no address: use tcp://127\.0\.0\.1:5555"):
+        Door(address).place(gr00t.ADDRESS)
+
+
+def test_without_an_address_the_wire_has_its_own() -> None:
+    assert Door().place(gr00t.ADDRESS) == ("127.0.0.1", 5555)
+    assert Door("ws://localhost:1").place(openpi.ADDRESS) == ("127.0.0.1", 1)
+
+
+def test_tokens(tmp_path: Path) -> None:
+    door = Door("tcp://127.0.0.1:0", token="s3cret")
+    assert door.admits("s3cret") and not door.admits(None) and not door.admits("s3cre")
+    (tmp_path / "token").write_text("s3cret\n")
+    assert read_token(tmp_path / "token") == "s3cret"
+    (tmp_path / "empty").write_text("\n")
+    for name in ("empty", "none"):
+        with pytest.raises(UserError, match="token"):
+            read_token(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (["--exposed"], "--keys"),
+        (["--wire", "gr00t", "--keys", "folder"], "--token-file"),
+        (["--wire", "openpi", "--token-file", "none"], "cannot read the token in none"),
+    ],
+)
+def test_the_front_door_keeps_the_wires_apart(options: list[str], remedy: str) -> None:
+    with pytest.raises(UserError, match=remedy):
+        commandline.dispatch(hitogata.COMMANDS, ["serve", *options])
+
+
+if __name__ == "__main__":
+    serve, scheme = {
+        "gr00t": (gr00t.serve_gr00t, "tcp"),
+        "openpi": (openpi.serve_openpi, "ws"),
+    }[sys.argv[1]]
+    door = Door(f"{scheme}://127.0.0.1:0", token=sys.argv[2] if sys.argv[2:] else None)
+    serve(EchoPolicy(), door, INFO, lambda address: print(address, flush=True))
+    print("stopped")

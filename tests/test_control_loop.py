@@ -1,0 +1,217 @@
+"""The control loop on a robot whose joints follow at once, with policies that misbehave."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bridge.contract import ARMS, CHUNK_STEPS, STAND_COMMAND, VEL_X, ActionChunk, Status, UserError
+from bridge.control_loop import PERIOD_S, ControlLoop, DirectLink, Pace, Rejected
+from bridge.safety import Level, Safety
+from tests.test_safety import LIMITS, body
+
+
+class Puppet:
+    """A robot on rails: it goes where it is sent and keeps its own time."""
+
+    def __init__(self):
+        self.steps, self.sent, self.begun, self.damped, self.silent = 0, [], 0, 0, False
+        self.joints = STAND_COMMAND[ARMS].copy()
+
+    @property
+    def time_s(self):
+        return self.steps * PERIOD_S
+
+    def observe(self):
+        if self.silent:
+            raise UserError("no state came")
+        seen = body(self.time_s)
+        seen.joint_pos_rad[-14:] = self.joints
+        return seen
+
+    def apply(self, command):
+        self.sent.append(command)
+        self.joints = command[ARMS].copy()
+        self.steps += 1
+
+    def hold(self):
+        raise AssertionError("safety commands every period")
+
+    def damp(self):
+        self.damped += 1
+        self.steps += 1
+
+    def begin_instruction(self):
+        self.begun += 1
+
+
+class Walk:
+    """Answers with 0.5 m/s; `bend` changes its chunks."""
+
+    def __init__(self, bend=lambda commands: commands):
+        self.bend, self.asked, self.resets = bend, [], 0
+
+    def act(self, instruction, observation):
+        self.asked.append((instruction, observation.time_s))
+        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+        commands[:, VEL_X] = 0.5
+        return ActionChunk(observation.time_s, self.bend(commands), Status.ACTING, 1.0, {})
+
+    def reset(self):
+        self.resets += 1
+
+
+class Mailbox:
+    """A link whose answers the test writes."""
+
+    def __init__(self):
+        self.session, self.trouble, self.answers, self.questions = 1, "", [], []
+
+    def ask(self, instruction, observation):
+        self.questions.append((instruction, observation))
+
+    def take(self):
+        return self.answers.pop(0) if self.answers else None
+
+    def reset(self):
+        self.answers.clear()
+
+    def answer(self, time_s, **changes):
+        chunk = Walk().act("", body(time_s))
+        self.answers.append(replace(chunk, **changes))
+
+
+def loop_of(link) -> tuple[ControlLoop, Puppet]:
+    puppet = Puppet()
+    return ControlLoop(puppet, link, Safety(LIMITS), lambda: puppet.time_s), puppet
+
+
+def ticks(loop: ControlLoop, seconds: float) -> list[Level]:
+    return [loop.tick().order.level for _ in range(round(seconds / PERIOD_S))]
+
+
+def test_an_instruction_is_asked_every_replan_and_played():
+    policy = Walk()
+    loop, puppet = loop_of(DirectLink(policy))
+    assert set(ticks(loop, 0.2)) == {Level.HOLD} and not policy.asked
+    loop.instruct("  walk on  ")
+    assert set(ticks(loop, 1.0)) == {Level.RUN}
+    assert [when for _, when in policy.asked] == pytest.approx([0.2, 0.5, 0.8, 1.1])
+    assert {text for text, _ in policy.asked} == {"walk on"} and puppet.begun == 1
+    assert puppet.sent[-1][VEL_X] == pytest.approx(0.5)
+    # From rest it fades in over 0.3 s.
+    assert puppet.sent[10 + 6][VEL_X] == pytest.approx(0.5 * 6 / 15, abs=0.04)
+
+
+def test_another_instruction_takes_over_and_old_answers_are_void():
+    link = Mailbox()
+    loop, _ = loop_of(link)
+    loop.instruct("walk on")
+    ticks(loop, 0.1)
+    link.answer(0.0)
+    ticks(loop, 0.1)
+    assert loop.chunk is not None
+    loop.instruct("turn left")
+    late = Walk().act("", body(0.1))
+    link.answers.append(late)
+    ticks(loop, 0.1)
+    assert loop.chunk is None and link.questions[-1][0] == "turn left"
+
+
+@pytest.mark.parametrize("word", ["stop", "STOP!", "Emergency stop."])
+def test_a_stop_word_needs_no_policy_and_an_operator_to_go_on(word):
+    policy = Walk()
+    loop, puppet = loop_of(DirectLink(policy))
+    loop.instruct("walk on")
+    ticks(loop, 1.0)
+    asked = len(policy.asked)
+    loop.hear(word)
+    assert set(ticks(loop, 1.5)) == {Level.SAFE_STAND} and len(policy.asked) == asked
+    assert puppet.sent[-1] == pytest.approx(STAND_COMMAND)
+    loop.hear("walk on")
+    assert set(ticks(loop, 1.0)) == {Level.SAFE_STAND}, "an instruction is no release"
+    assert loop.release() is None
+    assert ticks(loop, 1.0)[-1] == Level.RUN
+
+
+def test_bad_instructions_change_nothing():
+    loop, _ = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    for bad in ("", "a\x00b", "x" * 2000):
+        with pytest.raises(UserError):
+            loop.instruct(bad)
+    assert loop.instruction == "walk on" and ticks(loop, 0.1)[-1] == Level.RUN
+
+
+def test_a_restarted_server_is_not_obeyed_until_released():
+    link = Mailbox()
+    loop, _ = loop_of(link)
+    loop.instruct("walk on")
+    link.answer(0.0)
+    assert ticks(loop, 0.1)[-1] == Level.RUN
+    link.session = 2
+    for _ in range(10):
+        link.answer(loop.robot.time_s)
+        ticks(loop, 0.3)
+    assert loop.safety.level == Level.SAFE_STAND
+    link.trouble = "connecting"
+    assert loop.release() == "connecting"
+    link.trouble = ""
+    assert loop.release() is None
+    link.answer(loop.robot.time_s)
+    assert ticks(loop, 0.1)[-1] == Level.RUN
+
+
+def test_rejected_answers_stand_the_robot():
+    link = Mailbox()
+    loop, _ = loop_of(link)
+    loop.instruct("walk on")
+    link.answer(0.0)
+    ticks(loop, 0.1)
+    link.answers += [Rejected("its frames are cut off")] * 5
+    assert ticks(loop, 0.12)[-1] == Level.SAFE_STAND
+    assert "cut off" in loop.tick().order.cause
+
+
+def test_a_silent_robot_is_held_then_damped():
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.5)
+    puppet.silent = True
+    levels = ticks(loop, 0.4)
+    assert levels[0] == Level.RUN and Level.HOLD in levels and levels[-1] == Level.DAMP
+    assert puppet.damped > 0
+
+
+def test_joins_are_bounded_in_value_and_rate():
+    rng = np.random.default_rng(0)
+
+    def jump(commands):
+        commands[:, VEL_X] = rng.uniform(-0.4, 0.8)
+        commands[:, ARMS] += rng.uniform(-0.8, 0.8, 14)
+        return commands
+
+    loop, puppet = loop_of(DirectLink(Walk(jump)))
+    loop.instruct("walk on")
+    ticks(loop, 6.0)
+    sent = np.array(puppet.sent)
+    rate = np.diff(sent, axis=0) / PERIOD_S
+    change = np.diff(rate, axis=0) / PERIOD_S
+    assert np.abs(rate).max(axis=0) == pytest.approx(np.minimum(np.abs(rate).max(0), LIMITS.rate))
+    assert (np.abs(change) <= LIMITS.rate_change * 1.01 + 0.1).all()
+    assert np.ptp(sent[:, ARMS], axis=0).min() > 0.5, "the arms did move"
+
+
+def test_pace_skips_whole_periods_and_counts_them():
+    pace = Pace()
+    pace.wait()
+    time.sleep(5.5 * PERIOD_S)
+    pace.wait()
+    assert pace.overruns >= 4
+    before = time.monotonic()
+    pace.wait()
+    assert time.monotonic() - before <= 50 * PERIOD_S
+    Pace(speed=np.inf).wait()

@@ -1,0 +1,263 @@
+"""Limits and ladder, against hand-computed values and arbitrary streams of actions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bridge.contract import (
+    ARMS,
+    CHUNK_STEPS,
+    COMMAND_DIM,
+    IMAGE_SIZE,
+    N_JOINTS,
+    STAND_COMMAND,
+    VEL_X,
+    ActionChunk,
+    Observation,
+    Status,
+)
+from bridge.safety import PERIOD_S, Level, Limiter, Limits, Safety, stopping_rate, tilt
+
+LIMITS = Limits(
+    low=STAND_COMMAND - 1.0,
+    high=STAND_COMMAND + 1.5,
+    rate=np.full(COMMAND_DIM, 6.0),
+    rate_change=np.concatenate([np.full(4, 300.0), np.full(14, 40.0)]),
+)
+IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+UPRIGHT = np.array([0, 0, -1], np.float32)
+
+
+def body(time_s: float, gravity=UPRIGHT, image_age_s=0.0) -> Observation:
+    joints = np.zeros(N_JOINTS, np.float32)
+    joints[-14:] = STAND_COMMAND[ARMS]
+    return Observation(
+        time_s=time_s,
+        joint_pos_rad=joints,
+        joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
+        base_ang_vel_rad_s=np.zeros(3, np.float32),
+        gravity=gravity,
+        command=STAND_COMMAND,
+        elapsed_s=0.0,
+        odometry=np.zeros(3, np.float32),
+        image=IMAGE,
+        image_age_s=image_age_s,
+    )
+
+
+def chunk(observed_at_s: float, commands: np.ndarray | None = None) -> ActionChunk:
+    if commands is None:
+        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+        commands[:, VEL_X] = 0.5
+    return ActionChunk(observed_at_s, commands, Status.ACTING, 1.0, {})
+
+
+class Drive:
+    """A Safety stepped at 50 Hz with a healthy body."""
+
+    def __init__(self):
+        self.safety, self.now_s = Safety(LIMITS), 10.0
+        self.safety.step(self.now_s, body(self.now_s))
+        self.safety.expect(self.now_s, chunks=True)
+
+    def until(self, end_s: float, **of_body):
+        while self.now_s < end_s - PERIOD_S / 2:
+            self.now_s += PERIOD_S
+            order = self.safety.step(self.now_s, body(self.now_s, **of_body))
+        return order
+
+    def levels(self, end_s: float) -> list[tuple[float, Level]]:
+        """(time, level) of every change until `end_s`."""
+        changes, last = [], self.safety.level
+        while self.now_s < end_s - PERIOD_S / 2:
+            self.now_s += PERIOD_S
+            order = self.safety.step(self.now_s, body(self.now_s))
+            if order.level != last:
+                changes.append((round(self.now_s, 2), order.level))
+                last = order.level
+        return changes
+
+
+# --- limits ---
+
+
+def test_stopping_rate_by_hand():
+    # A change of 2 per period of 0.02 s: from 5 it takes 5 + 3 + 1 periods of way, 0.18.
+    found = stopping_rate(np.array([0.18, 0.12, 0.02, 0.0]), np.array(100.0))
+    # From 4: 4 + 2 + 0 = 0.12. From 1: 1 = 0.02.
+    assert found == pytest.approx([5.0, 4.0, 1.0, 0.0])
+
+
+TARGETS = st.lists(
+    hnp.arrays(np.float64, COMMAND_DIM, elements=st.floats(-1e30, 1e30)),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(TARGETS, st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_no_stream_of_targets_leaves_value_rate_or_change_of_rate(targets, repeats):
+    limiter = Limiter(LIMITS, STAND_COMMAND)
+    values = [limiter.value.copy()]
+    for target in targets:
+        for _ in range(repeats):
+            limiter.step(target)
+            values.append(limiter.value.copy())
+    path = np.array(values)
+    rate = np.diff(path, axis=0) / PERIOD_S
+    change = np.diff(np.vstack([np.zeros(COMMAND_DIM), rate]), axis=0) / PERIOD_S
+    assert (path >= LIMITS.low - 1e-9).all() and (path <= LIMITS.high + 1e-9).all()
+    assert (np.abs(rate) <= LIMITS.rate + 1e-6).all()
+    assert (np.abs(change) <= LIMITS.rate_change * (1 + 1e-6)).all()
+
+
+def test_a_target_within_limits_is_reached_and_not_passed():
+    limiter = Limiter(LIMITS, STAND_COMMAND)
+    target = STAND_COMMAND + 1.0
+    path = np.array([limiter.step(target) for _ in range(60)])
+    assert path[-1] == pytest.approx(target, abs=1e-6)
+    assert (path <= target + 1e-6).all() and (np.diff(path, axis=0) >= -1e-6).all()
+
+
+# --- what is accepted ---
+
+
+@given(hnp.arrays(np.float32, (CHUNK_STEPS, COMMAND_DIM), elements=st.floats(width=32)))
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_policy_says_the_motors_get_finite_commands_within_limits(commands):
+    drive = Drive()
+    finite = bool(np.isfinite(commands).all())
+    fault = drive.safety.accept(chunk(10.0, commands), 10.0)
+    assert (fault is None) == finite
+    for _ in range(100):
+        drive.now_s += PERIOD_S
+        order = drive.safety.step(drive.now_s, body(drive.now_s))
+        assert np.isfinite(order.command).all()
+        assert (order.command >= LIMITS.low.astype("f4")).all()
+        assert (order.command <= LIMITS.high.astype("f4")).all()
+
+
+def test_out_of_limits_is_clamped_and_counted_not_finite_rejected():
+    drive = Drive()
+    commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+    commands[3, VEL_X], commands[4, 7] = 1e30, -9.0
+    assert drive.safety.accept(chunk(10.0, commands), 10.0) is None
+    assert drive.safety.counters["clamped"] == 2
+    commands[0, 0] = np.nan
+    assert "not finite" in str(drive.safety.accept(chunk(10.1, commands), 10.1))
+    assert "17" in str(drive.safety.accept(chunk(10.1, commands[:, :17]), 10.1))
+    assert drive.safety.counters["rejected"] == 2
+
+
+# --- the ladder ---
+
+
+def test_a_silent_policy_plays_out_holds_then_stands():
+    drive = Drive()
+    assert drive.safety.accept(chunk(10.0), 10.0) is None
+    # 1.6 s of chunk; HOLD with the period after it, SAFE_STAND half a second later.
+    times, levels = zip(*drive.levels(13.0), strict=True)
+    assert levels == (Level.RUN, Level.HOLD, Level.SAFE_STAND)
+    assert times == pytest.approx((10.02, 11.6, 12.1), abs=1.1 * PERIOD_S)
+    assert drive.safety.accept(chunk(13.0), 13.0) is None, "a late chunk is no fault of its own"
+    assert drive.until(13.5).level == Level.SAFE_STAND, "but it releases nothing"
+    assert drive.safety.release(drive.now_s) is None
+    assert drive.until(13.6).level == Level.HOLD
+    assert drive.safety.accept(chunk(13.6), 13.6) is None
+    assert drive.until(13.7).level == Level.RUN
+
+
+def test_hold_brings_the_base_to_rest_and_keeps_the_arms():
+    drive = Drive()
+    commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+    commands[:, VEL_X], commands[:, 8] = 0.5, STAND_COMMAND[8] + 0.4
+    drive.safety.accept(chunk(10.0, commands), 10.0)
+    assert drive.until(11.5).command[[VEL_X, 8]] == pytest.approx([0.5, STAND_COMMAND[8] + 0.4])
+    assert drive.until(11.82).command[[VEL_X, 8]] == pytest.approx([0.0, STAND_COMMAND[8] + 0.4])
+    assert drive.until(13.3).command == pytest.approx(STAND_COMMAND, abs=1e-6)
+
+
+def test_without_an_instruction_the_robot_may_idle():
+    drive = Drive()
+    drive.safety.expect(drive.now_s, chunks=False)
+    order = drive.until(15.0)
+    assert order.level == Level.HOLD and order.cause == "no instruction"
+
+
+def test_five_bad_answers_stand_and_a_good_one_between_forgives():
+    drive = Drive()
+    bad = chunk(10.0, np.full((CHUNK_STEPS, COMMAND_DIM), np.inf, np.float32))
+    for _ in range(4):
+        drive.safety.accept(bad, 10.0)
+    drive.safety.accept(chunk(10.0), 10.0)
+    for _ in range(4):
+        drive.safety.accept(bad, 10.0)
+    assert drive.until(10.1).level == Level.RUN
+    drive.safety.accept(bad, 10.1)
+    order = drive.until(10.2)
+    assert order.level == Level.SAFE_STAND and "5 bad answers" in order.cause
+
+
+def test_old_state_holds_and_silence_damps():
+    drive = Drive()
+    drive.safety.accept(chunk(10.0), 10.0)
+    seen = body(10.0)
+    levels = [drive.safety.step(10.0 + k * PERIOD_S, None).level for k in range(1, 13)]
+    assert levels == [Level.RUN] * 2 + [Level.HOLD] * 8 + [Level.DAMP] * 2
+    assert drive.safety.release(10.3) is not None, "still silent"
+    broken = replace(seen, time_s=10.3, gravity=np.array([np.nan, 0, 0], np.float32))
+    assert drive.safety.step(10.3, broken).level == Level.DAMP, "NaN is no state"
+    drive.safety.step(10.32, body(10.32))
+    assert drive.safety.release(10.32) is None
+
+
+@pytest.mark.parametrize(
+    ("roll", "pitch", "falls"), [(0.8, 0, False), (1.0, 0, True), (0, 1.2, False), (0, -1.4, True)]
+)
+def test_a_fall_damps(roll, pitch, falls):
+    gravity = np.array(
+        [np.sin(pitch), -np.sin(roll) * np.cos(pitch), -np.cos(roll) * np.cos(pitch)], np.float32
+    )
+    assert tilt(gravity) == pytest.approx((roll, pitch), abs=1e-6)
+    drive = Drive()
+    drive.safety.accept(chunk(10.0), 10.0)
+    assert (drive.until(10.1, gravity=gravity).level == Level.DAMP) == falls
+
+
+def test_a_frozen_camera_holds():
+    drive = Drive()
+    drive.safety.accept(chunk(10.0), 10.0)
+    assert drive.until(10.2, image_age_s=0.4).level == Level.RUN
+    order = drive.until(10.3, image_age_s=0.6)
+    assert order.level == Level.HOLD and "camera" in order.cause
+
+
+def test_the_more_severe_latch_wins_and_stays():
+    drive = Drive()
+    drive.safety.stop()
+    assert drive.until(10.1).level == Level.SAFE_STAND
+    drive.safety.cut()
+    assert drive.until(10.2).level == Level.DAMP
+    drive.safety.stop()
+    assert drive.until(10.3).level == Level.DAMP
+    assert drive.safety.counters["stands"] == drive.safety.counters["damps"] == 1
+
+
+def test_after_damp_the_next_command_starts_where_the_joints_are():
+    drive = Drive()
+    drive.safety.cut()
+    drive.until(10.1)
+    limp = body(10.12)
+    limp.joint_pos_rad[-14:] = STAND_COMMAND[ARMS] + 0.9
+    drive.safety.step(10.12, limp)
+    drive.safety.release(10.12)
+    order = drive.safety.step(10.14, limp)
+    assert order.level == Level.HOLD
+    assert order.command[ARMS] == pytest.approx(STAND_COMMAND[ARMS] + 0.9, abs=1e-5)
