@@ -13,8 +13,10 @@ LIFT_M = 0.07
 SOLE_RADIUS_M = 0.005
 MOVING_SPEED = 0.05  # m/s or rad/s: a slower command is a stand
 PENDULUM_RAD_S = 3.6  # sqrt(9.81 / height of the centre of mass)
-# A fifth of a metre at the centre of mass. Steps sway by less: at 0.14 they called for ever more.
+# A fifth of a metre at the centre of mass starts a step; but steps sway by as much themselves, and
+# would call for more for ever.
 TIPPING_RAD = 0.25
+STUMBLING_RAD = 0.4
 
 HIP_PITCH_PER_M_S = 0.55
 HIP_YAW_PER_RAD_S = 0.35
@@ -45,9 +47,12 @@ def capture_offset(gravity: np.ndarray, ang_vel: np.ndarray) -> np.ndarray:
     return gravity[..., :2] + rate / PENDULUM_RAD_S
 
 
-def is_tipping(capture: np.ndarray) -> np.ndarray:
-    """Whether a (..., 2) capture offset has left the feet, so that only a step can save it."""
-    return np.linalg.norm(capture, axis=-1) > TIPPING_RAD
+def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """Whether a (..., 2) capture offset has left the feet, so that only a step can save it.
+
+    While the clock runs, at a phase above zero, more is normal.
+    """
+    return np.linalg.norm(capture, axis=-1) > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
 
 
 def foot_lift(phases: np.ndarray, moving: np.ndarray) -> np.ndarray:

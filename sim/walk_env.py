@@ -29,7 +29,7 @@ from sim.walker import (
     OBSERVATION_DIM,
     VELOCITY_HIGH,
     VELOCITY_LOW,
-    advance_phase,
+    advance_clock,
     is_stepping,
     joint_targets,
     start_phase,
@@ -134,7 +134,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             self._rng = np.random.default_rng(seed)
         n = self.num_envs
         self.velocity = np.zeros((n, 3))
-        self.phase = np.zeros(n)
+        self.phase, self.unasked_s = np.zeros(n), np.zeros(n)
         self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.stepping = np.zeros(n, dtype=bool)
@@ -158,7 +158,9 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.batch.step(nstep=CONTROL_SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_VEL)
         self.episode_steps += 1
         # The clock of this step follows the balance that its command was computed from.
-        self.phase = advance_phase(self.phase, self.velocity, self.capture)
+        self.phase, self.unasked_s = advance_clock(
+            self.phase, self.unasked_s, self.velocity, self.capture
+        )
         state = self._walk_state()
         rewards, terms = walk_rewards(state, self.penalty_factor, self.difficulty)
         fallen = self._fallen(state)
@@ -338,7 +340,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.qvel[worlds] = 0
         self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
         self.ctrl[worlds] = qpos[:, 7:]
-        self.phase[worlds], self.stepping[worlds] = 0, False
+        self.phase[worlds], self.unasked_s[worlds], self.stepping[worlds] = 0, 0, False
         self._sample_commands(worlds)
         for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):
             memory[worlds] = 0

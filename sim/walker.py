@@ -112,25 +112,30 @@ def start_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) ->
 
     `capture` (..., 2) rad as of `gait.capture_offset`.
     """
-    starting = (phase == 0) & ~gait.is_moving(velocity) & gait.is_tipping(capture)
+    starting = (phase == 0) & ~gait.is_moving(velocity) & gait.is_tipping(capture, phase)
     return np.where(starting & (capture[..., 1] > 0), 0.5, phase)
 
 
 def is_stepping(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
     """Whether the clock runs: for the command, to save the balance, or to end a step begun."""
-    return gait.is_moving(velocity) | gait.is_tipping(capture) | (phase > 0)
+    return gait.is_moving(velocity) | gait.is_tipping(capture, phase) | (phase > 0)
 
 
-def advance_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
-    """The clock one control period later; on a stand in balance it rests at zero.
+def advance_clock(
+    phase: np.ndarray, unasked_s: np.ndarray, velocity: np.ndarray, capture: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The phase, and how long nothing has asked for steps, one control period later.
 
-    A clock that nothing asks for any more runs on until both feet are down.
+    On a stand in balance the phase rests at zero. A clock that nothing asks for any more ends its
+    step and takes a whole one in place: a stand with one foot ahead does not last.
     """
     ticking = phase + 1.0 / (CONTROL_HZ * gait.PERIOD_S)
-    wanted = gait.is_moving(velocity) | gait.is_tipping(capture)
+    wanted = gait.is_moving(velocity) | gait.is_tipping(capture, phase)
+    unasked_s = np.where(wanted, 0.0, unasked_s + 1.0 / CONTROL_HZ)
     step_ends = (ticking >= 1.0) | ((phase < 0.5) & (ticking >= 0.5))
-    rests = ~wanted & ((phase == 0) | step_ends)
-    return np.where(rests, 0.0, ticking % 1.0)
+    in_place = unasked_s > 0.5 * gait.PERIOD_S - 0.5 / CONTROL_HZ
+    rests = ~wanted & ((phase == 0) | (step_ends & in_place))
+    return np.where(rests, 0.0, ticking % 1.0), unasked_s
 
 
 def follow_arms(arms: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -164,6 +169,7 @@ class Walker:
         self._range = np.array([[j[0], j[1]] for j in joint_facts("range_rad")])
         lead = () if n is None else (n,)
         self._phase = np.zeros(lead)
+        self._unasked_s = np.zeros(lead)
         self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
         self._arms = np.zeros((*lead, N_ARM_JOINTS))
         self.reset()
@@ -171,7 +177,7 @@ class Walker:
     def reset(self, robots: np.ndarray | None = None) -> None:
         """Forgets all steps; of those robots alone that a (n,) bool marks."""
         forgotten = ... if robots is None else robots
-        self._phase[forgotten] = 0.0
+        self._phase[forgotten] = self._unasked_s[forgotten] = 0.0
         self._action[forgotten] = 0.0
         self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
 
@@ -200,5 +206,5 @@ class Walker:
         action = self._session.run(None, {"observation": rows})[0]
         self._action = action.reshape(self._action.shape)
         targets = joint_targets(self._action, phase, velocity, self._arms, stepping)
-        self._phase = advance_phase(phase, velocity, capture)
+        self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
         return np.clip(targets, self._range[:, 0], self._range[:, 1])

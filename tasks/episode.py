@@ -23,7 +23,7 @@ from tasks.language import Meaning
 
 # After the judge is satisfied the policy may still say so itself.
 GRACE_S = 1.0
-DONE_S = 2.0
+DONE_S = 3.0
 WARM_UP_S = 1.5
 
 PERIODS_PER_STEP = round(CONTROL_HZ / CHUNK_HZ)

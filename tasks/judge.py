@@ -229,10 +229,10 @@ class Judge:
         return bool(np.all(truth.hands_m[:, 2] < truth.pelvis_z_m))
 
     def _waved(self, truth: Truth) -> bool:
-        return any(
-            track.swings >= SWINGS and self.meaning.side in (None, side)
-            for side, track in zip(SIDES, self._tracks, strict=True)
-        )
+        waved = {side: t.swings >= SWINGS for side, t in zip(SIDES, self._tracks, strict=True)}
+        if self.meaning.side == "both":
+            return all(waved.values())
+        return waved[self.meaning.side] if self.meaning.side else any(waved.values())
 
     def _pointing(self, truth: Truth) -> bool:
         """A hand, and the line from its shoulder to it, aim at the object."""

@@ -140,14 +140,23 @@ def test_raising_wants_the_asked_hands_and_no_other():
     assert not verdict(Meaning("raise_hand", side="left"), hold_s=0.7, hands=left)
 
 
-@pytest.mark.parametrize(("amplitude", "right"), [(0.15, True), (0.04, False)])
-def test_a_wave_swings_twice(amplitude, right):
-    judge = Judge(Meaning("wave"), SCENE)
+@pytest.mark.parametrize(
+    ("asked", "waving", "amplitude", "right"),
+    [
+        (None, [1], 0.15, True),
+        (None, [1], 0.04, False),
+        ("left", [1], 0.15, False),
+        ("both", [1], 0.15, False),
+        ("both", [0, 1], 0.15, True),
+    ],
+)
+def test_a_wave_swings_twice(asked, waving, amplitude, right):
+    judge = Judge(Meaning("wave", side=asked), SCENE)
     judge.begin(truth())
     satisfied = []
     for t in np.arange(0, 4, 0.02):
         hands = HOME_HANDS.copy()
-        hands[1] = SHOULDERS[1] + UP + [0, amplitude * np.sin(2 * np.pi * 0.8 * t), 0]
+        hands[waving] = SHOULDERS[waving] + UP + [0, amplitude * np.sin(2 * np.pi * 0.8 * t), 0]
         satisfied.append(judge.watch(truth(t, hands=hands)))
     assert satisfied[-1] is right
     assert not any(satisfied[:50])
