@@ -379,15 +379,14 @@ def make_bench_walker() -> Callable[..., None]:
     return bench_walker
 
 
+def make_live() -> Callable[..., None]:
+    from sim.live import make_simulate
+
+    return make_simulate(policy_address, BUNDLE)
+
+
 def make_doctor() -> Callable[..., None]:
-    from sim.doctor import report
-
-    def doctor() -> None:
-        """Prints what this machine has, what is missing, and how to get it.
-
-        Example: hitogata doctor
-        """
-        sys.exit(1 if report() else 0)
+    from sim.doctor import doctor
 
     return doctor
 
@@ -406,6 +405,7 @@ COMMANDS = {
     "train": Command("train the policy on demonstrations", make_train),
     "export": Command("write a trained policy as an 8-bit ONNX bundle", make_export),
     "serve": Command("serve a bundle over ZeroMQ or WebSocket", make_serve),
+    "simulate": Command("run a simulated robot that waits for its operators", make_live),
     "walk": Command("train the walker", make_walk),
     "bench": Command("measure how fast the policy answers", make_bench),
     "bench walker": Command("examine walkers, ours and others'", make_bench_walker),

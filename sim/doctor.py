@@ -111,3 +111,11 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def doctor() -> None:
+    """Prints what this machine has, what is missing, and how to get it.
+
+    Example: hitogata doctor
+    """
+    sys.exit(1 if report() else 0)

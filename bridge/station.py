@@ -1,0 +1,172 @@
+"""A robot at work: its control loop, joined to the people who command it and to its black box."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bridge import operator_port as operators
+from bridge.contract import CHUNK_HZ, UserError
+from bridge.control_loop import ControlLoop, Tick
+from bridge.operator_port import OperatorPort
+from bridge.operator_wire import Telemetry, floats
+from bridge.png import encode_png
+from bridge.recorder import Recorder
+from bridge.recording import Moment
+from bridge.safety import Level
+
+_RATE_WINDOW_S = 3.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only a simulation knows of its robot: base (x, y, z m, quaternion wxyz) and qpos."""
+
+    base_pose: list[float]
+    qpos: np.ndarray
+
+
+class Station:
+    """Runs a loop period by period: operators' wishes, motion, record, telemetry.
+
+    `truth` gives what a simulation shows besides, `new_scene` puts its robot into another scene.
+    Nothing here blocks.
+    """
+
+    def __init__(
+        self,
+        loop: ControlLoop,
+        port: OperatorPort,
+        recorder: Recorder,
+        truth: Callable[[], Truth] | None = None,
+        new_scene: Callable[[int], None] | None = None,
+    ) -> None:
+        self.loop, self.port, self.recorder = loop, port, recorder
+        self.told = ""  # the last thing that a person should read
+        self._truth, self._new_scene = truth, new_scene
+        self._paused = ""
+        self._level = Level.HOLD
+        self._accepted: deque[float] = deque()
+        self._chunk_at_s: float | None = None
+        self._latency_ms: float | None = None
+        self._image: np.ndarray | None = None
+
+    def period(self, overruns: int = 0) -> Tick:
+        """One control period."""
+        for event in self.port.poll():
+            self._obey(event)
+        tick = self.loop.tick()
+        self._count_chunks(tick)
+        if tick.order.level > Level.HOLD and tick.order.level > self._level:
+            self.recorder.write(f"{tick.order.level.name}: {tick.order.cause}")
+        self._level = tick.order.level
+        counters = self._counters(overruns)
+        image = self._new_image(tick)
+        self.recorder.add(_moment(tick, counters, image))
+        self.port.publish(self._telemetry(tick, counters, overruns, image))
+        return tick
+
+    # --- what people ask ---
+
+    def _obey(self, event: operators.Event) -> None:
+        match event:
+            case operators.Stopped():
+                self.loop.stop()
+            case operators.Cut():
+                self.loop.cut()
+            case operators.Instructed(text):
+                self._paused = ""
+                self.loop.hear(text)
+            case operators.Released():
+                self.told = self.loop.release() or ""
+            case operators.Paused() if self.loop.instruction:
+                self._paused = self.loop.instruction
+                self.loop.idle()
+            case operators.Resumed() if self._paused:
+                self.loop.instruct(self._paused)
+                self._paused = ""
+            case operators.CommanderLost():
+                self.loop.idle()
+            case operators.SceneAsked(seed):
+                self._change_scene(seed)
+            case _:
+                pass
+
+    def _change_scene(self, seed: int) -> None:
+        assert self._new_scene is not None, "only a simulated robot's port lets this through"
+        self.loop.idle()
+        try:
+            self._new_scene(seed)
+        except UserError as error:
+            self.told = str(error)
+
+    # --- what people see ---
+
+    def _count_chunks(self, tick: Tick) -> None:
+        chunk = tick.chunk
+        if chunk is not None and chunk.observed_at_s != self._chunk_at_s:
+            self._latency_ms = 1000 * (tick.time_s - chunk.observed_at_s)
+            self._accepted.append(tick.time_s)
+        self._chunk_at_s = chunk.observed_at_s if chunk else None
+        while self._accepted and not 0 <= tick.time_s - self._accepted[0] < _RATE_WINDOW_S:
+            self._accepted.popleft()
+
+    def _counters(self, overruns: int) -> dict[str, int]:
+        return {
+            **self.loop.safety.counters,
+            **self.port.counters,
+            **self.recorder.counters,
+            "overruns": overruns,
+        }
+
+    def _new_image(self, tick: Tick) -> np.ndarray | None:
+        """The camera's picture in the period in which it is new."""
+        if tick.observation is None or tick.observation.image is self._image:
+            return None
+        self._image = tick.observation.image
+        return self._image
+
+    def _telemetry(
+        self, tick: Tick, counters: dict[str, int], overruns: int, image: np.ndarray | None
+    ) -> Telemetry:
+        truth = self._truth() if self._truth else None
+        chunk = tick.chunk
+        return Telemetry(
+            time_s=tick.time_s,
+            level=tick.order.level,
+            cause=tick.order.cause or self.loop.link.trouble or self.told,
+            instruction=self.loop.instruction,
+            commander=self.port.commander,
+            status=int(chunk.status) if chunk else None,
+            status_probability=chunk.status_probability if chunk else 0.0,
+            understood=dict(chunk.understood) if chunk else {},
+            state=floats(tick.observation.state()) if tick.observation else b"",
+            command=floats(tick.order.command),
+            base_pose=truth.base_pose if truth else None,
+            qpos=truth.qpos.astype(np.float64).tobytes() if truth else None,
+            policy_latency_ms=self._latency_ms,
+            chunk_rate_hz=len(self._accepted) / _RATE_WINDOW_S,
+            loop_overruns=overruns,
+            counters=counters,
+            image=encode_png(image) if image is not None else None,
+        )
+
+
+def _moment(tick: Tick, counters: dict[str, int], image: np.ndarray | None) -> Moment:
+    chunk, asked = tick.chunk, None
+    if chunk is not None:
+        step = int((tick.time_s - chunk.observed_at_s) * CHUNK_HZ)
+        asked = chunk.commands[step] if 0 <= step < len(chunk.commands) else None
+    return Moment(
+        time_s=tick.time_s,
+        level=int(tick.order.level),
+        cause=tick.order.cause,
+        state=tick.observation.state() if tick.observation else None,
+        asked=asked,
+        sent=tick.order.command,
+        counters=counters,
+        image=image,
+    )

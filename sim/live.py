@@ -1,0 +1,158 @@
+"""A simulated robot in real time: it waits for people and obeys, whatever else happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from tyro.conf import arg
+
+from bridge.client import Connection
+from bridge.contract import CONTROL_HZ, Observation
+from bridge.control_loop import ControlLoop, Pace
+from bridge.link import PolicyLink
+from bridge.operator_port import OperatorPort
+from bridge.recorder import Recorder
+from bridge.safety import Safety
+from bridge.server import stop_on_signals
+from bridge.station import Station, Truth
+from sim.scene import sample_scene
+from sim.walker import command_limits
+from sim.world import World
+
+CONNECT_S = 60.0
+SETTLE_S = 1.5
+
+PolicyAddress = Callable[[str | None, Path], AbstractContextManager[str]]
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """Where the simulated robot stands and who reaches it.
+
+    Attributes:
+        seed: Which random scene.
+        robot: Another MJCF of the 29-joint G1.
+        address: Where operators reach it: ipc:// or loopback tcp://.
+        recordings: Folder of the black box.
+        speed: Simulated seconds per second; inf is as fast as it goes.
+        seconds: When to end, in simulated seconds; without it at SIGINT or SIGTERM.
+    """
+
+    seed: int = 0
+    robot: Path | None = None
+    address: str = "tcp://127.0.0.1:5760"
+    recordings: Path = Path("out/recordings")
+    speed: float = 1.0
+    seconds: float | None = None
+
+
+class LiveRobot:
+    """A `Robot` whose world can be exchanged under a running loop; its time goes on."""
+
+    def __init__(self, seed: int, robot_path: Path | None) -> None:
+        self._robot_path, self._before_s = robot_path, 0.0
+        self.world = World(sample_scene(np.random.default_rng(seed)), seed, robot_path)
+
+    @property
+    def time_s(self) -> float:
+        return self._before_s + self.world.time_s
+
+    def new_scene(self, seed: int) -> None:
+        """Puts the robot, standing, into the scene of another seed."""
+        world = World(sample_scene(np.random.default_rng(seed)), seed, self._robot_path)
+        self._before_s = self.time_s
+        self.world.close()
+        self.world = world
+
+    def truth(self) -> Truth:
+        qpos = self.world.qpos()
+        return Truth(qpos[:7].tolist(), qpos)
+
+    def observe(self) -> Observation:
+        return replace(self.world.observe(), time_s=self.time_s)
+
+    def apply(self, command: np.ndarray) -> None:
+        self.world.apply(command)
+
+    def hold(self) -> None:
+        self.world.hold()
+
+    def damp(self) -> None:
+        self.world.damp()
+
+    def begin_instruction(self) -> None:
+        self.world.begin_instruction()
+
+    def close(self) -> None:
+        self.world.close()
+
+
+def simulate(
+    link: PolicyLink, config: SimulateConfig, ready: Callable[[str], object] | None = None
+) -> Station:
+    """Runs the robot until interrupted, or for `config.seconds`; it is left standing.
+
+    `ready` is called with the operators' address once they are heard.
+    """
+    robot = LiveRobot(config.seed, config.robot)
+    loop = ControlLoop(robot, link, Safety(command_limits()), lambda: robot.time_s)
+    with (
+        stop_on_signals() as stopping,
+        OperatorPort(config.address, simulated=True) as port,
+        Recorder(config.recordings) as recorder,
+    ):
+        station = Station(loop, port, recorder, robot.truth, robot.new_scene)
+        pace = Pace(config.speed)
+        if ready is not None:
+            ready(config.address)
+        _run(station, robot, stopping, pace, config.seconds)
+        loop.stop("the program ends")
+        for _ in range(round(SETTLE_S * CONTROL_HZ)):
+            station.period(pace.overruns)
+        robot.close()
+    return station
+
+
+def _run(
+    station: Station,
+    robot: LiveRobot,
+    stopping: threading.Event,
+    pace: Pace,
+    seconds: float | None,
+) -> None:
+    while not stopping.is_set() and (seconds is None or robot.time_s < seconds):
+        station.period(pace.overruns)
+        pace.wait()
+
+
+def make_simulate(policy_address: PolicyAddress, bundle: Path) -> Callable[..., None]:
+    """The command `hitogata simulate`."""
+    shipped = bundle
+
+    def simulate_command(
+        config: Annotated[SimulateConfig, arg(name="")] = SimulateConfig(),
+        bundle: Path = shipped,
+        server: Annotated[Connection, arg(name="")] = Connection(),
+    ) -> None:
+        """Runs a simulated robot that waits for its operators.
+
+        Example: hitogata simulate --seed 7 --address tcp://127.0.0.1:5760
+
+        Args:
+            bundle: The exported policy to serve, in a process of its own.
+        """
+        keys = server.client_keys()
+        with (
+            policy_address(server.connect, bundle) as address,
+            PolicyLink(address, keys=keys) as link,
+        ):
+            link.wait_connected(CONNECT_S)
+            simulate(link, config, lambda place: print(f"robot at {place}", flush=True))
+
+    return simulate_command

@@ -1,0 +1,154 @@
+"""A robot at work: people command it over real sockets, its black box keeps what happened."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge.contract import STAND_COMMAND, VEL_X
+from bridge.control_loop import ControlLoop, DirectLink, Pace
+from bridge.operator_client import Operator
+from bridge.operator_port import OperatorPort
+from bridge.operator_wire import Telemetry
+from bridge.recorder import Recorder
+from bridge.recording import read_recording
+from bridge.safety import Level, Safety
+from bridge.station import Station
+from tests.test_control_loop import Puppet, Walk
+from tests.test_safety import LIMITS
+
+ROOT = Path(__file__).parent.parent
+WAIT_S = 60.0
+
+
+@contextmanager
+def working_station(folder: Path) -> Iterator[tuple[Station, str]]:
+    """A puppet's station in a thread of its own, in real time."""
+    puppet, address = Puppet(), f"ipc://{folder}/robot.sock"
+    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS), lambda: puppet.time_s)
+    stopping = threading.Event()
+    with OperatorPort(address, simulated=True) as port, Recorder(folder / "box") as recorder:
+        station = Station(loop, port, recorder, new_scene=lambda seed: None)
+
+        def work() -> None:
+            pace = Pace()
+            while not stopping.is_set():
+                station.period(pace.overruns)
+                pace.wait()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield station, address
+        finally:
+            stopping.set()
+            thread.join()
+
+
+def seen(operator: Operator, condition: Callable[[Telemetry], bool]) -> Telemetry:
+    """The first telemetry that fulfils a condition."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        telemetry = operator.telemetry(1.0)
+        if telemetry is not None and condition(telemetry):
+            return telemetry
+    raise AssertionError("the robot never showed it")
+
+
+def test_an_operator_commands_stops_and_releases(tmp_path):
+    with working_station(tmp_path) as (_, address), Operator(address, "anna", WAIT_S) as anna:
+        assert seen(anna, lambda t: t.level == Level.HOLD).cause == "no instruction"
+        anna.claim()
+        anna.instruct("walk on")
+        running = seen(anna, lambda t: t.level == Level.RUN and t.chunk_rate_hz > 2)
+        assert running.instruction == "walk on" and running.commander == "anna"
+        command = running.command_vector()
+        assert command is not None and command[VEL_X] == pytest.approx(0.5)
+        assert running.policy_latency_ms is not None and running.policy_latency_ms < 1000
+        anna.pause()
+        assert seen(anna, lambda t: t.level == Level.HOLD).instruction == ""
+        time.sleep(0.6)
+        anna.resume()
+        assert seen(anna, lambda t: t.level == Level.RUN).instruction == "walk on"
+        anna.stop()
+        assert seen(anna, lambda t: t.level == Level.SAFE_STAND).cause == "the operator stopped it"
+        time.sleep(0.6)  # what is asked in the moment of a stop is refused
+        anna.instruct("walk on")
+        still = seen(anna, lambda t: t.instruction == "walk on")
+        assert still.level == Level.SAFE_STAND
+        anna.release()
+        seen(anna, lambda t: t.level == Level.RUN)
+    [recording] = sorted((tmp_path / "box").glob("recording-*.npz"))
+    kept = read_recording(recording)
+    assert kept.events[0][1] == "SAFE_STAND: the operator stopped it"
+    assert {Level.HOLD, Level.RUN, Level.SAFE_STAND} <= {Level(level) for level in kept.level}
+    assert np.isfinite(kept.sent).all()
+
+
+def test_a_stop_word_stops_and_a_lost_commander_ends_the_instruction(tmp_path):
+    with working_station(tmp_path) as (_, address), Operator(address, "bert", WAIT_S) as bert:
+        with Operator(address, "anna", WAIT_S) as anna:
+            anna.claim()
+            anna.instruct("walk on")
+            seen(bert, lambda t: t.level == Level.RUN)
+        left = seen(bert, lambda t: t.level == Level.HOLD)
+        assert left.cause == "no instruction" and left.commander == ""
+        bert.claim()
+        bert.instruct("Stop!")
+        assert "told to" in seen(bert, lambda t: t.level == Level.SAFE_STAND).cause
+
+
+@pytest.mark.slow
+def test_a_simulated_robot_outlives_its_policy_server(tmp_path):
+    """The shipped bundle's server dies in mid-walk: hold, stand, and nothing by itself after."""
+    place, policy = f"ipc://{tmp_path}/robot.sock", f"ipc://{tmp_path}/policy.sock"
+    command = [sys.executable, "-m", "hitogata"]
+    serve = [*command, "serve", "--address", policy]
+    server = _started(serve)
+    box = str(tmp_path / "box")
+    reach = ["--connect", policy, "--address", place, "--recordings", box]
+    robot = _started([*command, "simulate", *reach])
+    try:
+        with Operator(place, "anna", WAIT_S) as anna:
+            anna.claim()
+            anna.instruct("walk forward three metres")
+            seen(anna, lambda t: t.level == Level.RUN and _speed(t) > 0.2)
+            server.kill()
+            assert seen(anna, lambda t: t.level == Level.SAFE_STAND).counters["holds"] >= 1
+            server.wait()
+            server = _started(serve)
+            time.sleep(2.0)
+            after = seen(anna, lambda t: True)
+            assert after.level == Level.SAFE_STAND, "never resumes by itself"
+            anna.release()
+            seen(anna, lambda t: t.level == Level.RUN)
+            base = seen(anna, lambda t: t.base_pose is not None).base_pose
+            assert base is not None and base[2] > 0.6, "upright"
+        robot.send_signal(signal.SIGTERM)
+        assert robot.wait(WAIT_S) == 0
+    finally:
+        for process in (server, robot):
+            process.kill()
+            process.communicate()
+    assert list((tmp_path / "box").glob("recording-*.npz"))
+
+
+def _started(command: list[str]) -> subprocess.Popen[bytes]:
+    """A process that has printed its first line."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    return process
+
+
+def _speed(telemetry: Telemetry) -> float:
+    command = telemetry.command_vector()
+    return float((STAND_COMMAND if command is None else command)[VEL_X])
