@@ -170,65 +170,13 @@ def make_collect() -> Callable[..., None]:
 
 
 def make_train() -> Callable[..., None]:
-    from tyro.conf import Positional, arg
-
-    from policy.train import TrainConfig
-    from policy.train import train as train_policy
-    from policy.words import TextEncoder
-
-    def train(
-        data: Positional[tuple[Path, ...]],
-        config: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
-        out: Path = Path("runs/policy"),
-    ) -> None:
-        """Trains the policy on data sets; goes on where it was stopped.
-
-        Example: hitogata train data/demos --out runs/policy --minutes 60
-
-        Args:
-            data: Folders written by `hitogata collect`.
-            out: Folder of the run: checkpoint, configuration, TensorBoard log.
-        """
-        if not data:
-            raise UserError("no data set given: hitogata train data/demos")
-        print(train_policy(list(data), out, TextEncoder().encode, config))
+    from policy.commands import train
 
     return train
 
 
 def make_export() -> Callable[..., None]:
-    from tyro.conf import Positional
-
-    from policy.checkpoint import load_model, read_numbers
-    from policy.export import export_bundle
-    from policy.parity import describe_parity
-    from policy.samples import data_of_run, recorded_samples
-
-    def export(
-        run: Positional[Path],
-        out: Path = Path("runs/bundle"),
-        data: tuple[Path, ...] = (),
-        samples: int = 200,
-    ) -> None:
-        """Writes a trained policy as an 8-bit ONNX bundle, and compares it with the checkpoint.
-
-        Example: hitogata export runs/policy --out runs/bundle
-
-        Args:
-            run: Folder written by `hitogata train`.
-            out: Folder of the bundle.
-            data: Data sets for the comparison, instead of those of the training.
-            samples: Recorded observations on which the two are compared.
-        """
-        model = load_model(run)
-        seen = recorded_samples(list(data) or data_of_run(run), samples)
-        numbers = read_numbers(run)
-        provenance = {key: numbers[key] for key in ("step", "samples", "frames", "seed")}
-        manifest = export_bundle(model, out, seen, provenance | {"command": told()})
-        print(describe_parity(manifest.parity))
-        print(
-            f"{out}: model {manifest.model_id}, {manifest.quantization['size_ratio']:.2f}x of fp32"
-        )
+    from policy.commands import export
 
     return export
 
@@ -294,33 +242,7 @@ def make_serve() -> Callable[..., None]:
 
 
 def make_walk() -> Callable[..., None]:
-    from tyro.conf import arg
-
-    from bridge.results import write_results
-    from sim.walk_exam import examine_walker
-    from sim.walk_train import WalkTrainConfig, train_walker
-
-    def walk(
-        config: Annotated[WalkTrainConfig, arg(name="")] = WalkTrainConfig(),
-        out: Path = Path("runs/walker"),
-        exam: Path | None = None,
-        results: Path = Path("docs/results/walker.json"),
-    ) -> None:
-        """Trains the walker and exports it to ONNX; goes on where it was stopped.
-
-        Example: hitogata walk --out runs/walker --minutes 110
-
-        Args:
-            out: Folder of the run; its walker.onnx is the result.
-            exam: Examine this walker.onnx instead of training one.
-            results: Where an examination writes its figures.
-        """
-        if exam is None:
-            print(train_walker(out, config))
-            return
-        found = examine_walker(exam)
-        print(found)
-        write_results(results, found.figures(), f"hitogata walk --exam {exam}")
+    from sim.commands import walk
 
     return walk
 

@@ -1,0 +1,61 @@
+"""The commands that need the mind alone: training and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from bridge.commandline import told
+from bridge.contract import UserError
+from policy.checkpoint import load_model, read_numbers
+from policy.export import export_bundle
+from policy.parity import describe_parity
+from policy.samples import data_of_run, recorded_samples
+from policy.train import TrainConfig
+from policy.train import train as train_policy
+from policy.words import TextEncoder
+
+
+def train(
+    data: Positional[tuple[Path, ...]],
+    config: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
+    out: Path = Path("runs/policy"),
+) -> None:
+    """Trains the policy on data sets; goes on where it was stopped.
+
+    Example: hitogata train data/demos --out runs/policy --minutes 60
+
+    Args:
+        data: Folders written by `hitogata collect`.
+        out: Folder of the run: checkpoint, configuration, TensorBoard log.
+    """
+    if not data:
+        raise UserError("no data set given: hitogata train data/demos")
+    print(train_policy(list(data), out, TextEncoder().encode, config))
+
+
+def export(
+    run: Positional[Path],
+    out: Path = Path("runs/bundle"),
+    data: tuple[Path, ...] = (),
+    samples: int = 200,
+) -> None:
+    """Writes a trained policy as an 8-bit ONNX bundle, and compares it with the checkpoint.
+
+    Example: hitogata export runs/policy --out runs/bundle
+
+    Args:
+        run: Folder written by `hitogata train`.
+        out: Folder of the bundle.
+        data: Data sets for the comparison, instead of those of the training.
+        samples: Recorded observations on which the two are compared.
+    """
+    model = load_model(run)
+    seen = recorded_samples(list(data) or data_of_run(run), samples)
+    numbers = read_numbers(run)
+    provenance = {key: numbers[key] for key in ("step", "samples", "frames", "seed")}
+    manifest = export_bundle(model, out, seen, provenance | {"command": told()})
+    print(describe_parity(manifest.parity))
+    print(f"{out}: model {manifest.model_id}, {manifest.quantization['size_ratio']:.2f}x of fp32")
