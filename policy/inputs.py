@@ -23,7 +23,7 @@ MAX_DEVIATION = 5.0
 # Things the eyes look for at once.
 GAZES = 16
 # Rhythms in elapsed time, among them that of waving. The slow ones tell how long it has been.
-TIME_FREQUENCIES_HZ = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+TIME_FREQUENCIES_HZ = (0.05, 0.1, 0.2, 0.5, 0.8, 1.6)
 # Wavelengths in which odometry enters, coarse to fine.
 PLACE_WAVELENGTHS_M = (8.0, 4.0, 2.0, 1.0)
 YAW_HARMONICS = (0.25, 0.5, 1.0, 2.0)

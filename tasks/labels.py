@@ -32,9 +32,9 @@ KINDS = {
     "object": 0.42,
     "point": 0.10,
     "absent": 0.07,
-    "walk": 0.23,
-    "gesture": 0.13,
-    "unknown": 0.05,
+    "walk": 0.19,
+    "gesture": 0.18,
+    "unknown": 0.04,
 }
 
 
