@@ -109,7 +109,7 @@ def make_evaluate() -> Callable[..., None]:
         """
 
         def drops(known: Mapping[str, float]) -> dict[str, float]:
-            found = heldout_drop(known)
+            found = {} if config.baseline else heldout_drop(known)
             if {"fp32_success", "go_to_success"} <= set(known):
                 found["int8_drop"] = known["fp32_success"] - known["go_to_success"]
             return found

@@ -6,6 +6,7 @@ import torch
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT
 from policy.inputs import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, context_features
 from policy.model import Model, ModelConfig, example_inputs, known_bands
+from tasks.arms import WAVE_HZ
 
 SLOTS = (("action", ("stop", "go_to")), ("colour", ("red", "blue", "green")))
 TINY = ModelConfig(
@@ -137,6 +138,10 @@ def test_context_features_by_hand():
     torch.testing.assert_close(features[0, len(TIME_FREQUENCIES_HZ)], torch.tensor(1.0))
     torch.testing.assert_close(features[0, -2], torch.tensor(-1.0))  # cos(yaw)
     assert half == features.shape[1] // 2 and features.abs().max() <= 1
+
+
+def test_the_rhythm_of_waving_is_among_the_features_of_time():
+    assert WAVE_HZ in TIME_FREQUENCIES_HZ
 
 
 def test_normalisation_is_inside():
