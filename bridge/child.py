@@ -16,7 +16,9 @@ END_S = 10.0
 
 
 @contextmanager
-def child_server(command_at: Callable[[str], Sequence[str]]) -> Generator[str, None, None]:
+def child_server(
+    command_at: Callable[[str], Sequence[str]], name: str = "policy server"
+) -> Generator[str, None, None]:
     """Yields the address of a server that was started for this block, once it answers there.
 
     `command_at` gives the command line that serves at an address; the process prints a line when
@@ -31,7 +33,7 @@ def child_server(command_at: Callable[[str], Sequence[str]]) -> Generator[str, N
             ready, _, _ = select.select([server.stdout], [], [], START_S)
             if not (ready and server.stdout.readline()):
                 said = log.read_text().strip().splitlines() or [f"silent for {START_S:g} s"]
-                raise UserError(f"policy server: {said[-1].removeprefix('hitogata: ')}")
+                raise UserError(f"{name}: {said[-1].removeprefix('hitogata: ')}")
             yield address
         finally:
             _end(server)

@@ -25,6 +25,7 @@ from bridge.wire import ServerInfo
 
 _MAX_MESSAGE_BYTES = 1 << 20
 _CONNECT_TIMEOUT_MS = 1000
+_LOOK_MS = 50  # how late, beyond what the transport needs, a lost connection is noticed
 _BROKEN = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _HANDSHAKE = zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -101,6 +102,7 @@ class RemotePolicy:
             secure_client(self._socket, keys)
         # A robot must not find itself commanded again by whatever answers there next.
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket.rcvtimeo = _LOOK_MS
         self._monitor = self._socket.get_monitor_socket(_BROKEN | _HANDSHAKE)
         try:
             self._connect()
@@ -224,7 +226,7 @@ class RemotePolicy:
 
     def _send(self, frames: list[bytes]) -> None:
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            wire.send(self._socket, frames)
         except zmq.Again as error:
             raise self._lost() from error
 
@@ -233,7 +235,7 @@ class RemotePolicy:
         deadline = time.monotonic() + self._timeout_s
         while True:
             reply, arrays = self._receive(deadline)
-            if isinstance(reply, kind | wire.Fault) and (
+            if isinstance(reply, (kind, wire.Fault)) and (
                 (reply.session, reply.sequence) == (self._session, sequence)
             ):
                 if isinstance(reply, wire.Fault):
@@ -242,21 +244,14 @@ class RemotePolicy:
             self.dropped += 1
 
     def _receive(self, deadline: float) -> tuple[wire.Reply, list[np.ndarray]]:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
         while True:
-            left_ms = max(int((deadline - time.monotonic()) * 1000), 0)
-            ready = dict(poller.poll(left_ms))
-            if self._socket in ready:
-                try:
-                    return wire.unpack_reply(self._socket.recv_multipart())
-                except wire.WireError as error:
-                    raise self._malformed(error) from error
-            if self._monitor in ready:
-                if recv_monitor_message(self._monitor)["event"] & _BROKEN:
-                    raise self._lost()
-            elif not ready:
+            try:
+                return wire.unpack_reply(self._socket.recv_multipart())
+            except wire.WireError as error:
+                raise self._malformed(error) from error
+            except zmq.Again:
+                self.check()
+            if time.monotonic() >= deadline:
                 raise PolicyUnavailable(
                     f"the policy server at {self.address} gave no answer within"
                     f" {self._timeout_s:g} s: restart it with `hitogata serve`"

@@ -99,14 +99,15 @@ class Pace:
         self._due_s = time.monotonic()
         self.overruns = 0
 
-    def wait(self) -> None:
-        """Sleeps until the next period begins."""
+    def wait(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        """Sleeps until the next period begins; if `sleep` ends early, it begins then."""
         if self._period_s <= 0:
             return
         self._due_s += self._period_s
         late_s = time.monotonic() - self._due_s
         if late_s < 0:
-            time.sleep(-late_s)
+            sleep(-late_s)
+            self._due_s = min(self._due_s, time.monotonic())
             return
         missed = int(late_s / self._period_s)
         self._due_s += missed * self._period_s

@@ -7,6 +7,7 @@ import platform
 import secrets
 import threading
 import time
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ import zmq
 
 from bridge import operator_wire as wire
 from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.keys import ClientKeys
 from bridge.wire import WireError, one_line
 
 # A connection that broke and came back has lost what was on its way. Both ends make sure that what
@@ -29,14 +31,21 @@ class Operator:
 
     Everybody may watch, `stop` and `cut`. Commands need the lease, which `claim` asks for and a
     thread of its own keeps until `leave`. A method raises UserError when the robot does not answer
-    within `timeout_s`, when another operator holds the lease, or when the robot refuses.
+    within `timeout_s`, when another operator holds the lease, or when the robot refuses. A robot
+    with keys answers only with `keys` that it allows.
     """
 
-    def __init__(self, address: str, name: str = "", timeout_s: float = 2.0) -> None:
-        places = wire.addresses_of(address)
+    def __init__(
+        self,
+        address: str,
+        name: str = "",
+        timeout_s: float = 2.0,
+        keys: ClientKeys | None = None,
+    ) -> None:
+        places = wire.addresses_of(address, encrypted=keys is not None)
         self.address = places.commands
         self.name = name or _who()
-        self._timeout_s = timeout_s
+        self._timeout_s, self._keys = timeout_s, keys
         self._session = secrets.token_hex(16)
         self._sequence = self._halts = 0
         self._epoch: int | None = None
@@ -46,12 +55,11 @@ class Operator:
         self._beats: threading.Thread | None = None
         self._context = wire.make_context()
         try:
-            self._stop = wire.connect(self._context, zmq.DEALER, places.stop, stops=True)
-            self._commands = wire.connect(self._context, zmq.DEALER, places.commands)
-            self._newest = wire.connect(self._context, zmq.SUB, places.telemetry, topic=b"")
-            self._pictures = wire.connect(
-                self._context, zmq.SUB, places.telemetry, topic=wire.PICTURE
-            )
+            connect = partial(wire.connect, self._context, keys=keys)
+            self._stop = connect(zmq.DEALER, places.stop, stops=True)
+            self._commands = connect(zmq.DEALER, places.commands)
+            self._newest = connect(zmq.SUB, places.telemetry, topic=b"")
+            self._pictures = connect(zmq.SUB, places.telemetry, topic=wire.PICTURE)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -185,8 +193,8 @@ class Operator:
             reply = self._exchange(self._commands, request, wire.REPLIES, _RETRY_S)
         if reply is None:
             raise UserError(
-                f"no robot answers at {self.address}: is its control loop running, and is this"
-                " the address that it was given?"
+                f"no robot answers at {self.address}: is its control loop running, is this the"
+                f" address that it was given, and {self._doubt()}?"
             )
         return reply
 
@@ -201,6 +209,12 @@ class Operator:
                 f"NOT stopped: no robot answers at {self.address} within {self._timeout_s:g} s:"
                 " use the robot's own emergency stop"
             )
+
+    def _doubt(self) -> str:
+        if self._keys is None:
+            return "does it ask for no keys"
+        name = self._keys.own.name
+        return f"does it hold the key of --server-key and allow {name}.public (hitogata keys)"
 
     def _exchange(
         self,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import zmq
 
 from bridge import operator_wire as wire
 from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.keys import ServerKeys, authenticator
 from bridge.wire import WireError, one_line
 
 # What one call of `poll` reads from a socket at most; a message has two frames.
@@ -87,8 +89,9 @@ class _Lease:
 class OperatorPort:
     """Where operators reach a robot; for one thread, the control loop's.
 
-    Raises UserError for an address that is taken, unusable, or leads off this machine. `counters`
-    tells what was refused or ignored. `clock` is monotonic, in seconds.
+    Raises UserError for an address that is taken, unusable, or leads off this machine without
+    `keys`; with them only the allowed connect, even to watch. `counters` tells what was refused or
+    ignored. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -96,17 +99,21 @@ class OperatorPort:
         address: str,
         simulated: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        keys: ServerKeys | None = None,
     ) -> None:
-        self.addresses = wire.addresses_of(address)
+        self.addresses = wire.addresses_of(address, encrypted=keys is not None)
         self.counters = {"malformed_messages": 0, "refused_commands": 0, "repeated_commands": 0}
         self._simulated, self._clock = simulated, clock
         self._lease: _Lease | None = None
         self._epoch = 0
         self._polled_s = clock()
-        self._guarded_s = float("-inf")
+        self._guarded_s = self._woken_s = float("-inf")
         self._bound: list[str] = []
-        self._context = wire.make_context()
+        self._context, self._keys = wire.make_context(), keys
+        self._judging = ExitStack()
         try:
+            if keys is not None:
+                self._judging.enter_context(authenticator(self._context, keys))
             self._stop = _Inbox(self._listen(zmq.ROUTER, self.addresses.stop, stops=True))
             self._commands = _Inbox(self._listen(zmq.ROUTER, self.addresses.commands))
             self._telemetry = self._listen(zmq.PUB, self.addresses.telemetry)
@@ -139,6 +146,17 @@ class OperatorPort:
         self._polled_s = now_s
         return events
 
+    def sleep(self, seconds: float) -> None:
+        """Sleeps between two control periods; a stop does not wait for the next, and ends it.
+
+        So does garbage at the stop socket, but no more than twice a second.
+        """
+        until_s = time.monotonic() + seconds
+        if until_s - self._woken_s > _GUARD_S and self._stop.wait(seconds):
+            self._woken_s = time.monotonic()
+            return
+        time.sleep(max(0.0, until_s - time.monotonic()))
+
     def publish(self, telemetry: wire.Telemetry) -> None:
         """Shows a moment to whoever watches; a viewer that cannot keep up misses it."""
         self._telemetry.send(wire.pack_telemetry(telemetry), zmq.NOBLOCK)
@@ -146,6 +164,7 @@ class OperatorPort:
     def close(self) -> None:
         """Closes the sockets; safe to call again."""
         if not self._context.closed:
+            self._judging.close()
             self._context.destroy(linger=0)
             for address in self._bound:
                 wire.remove_ipc(address)
@@ -157,7 +176,7 @@ class OperatorPort:
         self.close()
 
     def _listen(self, kind: int, address: str, stops: bool = False) -> wire.Socket:
-        socket = wire.listen(self._context, kind, address, stops)
+        socket = wire.listen(self._context, kind, address, stops, self._keys)
         self._bound.append(address)
         return socket
 
@@ -258,6 +277,10 @@ class _Inbox:
     def __init__(self, socket: wire.Socket) -> None:
         self._socket = socket
         self._frames: list[bytes] = []
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for a message, with a resolution of 1 ms; whether there is one."""
+        return bool(self._socket.poll(int(1000 * seconds)))
 
     def receive(self) -> Iterator[tuple[bytes, bytes]]:
         """Peer and frame of the messages that have arrived; of a wrong form, an empty frame."""

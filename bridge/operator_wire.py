@@ -4,8 +4,9 @@
     ADDRESS.stop         stop and cut, by anyone
     ADDRESS.telemetry    published; a viewer that cannot keep up misses some
 
-With tcp the port counts up instead: 5760 takes commands, 5761 stops, 5762 publishes. Every message
-is one msgpack frame. Telemetry has one byte before it, which tells whether it holds a picture.
+With tcp the port counts up instead: 5760 takes commands, 5761 stops, 5762 publishes. With keys all
+three are encrypted, and "anyone" is whoever the robot allows. Every message is one msgpack frame.
+Telemetry has one byte before it, which tells whether it holds a picture.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import zmq
 
 from bridge.contract import COMMAND_DIM, INSTRUCTION_MAX_BYTES, STATE_DIM, UserError
+from bridge.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
 from bridge.wire import WireError, local_address
 
 PROTOCOL = 1
@@ -159,9 +161,9 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `state` and `command` are float32 in the contract's order, made by `floats` and read by
     `state_vector` and `command_vector`; they are empty when unknown. `base_pose` (x, y, z m,
-    quaternion wxyz) and `qpos` (float64 bytes) exist in simulation alone. `expert_use` is a share
-    per layer and expert; `tokens` were decoded for the last chunk, in `steps`. `image` is a PNG, at
-    most ten times a second.
+    quaternion wxyz), `qpos` (float64 bytes) and `scene` (its seed) exist in simulation alone.
+    `expert_use` is a share per layer and expert; `tokens` were decoded for the last chunk, in
+    `steps`. `image` is a PNG, at most ten times a second.
     """
 
     time_s: float
@@ -176,6 +178,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: bytes = b""
     base_pose: list[float] | None = None
     qpos: bytes | None = None
+    scene: int | None = None
     policy_latency_ms: float | None = None
     chunk_rate_hz: float = 0.0
     loop_overruns: int = 0
@@ -252,9 +255,9 @@ class Addresses:
     telemetry: str
 
 
-def addresses_of(address: str) -> Addresses:
-    """The sockets that belong to an address; UserError unless they stay on this machine."""
-    address = local_address(address)
+def addresses_of(address: str, encrypted: bool = False) -> Addresses:
+    """The sockets of an address; UserError unless they are encrypted or stay on this machine."""
+    address = local_address(address, encrypted)
     scheme, _, place = address.partition("://")
     if scheme == "ipc" and place != "*":
         return Addresses(address, f"{address}.stop", f"{address}.telemetry")
@@ -272,13 +275,24 @@ def make_context() -> Context:
     return zmq.Context(io_threads=_IO_THREADS)
 
 
-def listen(context: Context, kind: int, address: str, stops: bool = False) -> Socket:
-    """A robot's socket; UserError for an address that is taken or unusable."""
+def listen(
+    context: Context,
+    kind: int,
+    address: str,
+    stops: bool = False,
+    keys: ServerKeys | None = None,
+) -> Socket:
+    """A robot's socket; UserError for an address that is taken or unusable.
+
+    With keys, within their `authenticator`.
+    """
     _refuse_taken_ipc(address)
     socket = _open(context, kind, address, stops)
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if keys is not None:
+        secure_server(socket, keys)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -286,19 +300,28 @@ def listen(context: Context, kind: int, address: str, stops: bool = False) -> So
         raise UserError(
             f"cannot listen at {address} ({error.strerror}): choose another address"
         ) from error
+    if keys is not None:
+        check_secured(socket)
     if (file := _ipc_file(address)) is not None and file.is_socket():
         file.chmod(0o600)
     return socket
 
 
 def connect(
-    context: Context, kind: int, address: str, stops: bool = False, topic: bytes | None = None
+    context: Context,
+    kind: int,
+    address: str,
+    stops: bool = False,
+    topic: bytes | None = None,
+    keys: ClientKeys | None = None,
 ) -> Socket:
     """An operator's socket. With a topic it subscribes to it, and keeps the newest frame alone."""
     socket = _open(context, kind, address, stops)
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPLY_BYTES)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_TIMEOUT_MS)
+    if keys is not None:
+        secure_client(socket, keys)
     if topic is not None:
         socket.setsockopt(zmq.CONFLATE, 1)
         socket.setsockopt(zmq.SUBSCRIBE, topic)

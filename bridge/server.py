@@ -68,9 +68,8 @@ class _Server:
         self._sessions: dict[bytes, _Session] = {}
 
     def run(self, stopping: threading.Event) -> None:
+        self._router.rcvtimeo = _POLL_MS
         while not stopping.is_set():
-            if not self._router.poll(_POLL_MS):
-                continue
             arrived = self._receive()
             newest = {peer: place for place, (peer, _) in enumerate(arrived)}
             for place, (peer, frames) in enumerate(arrived):
@@ -81,21 +80,26 @@ class _Server:
                     self._send(peer, reply)
 
     def _receive(self) -> list[tuple[bytes, list[bytes]]]:
-        """Peer and frames of what has arrived, as far as it is not too much at once."""
+        """Peer and frames of what has arrived, as far as it is not too much at once.
+
+        Waits for the first, but not for long.
+        """
         arrived: list[tuple[bytes, list[bytes]]] = []
         size = 0
         while len(arrived) < _MAX_MESSAGES_AT_ONCE and size < _MAX_MESSAGE_BYTES:
             try:
-                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+                peer, *frames = self._router.recv_multipart()
             except zmq.Again:
                 break
             arrived.append((peer, frames))
             size += sum(map(len, frames))
+            if not self._router.poll(0):
+                break
         return arrived
 
     def _send(self, peer: bytes, frames: list[bytes]) -> None:
         try:
-            self._router.send_multipart([peer, *frames], zmq.NOBLOCK)
+            wire.send(self._router, [peer, *frames])
         except zmq.ZMQError as error:
             # Gone, or too slow to read: the policy waits for nobody.
             _log.info("a reply was not taken: %s", error.strerror)

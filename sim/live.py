@@ -15,6 +15,7 @@ from tyro.conf import arg
 from bridge.client import Connection
 from bridge.contract import CONTROL_HZ, Observation
 from bridge.control_loop import ControlLoop, Pace
+from bridge.keys import server_keys
 from bridge.link import PolicyLink
 from bridge.operator_port import OperatorPort
 from bridge.recorder import Recorder
@@ -38,7 +39,9 @@ class SimulateConfig:
     Attributes:
         seed: Which random scene.
         robot: Another MJCF of the 29-joint G1.
-        address: Where operators reach it: ipc:// or loopback tcp://.
+        address: Where operators reach it: ipc:// or loopback tcp://, with keys any tcp://.
+        operator_keys: Folder of keys (hitogata keys): encrypt, and let in only the operators that
+            are allowed there.
         recordings: Folder of the black box.
         speed: Simulated seconds per second; inf is as fast as it goes.
         seconds: When to end, in simulated seconds; without it at SIGINT or SIGTERM.
@@ -47,6 +50,7 @@ class SimulateConfig:
     seed: int = 0
     robot: Path | None = None
     address: str = "tcp://127.0.0.1:5760"
+    operator_keys: Path | None = None
     recordings: Path = Path("out/recordings")
     speed: float = 1.0
     seconds: float | None = None
@@ -56,7 +60,7 @@ class LiveRobot:
     """A `Robot` whose world can be exchanged under a running loop; its time goes on."""
 
     def __init__(self, seed: int, robot_path: Path | None) -> None:
-        self._robot_path, self._before_s = robot_path, 0.0
+        self._robot_path, self._before_s, self._seed = robot_path, 0.0, seed
         self.world = World(sample_scene(np.random.default_rng(seed)), seed, robot_path)
 
     @property
@@ -68,11 +72,11 @@ class LiveRobot:
         world = World(sample_scene(np.random.default_rng(seed)), seed, self._robot_path)
         self._before_s = self.time_s
         self.world.close()
-        self.world = world
+        self.world, self._seed = world, seed
 
     def truth(self) -> Truth:
         qpos = self.world.qpos()
-        return Truth(qpos[:7].tolist(), qpos)
+        return Truth(qpos[:7].tolist(), qpos, self._seed)
 
     def observe(self) -> Observation:
         return replace(self.world.observe(), time_s=self.time_s)
@@ -100,11 +104,12 @@ def simulate(
 
     `ready` is called with the operators' address once they are heard.
     """
+    keys = server_keys(config.operator_keys) if config.operator_keys else None
     robot = LiveRobot(config.seed, config.robot)
     loop = ControlLoop(robot, link, Safety(command_limits()), lambda: robot.time_s)
     with (
         stop_on_signals() as stopping,
-        OperatorPort(config.address, simulated=True) as port,
+        OperatorPort(config.address, simulated=True, keys=keys) as port,
         Recorder(config.recordings) as recorder,
     ):
         station = Station(loop, port, recorder, robot.truth, robot.new_scene)
@@ -128,7 +133,7 @@ def _run(
 ) -> None:
     while not stopping.is_set() and (seconds is None or robot.time_s < seconds):
         station.period(pace.overruns)
-        pace.wait()
+        pace.wait(station.port.sleep)
 
 
 def make_simulate(policy_address: PolicyAddress, bundle: Path) -> Callable[..., None]:

@@ -215,3 +215,10 @@ def test_pace_skips_whole_periods_and_counts_them():
     pace.wait()
     assert time.monotonic() - before <= 50 * PERIOD_S
     Pace(speed=np.inf).wait()
+
+
+def test_a_period_may_begin_early_and_the_next_ones_count_from_there():
+    pace, slept = Pace(speed=0.01), []
+    pace.wait(slept.append)
+    pace.wait(slept.append)
+    assert slept == pytest.approx([100 * PERIOD_S, 100 * PERIOD_S], abs=0.5) and not pace.overruns

@@ -291,6 +291,32 @@ def test_anyone_stops_and_cuts_while_another_commands(address):
         robot.await_events(Instructed("go"), Stopped(), Cut(), Released())
 
 
+def test_a_stop_ends_the_sleep_between_periods_and_nothing_else_does(address):
+    long_s = 3.0
+
+    def slept_s() -> float:
+        begun_s = time.monotonic()
+        port.sleep(long_s)
+        return time.monotonic() - begun_s
+
+    with (
+        OperatorPort(address) as port,
+        raw_peer(port.addresses.commands) as commander,
+        raw_peer(port.addresses.stop) as anyone,
+    ):
+        commander.send(wire.pack(claim()))
+        assert slept_s() >= long_s
+        anyone.send(wire.pack(wire.Stop(sequence=1)))
+        assert slept_s() < long_s
+        assert port.poll() == [Stopped()]
+        anyone.send(wire.pack(wire.Stop(sequence=2)))
+        port.sleep(0.1)  # so soon after the first it does not
+        begun_s = time.monotonic()
+        port.sleep(0.2)
+        assert time.monotonic() - begun_s >= 0.2
+        assert port.poll() == [Stopped()]
+
+
 if __name__ == "__main__":
     with Operator(sys.argv[1], "anna", timeout_s=WAIT_S) as commander:
         commander.claim()

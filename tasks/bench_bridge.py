@@ -1,0 +1,64 @@
+"""The examination of the bridge as a command: round trips, and how soon a stop is obeyed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bridge.commandline import told
+from bridge.results import write_results
+from tasks.bench_faults import bench_endurance, bench_faults
+from tasks.bridge_rtt import rtt_figures
+from tasks.bridge_stop import stop_figures
+
+# Figure, what it tells, and the most that it shall be.
+ROWS = (
+    ("rtt_p50_ratio_ipc", "round trip over ipc against raw ZeroMQ, p50", 1.3),
+    ("rtt_p99_ratio_ipc", "p99", 2.0),
+    ("rtt_p50_ratio_tcp", "round trip over tcp against raw ZeroMQ, p50", 1.3),
+    ("rtt_p99_ratio_tcp", "p99", 2.0),
+    ("openpi_rtt_ratio", "round trip over tcp against openpi's WebSocket, p50", 1.0),
+    ("stop_p99_ms", "stop to first safe command, in process, p99 ms", 20.0),
+    ("stop_curve_p99_ms", "stop to first safe command, with keys over tcp, p99 ms", 100.0),
+)
+
+
+def bench_bridge(
+    round_trips: int = 2000,
+    stops: int = 200,
+    faults: bool = False,
+    only: tuple[str, ...] = (),
+    soak: float | None = None,
+    load: float | None = None,
+    fuzz: int | None = None,
+    results: Path = Path("docs/results/bridge.json"),
+) -> None:
+    """Measures the wire to the policy and the way of a stop; give it a machine that rests.
+
+    Example: hitogata bench bridge --round-trips 2000
+
+    Args:
+        round_trips: How many of each kind, in short blocks that take turns.
+        stops: How often the robot is stopped in mid-walk, for each way.
+        faults: Try all faults on a simulated robot instead.
+        only: Try these faults instead.
+        soak: Let a simulated robot work among random faults for so many minutes instead, as 30.
+        load: Ask one server from 16 clients for so many seconds instead, as 300.
+        fuzz: Send so many mutated messages to each end instead, as 100000.
+        results: File of figures to which these are added.
+    """
+    lasting = any(each is not None for each in (soak, load, fuzz))
+    if faults or only:
+        bench_faults(only, results)
+    if lasting:
+        bench_endurance(soak, load, fuzz, results)
+    if faults or only or lasting:
+        return
+    figures = rtt_figures(round_trips) | stop_figures(stops)
+    write_results(results, figures, told())
+    table = Table("figure", "", "at most", "measured")
+    for key, what, most in ROWS:
+        table.add_row(key, what, f"{most:g}", f"{figures[key]:.3g}")
+    Console().print(table)

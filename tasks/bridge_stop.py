@@ -1,0 +1,226 @@
+"""From a stop to the first safe command: a loop in real time, stopped while it walks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bridge.contract import (
+    ARMS,
+    CHUNK_STEPS,
+    COMMAND_DIM,
+    CONTROL_HZ,
+    IMAGE_SIZE,
+    N_JOINTS,
+    STAND_COMMAND,
+    VEL_X,
+    ActionChunk,
+    Observation,
+    Status,
+    UserError,
+)
+from bridge.control_loop import ControlLoop, DirectLink, Pace
+from bridge.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from bridge.operator_client import Operator
+from bridge.operator_port import OperatorPort
+from bridge.recorder import Recorder
+from bridge.safety import Level, Limits, Safety
+from bridge.station import Station
+
+INSTRUCTION = "walk on"
+# For so long after a stop a port takes no instruction, and lets no further stop hurry its loop.
+DEAF_S = 0.6
+WAIT_S = 60.0
+LIMITS = Limits(
+    low=STAND_COMMAND - 1.0,
+    high=STAND_COMMAND + 1.0,
+    rate=np.full(COMMAND_DIM, 6.0),
+    rate_change=np.full(COMMAND_DIM, 40.0),
+)
+
+
+class Puppet:
+    """A robot whose joints follow at once; remembers when it was given the newest command."""
+
+    def __init__(self) -> None:
+        self._joints = np.zeros(N_JOINTS, np.float32)
+        self._image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        self.applied_s = 0.0
+
+    def observe(self) -> Observation:
+        return Observation(
+            time_s=time.monotonic(),
+            joint_pos_rad=self._joints.copy(),
+            joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
+            base_ang_vel_rad_s=np.zeros(3, np.float32),
+            gravity=np.array([0, 0, -1], np.float32),
+            command=STAND_COMMAND,
+            elapsed_s=0.0,
+            odometry=np.zeros(3, np.float32),
+            image=self._image,
+        )
+
+    def apply(self, command: np.ndarray) -> None:
+        self.applied_s = time.monotonic()
+        self._joints[-len(command[ARMS]) :] = command[ARMS]
+
+    def hold(self) -> None:
+        raise AssertionError("safety commands every period")
+
+    def damp(self) -> None:
+        raise AssertionError("nobody cuts it")
+
+    def begin_instruction(self) -> None:
+        pass
+
+
+class Walk:
+    """A policy that walks on, and takes no time over it."""
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+        commands[:, VEL_X] = 0.5
+        return ActionChunk(observation.time_s, commands, Status.ACTING, 1.0, {})
+
+    def reset(self) -> None:
+        pass
+
+
+def stop_figures(stops: int) -> dict[str, float]:
+    """p99 of both ways, in ms; `stop_p99_ms` is in process, over ipc."""
+    return {
+        "stop_p99_ms": float(np.percentile(stop_ms(stops), 99)),
+        "stop_curve_p99_ms": float(np.percentile(stop_curve_ms(stops), 99)),
+    }
+
+
+def stop_ms(stops: int) -> np.ndarray:
+    """(stops,) ms from Operator.stop to the first command of a safe stand, within one process.
+
+    The operator is a thread beside the loop's and reaches it through the port's own ipc sockets.
+    """
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        port = OperatorPort(f"ipc://{folder}/robot.sock")
+        with (
+            _walking(port, Path(folder)) as safe_s,
+            Operator(port.addresses.commands, timeout_s=WAIT_S) as operator,
+        ):
+            asked_s = stop_again_and_again(operator, stops)
+        return waits_ms(asked_s, safe_s)
+
+
+def stop_curve_ms(stops: int) -> np.ndarray:
+    """The same with an operator in another process, encrypted, over loopback tcp."""
+    with TemporaryDirectory(prefix="hitogata-") as name:
+        folder = Path(name)
+        make_pair(folder / "robot", "robot")
+        allow(folder / "robot", make_pair(folder / "anna", "anna"))
+        keys = client_keys(folder / "anna", folder / "robot" / "robot.public")
+        port = _port_with_keys(folder / "robot")
+        with _walking(port, folder) as safe_s:
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            arguments = (port.addresses.commands, keys, stops, there)
+            process = context.Process(target=_operate, args=arguments, daemon=True)
+            process.start()
+            there.close()
+            try:
+                asked_s = here.recv()
+            finally:
+                process.terminate()
+                process.join()
+        return waits_ms(asked_s, safe_s)
+
+
+def waits_ms(asked_s: Sequence[float], safe_s: Sequence[float]) -> np.ndarray:
+    """ms from each stop to the safe stand that followed it, before the next stop.
+
+    A stop that met a robot which no longer walked, as on a machine too busy for its loop, has none.
+    """
+    safe = np.array(safe_s)
+    ends = [*asked_s[1:], np.inf]
+    first = [
+        safe[(begin <= safe) & (safe < end)][:1] for begin, end in zip(asked_s, ends, strict=True)
+    ]
+    return 1000 * np.concatenate([s - begin for begin, s in zip(asked_s, first, strict=True)])
+
+
+def _port_with_keys(folder: Path) -> OperatorPort:
+    """A port at the first three loopback ports in a row that are free."""
+    for number in range(20000, 30000, 3):
+        try:
+            return OperatorPort(f"tcp://127.0.0.1:{number}", keys=server_keys(folder))
+        except UserError:
+            continue
+    raise UserError("no three ports in a row are free on 127.0.0.1: end some programs")
+
+
+@contextmanager
+def _walking(port: OperatorPort, folder: Path) -> Generator[list[float], None, None]:
+    """A puppet that obeys the port in a thread of its own; yields when each safe stand began.
+
+    That is the moment in which its robot was given the first command, on the monotonic clock.
+    """
+    puppet, stopping = Puppet(), threading.Event()
+    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS))
+    safe_s: list[float] = []
+
+    def work() -> None:
+        pace, level = Pace(), Level.HOLD
+        while not stopping.is_set():
+            tick = station.period(pace.overruns)
+            if level == Level.RUN and tick.order.level == Level.SAFE_STAND:
+                safe_s.append(puppet.applied_s)
+            level = tick.order.level
+            pace.wait(port.sleep)
+
+    with port, Recorder(folder / "recordings") as recorder:
+        station = Station(loop, port, recorder)
+        thread = threading.Thread(target=work, name="robot")
+        thread.start()
+        try:
+            yield safe_s
+        finally:
+            stopping.set()
+            thread.join()
+
+
+def stop_again_and_again(operator: Operator, stops: int) -> list[float]:
+    """When each stop was asked, on the monotonic clock, which all processes share."""
+    rng = np.random.default_rng(0)
+    asked_s: list[float] = []
+    for _ in range(stops):
+        _walk(operator)
+        time.sleep(rng.uniform(0.1, 0.2))  # at any moment of a period
+        asked_s.append(time.monotonic())
+        operator.stop()
+        time.sleep(DEAF_S)
+    return asked_s
+
+
+def _walk(operator: Operator) -> None:
+    """Lets the robot walk, whatever has happened to it or to the lease."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        with suppress(UserError):
+            operator.claim()
+            operator.release()
+            operator.instruct(INSTRUCTION)
+            for _ in range(round(CONTROL_HZ)):
+                seen = operator.telemetry(1.0)
+                if seen is not None and seen.level == Level.RUN:
+                    return
+    raise UserError("the robot does not walk: is this machine too busy for its loop?")
+
+
+def _operate(address: str, keys: ClientKeys, stops: int, told: Connection) -> None:
+    with Operator(address, timeout_s=WAIT_S, keys=keys) as operator:
+        told.send(stop_again_and_again(operator, stops))
