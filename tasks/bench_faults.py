@@ -1,0 +1,79 @@
+"""The faults as a command: what the robot did in each, what its operator read, what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bridge.commandline import told
+from bridge.contract import UserError
+from bridge.results import read_figures, write_results
+from tasks.faults import choose, purpose, try_fault
+from tasks.fuzz import fuzz
+from tasks.load import LoadConfig, put_load
+from tasks.soak import SoakConfig, soak
+
+RESULTS = Path("docs/results/bridge.json")
+
+
+def run_faults(only: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Tries these faults, or all; name -> passed, robot, operator, lost. Tells of each as it ends.
+
+    UserError for a name that is not in the catalogue.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in choose(only):
+        outcome = try_fault(name)
+        print(f"{'ok  ' if outcome.passed else 'FAIL'} {name:32} {purpose(name)}", flush=True)
+        found[name] = asdict(outcome)
+    return found
+
+
+def bench_faults(only: Sequence[str] = (), results: Path = RESULTS) -> None:
+    """Tries faults, prints a table and keeps it among the figures; UserError if any failed."""
+    found = run_faults(only)
+    Console().print(faults_table(found))
+    known = read_figures(results).get("faults", {})
+    write_results(results, {"faults": known | found}, told())
+    if failed := [name for name, outcome in found.items() if not outcome["passed"]]:
+        raise UserError(f"{len(failed)} faults failed: read the lines of {', '.join(failed)}")
+
+
+def bench_endurance(
+    minutes: float | None, seconds: float | None, frames: int | None, results: Path = RESULTS
+) -> None:
+    """Soaks a robot, loads a server, mutates frames: whatever is not None. UserError if any fails.
+
+    What was measured stands among the figures all the same.
+    """
+    figures: dict[str, Any] = {}
+    if minutes is not None:
+        figures["soak"] = soak(SoakConfig(minutes))
+    if seconds is not None:
+        figures["load"] = put_load(LoadConfig(seconds=seconds))
+    if frames is not None:
+        figures["fuzz"] = fuzz(frames)
+    for name, found in figures.items():
+        for key, value in found.items():
+            print(f"{name:6} {key:24} {value}")
+    write_results(results, figures, told())
+    if minutes is not None and not figures["soak"]["passed"]:
+        raise UserError(f"the soak failed: {figures['soak']['robot']}")
+    if seconds is not None and (starved := figures["load"]["starved"]):
+        raise UserError(f"{starved} clients starved: give the server more threads or a machine")
+
+
+def faults_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A line for every fault."""
+    table = Table(title="faults", show_lines=True)
+    for heading in ("fault", "", "what the robot did", "what its operator read", "what was lost"):
+        table.add_column(heading, overflow="fold")
+    for name, outcome in found.items():
+        passed = "ok" if outcome["passed"] else "FAILED"
+        table.add_row(name, passed, outcome["robot"], outcome["operator"], outcome["lost"])
+    return table

@@ -1,0 +1,197 @@
+"""The other end of a fault, as a process of its own: servers that misbehave, a viewer that watches.
+
+    python -m tasks.fault_peer policy ADDRESS [--model-id ID] [--normalisation-id ID]
+        [--keys FOLDER]
+    python -m tasks.fault_peer frames ADDRESS
+    python -m tasks.fault_peer viewer ADDRESS
+
+The instruction names the mischief: "walk" is none. Every mischief begins after a few honest
+answers, in mid-walk. `policy` answers through the real server with values that can pass it;
+`frames` answers with frames that no real server would send.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import zmq
+
+from bridge import wire
+from bridge.contract import (
+    ARMS,
+    CHUNK_STEPS,
+    STAND_COMMAND,
+    VEL_X,
+    ActionChunk,
+    Observation,
+    Status,
+    contract_hash,
+)
+from bridge.keys import server_keys
+from bridge.server import serve_policy
+from bridge.wire import ArraySpec, ServerInfo
+
+HONEST_ANSWERS = 3
+WALK_M_S, BACKWARDS_M_S = 0.5, -0.3
+# Around every answer come those to the question before, and they would walk backwards.
+OVERTAKEN = "overtaken"
+GIBIBYTE = 1 << 30
+ELBOW = ARMS.start + 3
+SCRIPT = "script"
+
+Frames = list[bytes]
+
+
+def walk_commands() -> np.ndarray:
+    """(CHUNK_STEPS, 18) that walk straight ahead."""
+    commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+    commands[:, VEL_X] = WALK_M_S
+    return commands
+
+
+def _with(field: int, value: float) -> np.ndarray:
+    commands = walk_commands()
+    commands[:, field] = value
+    return commands
+
+
+# Finite values pass the wire: what they do to the robot is for its own limits to say.
+COMMANDS: dict[str, Callable[[], np.ndarray]] = {
+    "walk": walk_commands,
+    "huge": lambda: _with(ELBOW, 1e30),
+    "step": lambda: _with(ELBOW, STAND_COMMAND[ELBOW] + 1.0),
+}
+
+
+def _head(act: wire.Act, *arrays: ArraySpec) -> bytes:
+    chunk = wire.Chunk(
+        session=act.session,
+        sequence=act.sequence,
+        observed_at_s=act.observed_at_s,
+        status=Status.ACTING,
+        status_probability=1.0,
+        understood={},
+        arrays=arrays,
+    )
+    return msgspec.msgpack.encode(chunk)
+
+
+def _commands(act: wire.Act, commands: np.ndarray) -> Frames:
+    # The type's own name, so that it may be one that does not travel.
+    spec = {"dtype": commands.dtype.name, "shape": commands.shape}
+    return [_head(act, ArraySpec(**spec)), commands.tobytes()]
+
+
+def _honest(act: wire.Act) -> Frames:
+    return _commands(act, walk_commands())
+
+
+FRAMES: dict[str, Callable[[wire.Act], Frames]] = {
+    "nan": lambda act: _commands(act, _with(ELBOW, np.nan)),
+    "infinity": lambda act: _commands(act, _with(ELBOW, np.inf)),
+    "width": lambda act: _commands(act, walk_commands()[:, :-1]),
+    "horizon": lambda act: _commands(act, walk_commands()[:0]),
+    "dtype": lambda act: _commands(act, walk_commands().astype(np.float64)),
+    "truncated": lambda act: [_honest(act)[0], _honest(act)[1][:-4]],
+    "random": lambda act: [os.urandom(4000), os.urandom(4000)],
+    "empty": lambda act: [b""],
+    "nested": lambda act: [b"\x91" * 100_000],
+    "gibibyte": lambda act: [_head(act), memoryview(np.zeros(GIBIBYTE, np.uint8))],  # type: ignore[list-item]
+}
+
+
+class ScriptedPolicy:
+    """Walks; after a few answers, as the instruction says."""
+
+    def __init__(self) -> None:
+        self._answered = 0
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        self._answered += 1
+        kind = instruction if self._answered > HONEST_ANSWERS else "walk"
+        commands = COMMANDS[kind if kind in COMMANDS else "walk"]()
+        return ActionChunk(observation.time_s, commands, Status.ACTING, 1.0, {"action": "walk"})
+
+    def reset(self) -> None:
+        self._answered = 0
+
+
+def serve_frames(address: str) -> None:
+    """Greets like a server, answers honestly at first, then with the instruction's frames."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        wire.set_options(router, address)
+        router.bind(address)
+        print("ready", flush=True)
+        answered, earlier = 0, []
+        while True:
+            peer, *frames = router.recv_multipart()
+            request, _ = wire.unpack_request(frames)
+            replies: list[Frames] = []
+            if isinstance(request, wire.Act):
+                answered += 1
+                bad = FRAMES.get(request.instruction) if answered > HONEST_ANSWERS else None
+                reply = (bad or _honest)(request)
+                if request.instruction == OVERTAKEN and earlier:
+                    replies = [earlier, reply, earlier]
+                earlier = _commands(request, _with(VEL_X, BACKWARDS_M_S))
+            elif isinstance(request, wire.Hello):
+                reply = wire.pack(_welcome())
+            elif isinstance(request, wire.Reset):
+                answered = 0
+                done = wire.Done(session=request.session, sequence=request.sequence)
+                reply = wire.pack(done)
+            else:
+                continue
+            for each in replies or [reply]:
+                router.send_multipart([peer, *each], copy=False)
+
+
+def _welcome() -> wire.Welcome:
+    return wire.Welcome(
+        session=SCRIPT,
+        protocol=wire.PROTOCOL,
+        contract=contract_hash(),
+        model_id=SCRIPT,
+        normalisation_id=SCRIPT,
+    )
+
+
+def watch(address: str) -> None:
+    """Says once that telemetry arrives, and goes on reading it."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as viewer:
+        viewer.rcvhwm = 4
+        viewer.subscribe(b"")
+        viewer.connect(address)
+        viewer.recv()
+        print("ready", flush=True)
+        while True:
+            viewer.recv()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=("policy", "frames", "viewer"))
+    parser.add_argument("address")
+    parser.add_argument("--model-id", default=SCRIPT)
+    parser.add_argument("--normalisation-id", default=SCRIPT)
+    parser.add_argument("--keys", type=Path)
+    told = parser.parse_args()
+    if told.kind == "frames":
+        serve_frames(told.address)
+    elif told.kind == "viewer":
+        watch(told.address)
+    else:
+        info = ServerInfo(told.model_id, told.normalisation_id)
+        keys = server_keys(told.keys) if told.keys else None
+        serve_policy(
+            ScriptedPolicy(), told.address, info, lambda place: print(place, flush=True), keys
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""A simulated G1 at work, on which faults are tried: all that reaches its motors is written down.
+
+Everything is real but the body: the control loop with its safety in real time, policy servers and
+peers as processes, sockets, signals, the operator's messages.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from assets import asset_path
+from bridge.contract import STAND_COMMAND, VEL_X, Observation, UserError
+from bridge.control_loop import PERIOD_S, ControlLoop, Pace
+from bridge.keys import ClientKeys, ServerKeys
+from bridge.link import PolicyLink
+from bridge.operator_client import Operator
+from bridge.operator_port import OperatorPort
+from bridge.operator_wire import Telemetry
+from bridge.recorder import Recorder
+from bridge.safety import Level, Safety
+from bridge.station import Station, Truth
+from sim.camera import release_opengl
+from sim.scene import sample_scene
+from sim.walker import command_limits
+from sim.world import World
+from tasks.fault_trace import Outcome, breaches, verdict
+
+BUNDLE = asset_path("models/bundle")
+WAIT_S = 60.0  # room for a busy machine
+RETRY_S = 3.0
+ANSWER_S = 2.0  # for an operator whose robot may be gone
+WALKING_M_S = 0.3
+
+
+@dataclass(frozen=True)
+class Noted:
+    """One control period as it was."""
+
+    time_s: float
+    level: Level
+    cause: str
+    upright: bool
+
+
+class TracedRobot:
+    """The simulated G1; writes down what reaches its motors, and fails when told.
+
+    `frozen` lets its camera show the same picture for ever, `late_s` delays one period.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sent: list[np.ndarray | None] = [STAND_COMMAND, STAND_COMMAND]
+        self.frozen, self.late_s, self.push_m_s = False, 0.0, 0.0
+        self._frozen_at_s: float | None = None
+
+    @property
+    def time_s(self) -> float:
+        return self.world.time_s
+
+    def observe(self) -> Observation:
+        late_s, self.late_s = self.late_s, 0.0
+        time.sleep(late_s)
+        push_m_s, self.push_m_s = self.push_m_s, 0.0
+        self.world.push(np.array([0.0, push_m_s]))
+        seen = self.world.observe()
+        if not self.frozen:
+            self._frozen_at_s = None
+            return seen
+        if self._frozen_at_s is None:
+            self._frozen_at_s = seen.time_s
+        return replace(seen, image_age_s=seen.time_s - self._frozen_at_s)
+
+    def apply(self, command: np.ndarray) -> None:
+        self.sent.append(command.copy())
+        self.world.apply(command)
+
+    def hold(self) -> None:
+        raise AssertionError("safety commands every period")
+
+    def damp(self) -> None:
+        self.sent.append(None)
+        self.world.damp()
+
+    def begin_instruction(self) -> None:
+        self.world.begin_instruction()
+
+    def truth(self) -> Truth:
+        qpos = self.world.qpos()
+        return Truth(qpos[:7].tolist(), qpos)
+
+
+class Rig:
+    """A robot's station in a thread, in real time, and an operator who commands it.
+
+    `noted` has every period so far.
+    """
+
+    def __init__(self, robot: TracedRobot, station: Station, operator: Operator) -> None:
+        self.robot, self.station, self.operator = robot, station, operator
+        self.noted: list[Noted] = []
+        self.pace = Pace()
+        self._stopping = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="robot", daemon=True)
+        self._thread.start()
+
+    # --- acting ---
+
+    def walk(self, instruction: str = "walk") -> Telemetry:
+        """Claims the robot and lets it walk; returns once it does."""
+        command(self.operator, instruction)
+        return self.resume(walking, released=False)
+
+    def resume(
+        self, condition: Callable[[Telemetry], bool] | None = None, released: bool = True
+    ) -> Telemetry:
+        """Releases the robot until it runs: on a busy machine a first chunk may come too late."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                if released:
+                    self.operator.release()
+                released = True
+                return self.until(condition or running_on, RETRY_S)
+            except (TimeoutError, UserError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S / 4)
+
+    def until(self, condition: Callable[[Telemetry], bool], within_s: float = WAIT_S) -> Telemetry:
+        """The first telemetry that fulfils a condition."""
+        return seen(self.operator, condition, within_s, self._check)
+
+    def at(self, level: Level) -> Telemetry:
+        """The first telemetry of a level."""
+        return self.until(lambda telemetry: telemetry.level == level)
+
+    def forget(self) -> list[str]:
+        """What was wrong so far with what reached the motors; all but the end is forgotten."""
+        sent = self.robot.sent[:]
+        del self.robot.sent[: max(0, len(sent) - 3)]
+        del self.noted[: max(0, len(self.noted) - 3)]
+        return breaches(sent, command_limits())
+
+    def rest(self, seconds: float) -> list[Noted]:
+        """The periods of the next seconds of the robot's own time."""
+        first = len(self.noted)
+        self.await_true(lambda: len(self.noted) >= first + round(seconds / PERIOD_S))
+        return self.noted[first:]
+
+    def await_true(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            self._check()
+            if time.monotonic() > deadline:
+                raise TimeoutError("what should happen never did")
+            time.sleep(0.01)
+
+    # --- judging ---
+
+    def first(self, level: Level, after_s: float = -np.inf) -> Noted | None:
+        """The first period of a level, later than a time."""
+        return next((n for n in self.noted if n.level == level and n.time_s > after_s), None)
+
+    def outcome(self, robot: str, operator: str, lost: str = "nothing", **facts: bool) -> Outcome:
+        """Of claims by name: what does not hold, and what the trace shows, is told."""
+        wrong = [name.replace("_", " ") for name, holds in facts.items() if not holds]
+        wrong = [f"not {name}" for name in wrong]
+        wrong += breaches(list(self.robot.sent), command_limits())
+        return verdict(wrong, robot, operator, lost)
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise RuntimeError("the control loop has ended") from self._error
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                tick = self.station.period(self.pace.overruns)
+                upright = not self.robot.world.fallen()
+                noted = Noted(tick.time_s, tick.order.level, tick.order.cause, upright)
+                self.noted.append(noted)
+                self.pace.wait(self.station.port.sleep)
+            self.robot.world.close()  # by the thread that has drawn
+            release_opengl()
+        except BaseException as error:  # shown to whoever waits for this robot
+            self._error = error
+
+
+def command(operator: Operator, instruction: str) -> None:
+    """Claims a robot and tells it something; again if its loop was too busy to listen."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            operator.claim()
+            operator.instruct(instruction)
+            return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_S / 4)
+
+
+def seen(
+    operator: Operator,
+    condition: Callable[[Telemetry], bool],
+    within_s: float = WAIT_S,
+    check: Callable[[], None] = lambda: None,
+) -> Telemetry:
+    """The first telemetry of a robot that fulfils a condition; `check` may raise meanwhile."""
+    deadline = time.monotonic() + within_s
+    last: Telemetry | None = None
+    while time.monotonic() < deadline:
+        check()
+        telemetry = operator.telemetry(0.5)
+        if telemetry is not None and condition(telemetry):
+            return telemetry
+        last = telemetry or last
+    shown = f"{Level(last.level).name}: {last.cause}" if last else "nothing"
+    raise TimeoutError(f"the robot never showed it; last seen {shown}")
+
+
+def running_on(telemetry: Telemetry) -> bool:
+    return telemetry.level == Level.RUN
+
+
+def walking(telemetry: Telemetry) -> bool:
+    sent = telemetry.command_vector()
+    return telemetry.level == Level.RUN and sent is not None and sent[VEL_X] > WALKING_M_S
+
+
+def upright(periods: Sequence[Noted]) -> bool:
+    return all(noted.upright for noted in periods)
+
+
+def levels(periods: Sequence[Noted]) -> set[Level]:
+    return {noted.level for noted in periods}
+
+
+@contextmanager
+def robot_at_work(
+    folder: Path,
+    policy: str,
+    render: bool = False,
+    keys: ClientKeys | None = None,
+    connected: bool = True,
+    operators: tuple[ServerKeys, ClientKeys] | None = None,
+) -> Iterator[Rig]:
+    """A rig whose policy is served at an address, waited for if it shall be `connected`.
+
+    `render` gives it a camera that sees; `operators` are the keys of its port and its operator's.
+    """
+    port_keys, operator_keys = operators or (None, None)
+    release_opengl()  # to the thread of the loop
+    place = robot_address(folder)
+    world = World(sample_scene(np.random.default_rng(0)), render=render)
+    robot = TracedRobot(world)
+    with ExitStack() as stack:
+        link = stack.enter_context(PolicyLink(policy, keys=keys))
+        if connected:
+            link.wait_connected(WAIT_S)
+        port = stack.enter_context(OperatorPort(place, simulated=True, keys=port_keys))
+        recorder = stack.enter_context(Recorder(folder / "box"))
+        loop = ControlLoop(robot, link, Safety(command_limits()), lambda: world.time_s)
+        station = Station(loop, port, recorder, robot.truth)
+        operator = Operator(place, "anna", WAIT_S, operator_keys)
+        rig = Rig(robot, station, operator)
+        # The operator leaves while the robot still listens.
+        stack.callback(rig.close)
+        stack.callback(operator.close)
+        yield rig
+
+
+# --- processes ---
+
+
+class Child(subprocess.Popen[str]):
+    """A process of ours, and the first line that it `said`."""
+
+    said = ""
+
+
+@contextmanager
+def running(*command: str, **environment: str) -> Iterator[Child]:
+    """A module of ours as a process that has said its first line; killed at the end.
+
+    UserError with its last words if it ends instead.
+    """
+    process = Child(
+        [sys.executable, "-m", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    try:
+        assert process.stdout is not None
+        process.said = process.stdout.readline().strip()
+        if not process.said:
+            said = process.communicate()[1].strip().splitlines() or ["nothing"]
+            raise UserError(said[-1].removeprefix("hitogata: "))
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def bundle_server(address: str, *options: str) -> AbstractContextManager[Child]:
+    """The shipped bundle, served."""
+    return running("hitogata", "serve", str(BUNDLE), "--address", address, *options)
+
+
+def scripted_server(address: str, *options: str) -> AbstractContextManager[Child]:
+    """A policy that walks, or misbehaves as its instruction says, behind the real server."""
+    return running("tasks.fault_peer", "policy", address, *options)
+
+
+def frames_server(address: str) -> AbstractContextManager[Child]:
+    """What looks like a policy server and sends frames that none would."""
+    return running("tasks.fault_peer", "frames", address)
+
+
+@contextmanager
+def robot_process(folder: Path) -> Iterator[tuple[Child, Operator]]:
+    """`hitogata simulate` as a process, walking by a scripted policy, and who commands it.
+
+    Its black box is in `folder`/box.
+    """
+    place, box = robot_address(folder), str(folder / "box")
+    reach = ("--connect", policy_address(folder), "--address", place, "--recordings", box)
+    with (
+        scripted_server(policy_address(folder)),
+        running("hitogata", "simulate", *reach) as robot,
+        Operator(place, "anna", ANSWER_S) as operator,
+    ):
+        command(operator, "walk")
+        seen(operator, walking)
+        yield robot, operator
+
+
+def robot_address(folder: Path) -> str:
+    return f"ipc://{folder}/robot.sock"
+
+
+def policy_address(folder: Path) -> str:
+    return f"ipc://{folder}/policy.sock"

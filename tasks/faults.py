@@ -1,0 +1,56 @@
+"""The catalogue of faults: what may go wrong around a robot, each tried on a simulated one."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bridge.contract import UserError
+from tasks import (
+    faults_body,
+    faults_disk,
+    faults_network,
+    faults_process,
+    faults_security,
+    faults_server,
+    faults_values,
+    faults_words,
+)
+from tasks.fault_trace import Outcome
+
+FAULTS: dict[str, Callable[[Path], Outcome]] = {
+    **faults_server.FAULTS,
+    **faults_network.FAULTS,
+    **faults_values.FAULTS,
+    **faults_security.FAULTS,
+    **faults_body.FAULTS,
+    **faults_disk.FAULTS,
+    **faults_words.FAULTS,
+    **faults_process.FAULTS,
+}
+
+
+def choose(names: Sequence[str]) -> tuple[str, ...]:
+    """These faults, or all of none; UserError for a name that is not in the catalogue."""
+    for name in names:
+        if name not in FAULTS:
+            near = difflib.get_close_matches(name, FAULTS, n=3, cutoff=0.3) or list(FAULTS)
+            raise UserError(f"no fault {name!r}: use one of {', '.join(near)}")
+    return tuple(names) or tuple(FAULTS)
+
+
+def try_fault(name: str) -> Outcome:
+    """Tries one fault in a folder of its own; what never happens is an outcome too."""
+    with tempfile.TemporaryDirectory(prefix="hitogata-") as folder:
+        try:
+            return FAULTS[name](Path(folder))
+        except (UserError, TimeoutError) as error:
+            return Outcome(False, f"BUT {error}", "", "unknown")
+
+
+def purpose(name: str) -> str:
+    """What a fault is, in a line."""
+    fault = getattr(FAULTS[name], "func", FAULTS[name])  # of a partial function
+    return (fault.__doc__ or name).strip().splitlines()[0]

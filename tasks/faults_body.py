@@ -1,0 +1,113 @@
+"""Faults of the body and its computer: a frozen camera, clocks that jump, a late loop, a fall."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from bridge.safety import Level
+from tasks.fault_rig import Rig, levels, policy_address, robot_at_work, scripted_server, upright
+from tasks.fault_trace import Outcome
+
+HOUR_S = 3600.0
+LATE_S = 0.4
+SHOVE_M_S = 4.0
+
+
+def frozen_camera(folder: Path) -> Outcome:
+    """The camera shows the same picture for over half a second."""
+    with _walking(folder) as rig:
+        began_s = rig.noted[-1].time_s
+        rig.robot.frozen = True
+        read = rig.at(Level.HOLD)
+        rig.at(Level.SAFE_STAND)
+        after = rig.rest(1.0)
+    hold = rig.first(Level.HOLD, began_s)
+    late_s = hold.time_s - began_s if hold else float("inf")
+    return rig.outcome(
+        f"HOLD after {late_s:.2f} s of the same picture, then SAFE_STAND",
+        read.cause,
+        "the rest of the walk: the operator asks again",
+        in_time=0.5 <= late_s <= 0.7,
+        camera_told="camera has frozen" in read.cause,
+        upright=upright(after),
+    )
+
+
+def clock(jump_s: float, folder: Path) -> Outcome:
+    """The wall clock jumps by an hour in mid-walk: nothing of ours goes by it."""
+    honest = time.time
+    with _walking(folder) as rig:
+        time.time = lambda: honest() + jump_s
+        try:
+            during = rig.rest(2.0)
+            read = rig.until(lambda seen: True)
+            rig.station.recorder.write("the clock has jumped")
+        finally:
+            time.time = honest
+    return rig.outcome(
+        "walked on",
+        read.cause or f"{read.chunk_rate_hz:.1f} chunks a second",
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+        recorded=not rig.station.recorder.trouble,
+    )
+
+
+def overrun(folder: Path) -> Outcome:
+    """The control loop is kept from its work for many periods, three times."""
+    with _walking(folder) as rig:
+        before = rig.pace.overruns
+        for _ in range(3):
+            rig.robot.late_s = LATE_S
+            during = rig.rest(0.6)
+        read = rig.until(lambda seen: True)
+        missed = rig.pace.overruns - before
+    return rig.outcome(
+        f"missed {missed} periods and never hurried to catch up; walked on",
+        read.cause or f"loop_overruns {read.loop_overruns}",
+        counted=missed >= 3 * int(LATE_S * 50 / 2) and read.loop_overruns >= missed,
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+    )
+
+
+def fall(folder: Path) -> Outcome:
+    """A shove throws the robot over: motors only brake, and nobody releases it as it lies."""
+    with _walking(folder) as rig:
+        rig.robot.push_m_s = SHOVE_M_S
+        rig.at(Level.DAMP)
+        rig.rest(1.0)
+        rig.operator.release()
+        after = rig.rest(1.0)
+        read = rig.at(Level.DAMP)
+    first = rig.first(Level.DAMP)
+    moved = [n.level for n in rig.noted if first and n.time_s >= first.time_s]
+    return rig.outcome(
+        "DAMP as it fell; still DAMP after a release",
+        read.cause,
+        "the walk; the black box has the fall",
+        braked_from_the_fall_on=set(moved) == {Level.DAMP},
+        lying=not after[-1].upright,
+        recorded=bool(list((folder / "box").glob("recording-*.npz"))),
+    )
+
+
+FAULTS = {
+    "body_frozen_camera": frozen_camera,
+    "body_clock_forward": partial(clock, HOUR_S),
+    "body_clock_back": partial(clock, -HOUR_S),
+    "body_overrun": overrun,
+    "body_fall": fall,
+}
+
+
+@contextmanager
+def _walking(folder: Path) -> Iterator[Rig]:
+    place = policy_address(folder)
+    with scripted_server(place), robot_at_work(folder, place) as rig:
+        rig.walk()
+        yield rig

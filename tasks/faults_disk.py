@@ -1,0 +1,206 @@
+"""Faults of files: a full disk, kills in mid-write, models that are not what they were."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from bridge.contract import UserError
+from bridge.recording import read_recording
+from bridge.safety import Level
+from tasks.fault_rig import (
+    BUNDLE,
+    WAIT_S,
+    Child,
+    command,
+    levels,
+    policy_address,
+    robot_at_work,
+    robot_process,
+    running,
+    scripted_server,
+    seen,
+    upright,
+)
+from tasks.fault_trace import Outcome, breaches_of, verdict
+
+KILLS = 50
+MOST_LOST_S = 1.0
+PREFILL = "prefill.onnx"
+
+
+def disk_full(folder: Path) -> Outcome:
+    """Nothing can be written any more while the black box records."""
+    with robot_process(folder) as (robot, operator):
+        unlimited = resource.prlimit(robot.pid, resource.RLIMIT_FSIZE)
+        # A limit on the size of files stands in for the full disk.
+        resource.prlimit(robot.pid, resource.RLIMIT_FSIZE, (1, unlimited[1]))
+        walked = seen(operator, lambda now: now.counters["failed_journal_writes"] > 0)
+        operator.stop()
+        read = seen(operator, lambda now: now.counters["failed_recordings"] > 0)
+        resource.prlimit(robot.pid, resource.RLIMIT_FSIZE, unlimited)
+        robot.send_signal(signal.SIGTERM)
+        ended = robot.wait(WAIT_S)
+    [*_, last] = sorted((folder / "box").glob("recording-*.npz"))
+    kept = read_recording(last)
+    wrong = breaches_of(kept)
+    wrong += ["it did not walk on"] if walked.level != Level.RUN else []
+    wrong += ["it did not obey the stop"] if read.level != Level.SAFE_STAND else []
+    wrong += ["it did not end well"] if ended else []
+    wrong += ["the operator read nothing of it"] if "could not write" not in read.cause else []
+    wrong += [] if np.diff(kept.time_s).max() < 0.03 else ["periods are missing"]
+    return verdict(
+        wrong,
+        "walked on, and stopped when told",
+        read.cause,
+        "nothing: once there was room, all that memory held was written",
+    )
+
+
+def killed_recording(folder: Path) -> Outcome:
+    """kill -9 of the robot's own process while it records."""
+    with robot_process(folder) as (robot, operator):
+        begun_s = seen(operator, lambda now: True).time_s
+        last = seen(operator, lambda now: now.time_s > begun_s + 2.0)
+        robot.kill()
+        robot.wait()
+    kept = read_recording(folder / "box")
+    lost_s = max(0.0, last.time_s - float(kept.time_s[-1]))
+    wrong = breaches_of(kept)
+    wrong += [f"{lost_s:.2f} s were lost"] if lost_s > MOST_LOST_S else []
+    return verdict(
+        wrong,
+        f"walked until its process was gone; {len(kept.time_s)} periods are in its journal",
+        "nothing more: its telemetry ends",
+        f"the last {lost_s:.2f} s of the record",
+    )
+
+
+def killed_checkpointing(folder: Path) -> Outcome:
+    """kill -9 of a training while it writes a checkpoint, fifty times."""
+    rng = np.random.default_rng(0)
+    path, steps = folder / "checkpoint.safetensors", [0]
+    with running("policy.checkpoint_drill", str(path)) as drill:
+        writer = int(_asked(drill, "write"))
+        took_s = _next_write_s(path)
+        for _ in range(KILLS):
+            os.kill(writer, signal.SIGKILL)
+            steps.append(int(_asked(drill, "read")))
+            writer = int(_asked(drill, "write"))
+            time.sleep(float(rng.uniform(0, 3 * took_s)))
+        os.kill(writer, signal.SIGKILL)
+    left = len(list(folder.glob("*.safetensors")))
+    wrong = [] if left == 1 else [f"{left} files that look like checkpoints"]
+    wrong += [] if all(np.diff(steps) >= 0) else ["an older checkpoint came back"]
+    wrong += [] if steps[-1] > 0 else ["nothing was ever written"]
+    return verdict(
+        wrong,
+        "takes no part",
+        f"the checkpoint of step {steps[-1]}, whole, after {KILLS} kills",
+        "the checkpoint being written; the one before is always whole",
+    )
+
+
+def corrupted_model(folder: Path) -> Outcome:
+    """A bit of a graph of the bundle has flipped."""
+    bundle = folder / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    content = bytearray((bundle / PREFILL).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / PREFILL).write_bytes(content)
+    return _not_served(folder, "altered", str(bundle))
+
+
+def missing_provider(folder: Path) -> Outcome:
+    """A GPU is insisted on, and there is none."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    return _not_served(folder, "--strict-gpu", str(BUNDLE), "--strict-gpu", **hidden)
+
+
+def swapped_statistics(folder: Path) -> Outcome:
+    """The server comes back with the normalisation statistics of another training."""
+    place = policy_address(folder)
+    with ExitStack() as stack:
+        server = stack.enter_context(scripted_server(place))
+        rig = stack.enter_context(robot_at_work(folder, place))
+        rig.walk()
+        server.kill()
+        rig.at(Level.SAFE_STAND)
+        server.wait()
+        stack.enter_context(scripted_server(place, "--normalisation-id", "stranger"))
+        read = rig.until(lambda now: "differs" in now.cause)
+        rig.operator.release()
+        quiet = rig.rest(1.0)
+    return rig.outcome(
+        "stayed in SAFE_STAND, a release included",
+        read.cause,
+        "the rest of the walk, until the first statistics are back",
+        both_values_told="normalisation differs, script here and stranger" in read.cause,
+        standing_on=levels(quiet) == {Level.SAFE_STAND},
+        upright=upright(rig.noted),
+    )
+
+
+FAULTS = {
+    "disk_full": disk_full,
+    "disk_killed_recording": killed_recording,
+    "disk_killed_checkpointing": killed_checkpointing,
+    "model_corrupted": corrupted_model,
+    "model_swapped_statistics": swapped_statistics,
+    "model_missing_provider": missing_provider,
+}
+
+
+def _asked(drill: Child, line: str) -> str:
+    assert drill.stdin is not None and drill.stdout is not None
+    drill.stdin.write(f"{line}\n")
+    drill.stdin.flush()
+    answer = drill.stdout.readline()
+    if not answer:
+        raise UserError(f"the drill has ended: {drill.communicate()[1].strip()[-500:]}")
+    return answer
+
+
+def _next_write_s(path: Path) -> float:
+    """How long after one checkpoint the next is there."""
+    changes_s: list[float] = []
+    deadline = time.monotonic() + WAIT_S
+    known = path.stat().st_mtime_ns
+    while len(changes_s) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError("no checkpoint was ever written")
+        if (now := path.stat().st_mtime_ns) != known:
+            known = now
+            changes_s.append(time.monotonic())
+        time.sleep(0.001)
+    return changes_s[1] - changes_s[0]
+
+
+def _not_served(folder: Path, remedy: str, *serve: str, **environment: str) -> Outcome:
+    """A bundle that no server opens, and a robot that is told to walk by it."""
+    place = policy_address(folder)
+    told = "nothing: it is served"
+    with robot_at_work(folder, place, connected=False) as rig:
+        try:
+            with running("hitogata", "serve", *serve, "--address", place, **environment):
+                pass
+        except UserError as error:
+            told = str(error)
+        command(rig.operator, "walk")
+        read = rig.at(Level.SAFE_STAND)
+        rig.rest(1.0)
+    return rig.outcome(
+        "never moved: HOLD, then SAFE_STAND",
+        f"{told} / {read.cause}",
+        "nothing was begun",
+        remedy_told=remedy in told,
+        never_ran=Level.RUN not in levels(rig.noted),
+        upright=upright(rig.noted),
+    )

@@ -1,0 +1,140 @@
+"""Faults of the network between a robot and its policy: late, lost, doubled, out of order, mute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bridge.chaos import Chaos, ChaosProxy
+from bridge.contract import VEL_X
+from bridge.safety import Level
+from tasks.fault_peer import OVERTAKEN
+from tasks.fault_rig import (
+    Noted,
+    Rig,
+    frames_server,
+    levels,
+    policy_address,
+    robot_at_work,
+    scripted_server,
+    upright,
+)
+from tasks.fault_trace import Outcome
+
+DISTURBED_S = 4.0
+DELAY = Chaos(delay_s=0.25)  # of each way
+LOSS = Chaos(loss=0.3)
+DUPLICATES = Chaos(duplication=1.0)
+MUTE = Chaos(loss=1.0)
+
+
+def delay(folder: Path) -> Outcome:
+    """Every round trip takes half a second more."""
+    with _network(folder) as (proxy, rig):
+        proxy.disturb(DELAY)
+        during = rig.rest(DISTURBED_S)
+        read = rig.until(lambda seen: seen.policy_latency_ms is not None)
+    return rig.outcome(
+        "walked on: a chunk lasts longer than the delay, and steps already past are skipped",
+        f"policy {read.policy_latency_ms or 0.0:.0f} ms, {read.chunk_rate_hz:.1f} chunks a second",
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+    )
+
+
+def loss(folder: Path) -> Outcome:
+    """Three messages of ten vanish."""
+    with _network(folder) as (proxy, rig):
+        proxy.disturb(LOSS)
+        during = rig.rest(DISTURBED_S)
+        read = rig.until(lambda seen: True)
+        lost = proxy.counters["lost"]
+    stood = Level.SAFE_STAND in levels(during)
+    return rig.outcome(
+        "held and stood safely when too much was lost" if stood else "walked on",
+        read.cause or f"{read.chunk_rate_hz:.1f} chunks a second",
+        f"{lost} messages of the network" + (", the rest of the walk" if stood else ""),
+        some_lost=lost > 0,
+        never_resumed_by_itself=_one_way(during),
+        upright=upright(rig.noted),
+    )
+
+
+def duplicates(folder: Path) -> Outcome:
+    """Every message arrives twice: each is obeyed once."""
+    with _network(folder) as (proxy, rig):
+        proxy.disturb(DUPLICATES)
+        during = rig.rest(DISTURBED_S)
+        read = rig.until(lambda seen: True)
+        doubled = proxy.counters["duplicated"]
+    return rig.outcome(
+        f"walked on: {doubled} second copies were dropped",
+        read.cause or f"{read.chunk_rate_hz:.1f} chunks a second, none rejected",
+        some_doubled=doubled > 0,
+        none_rejected=read.counters["rejected"] == 0,
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+    )
+
+
+def reordered(folder: Path) -> Outcome:
+    """Before and after every answer come those to the question before."""
+    place = policy_address(folder)
+    with frames_server(place), robot_at_work(folder, place) as rig:
+        rig.walk(OVERTAKEN)
+        during = rig.rest(DISTURBED_S)
+        read = rig.until(lambda seen: True)
+    slowest_m_s = min(command[VEL_X] for command in rig.robot.sent if command is not None)
+    return rig.outcome(
+        "walked on: late answers, which would have turned it back, were dropped",
+        read.cause or f"{read.chunk_rate_hz:.1f} chunks a second, none rejected",
+        none_played=bool(slowest_m_s >= 0),
+        none_rejected=read.counters["rejected"] == 0,
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+    )
+
+
+def half_open(folder: Path) -> Outcome:
+    """The server hears the robot, the robot hears nothing, and the connection stands."""
+    with _network(folder) as (proxy, rig):
+        proxy.replies = MUTE
+        read = rig.until(lambda seen: seen.level == Level.SAFE_STAND and "answer" in seen.cause)
+        after = rig.rest(1.0)
+    return rig.outcome(
+        "played its chunk out, HOLD, SAFE_STAND",
+        read.cause,
+        "the rest of the walk: the operator asks again",
+        standing_on=levels(after) == {Level.SAFE_STAND},
+        upright=upright(rig.noted),
+    )
+
+
+FAULTS = {
+    "network_delay": delay,
+    "network_loss": loss,
+    "network_duplicates": duplicates,
+    "network_reordered": reordered,
+    "network_half_open": half_open,
+}
+
+
+@contextmanager
+def _network(folder: Path) -> Iterator[tuple[ChaosProxy, Rig]]:
+    """A robot that walks, with a bad network, still calm, between it and its policy."""
+    front = f"ipc://{folder}/network.sock"
+    with (
+        scripted_server(policy_address(folder)),
+        ChaosProxy(front, policy_address(folder)) as proxy,
+        robot_at_work(folder, front) as rig,
+    ):
+        rig.walk()
+        yield proxy, rig
+
+
+def _one_way(periods: list[Noted]) -> bool:
+    """Whether no period after a safe stand is anything less."""
+    stood = [noted.level for noted in periods if noted.level > Level.HOLD]
+    first = next((i for i, n in enumerate(periods) if n.level > Level.HOLD), len(periods))
+    return len(stood) == len(periods) - first

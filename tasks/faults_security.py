@@ -1,0 +1,227 @@
+"""Strangers: without a key, with the wrong one, of another release, or without the lease."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zmq
+
+from bridge import operator_wire, wire
+from bridge.client import RemotePolicy
+from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contract_hash
+from bridge.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from bridge.operator_client import Operator
+from bridge.safety import Level
+from tasks.fault_rig import (
+    WAIT_S,
+    Rig,
+    levels,
+    policy_address,
+    robot_address,
+    robot_at_work,
+    scripted_server,
+    upright,
+)
+from tasks.fault_trace import Outcome
+
+WHILE_S = 1.0
+IGNORED_MS, STRANGER_S = 1500, 1.0
+STRANGE_PROTOCOL = 99
+STRANGE_SESSION = "e" * 16
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A robot that walks by a server with keys, and the folders of a stranger's keys."""
+
+    rig: Rig
+    address: str
+    folder: Path
+
+    def keys(self, name: str) -> ClientKeys:
+        return client_keys(self.folder / name, self.folder / "lab" / "lab.public")
+
+
+def no_key(folder: Path) -> Outcome:
+    """A client of ours without keys at a server with keys."""
+    with _lab(folder) as lab:
+        told = _refusal(lambda: RemotePolicy(lab.address))
+        return _undisturbed(lab.rig, told, remedy_told="--keys FOLDER" in told)
+
+
+def wrong_key(folder: Path) -> Outcome:
+    """A client whose key the server does not allow."""
+    with _lab(folder) as lab:
+        told = _refusal(lambda: RemotePolicy(lab.address, keys=lab.keys("eve")))
+        return _undisturbed(lab.rig, told, remedy_told="hitogata keys allow" in told)
+
+
+def plain_client(folder: Path) -> Outcome:
+    """A peer that speaks ZeroMQ without encryption to a server with keys."""
+    with _lab(folder) as lab:
+        with _raw(lab.address) as socket:
+            socket.send_multipart(wire.pack(_hello()))
+            answered = bool(socket.poll(IGNORED_MS))
+        return _undisturbed(lab.rig, "nothing: the stranger is not answered", ignored=not answered)
+
+
+def observer_commands(folder: Path) -> Outcome:
+    """Somebody who only watches commands: by asking, by claiming, by a forged lease."""
+    with _lab(folder) as lab:
+        port = lab.rig.station.port
+        with Operator(port.addresses.commands, "eve", WAIT_S) as eve:
+            unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
+            held = _refusal(eve.claim)
+        forged = operator_wire.Instruct(
+            session=STRANGE_SESSION, epoch=1, sequence=9, text="walk backwards"
+        )
+        reply = _operator_reply(port.addresses.commands, forged)
+        same = lab.rig.station.loop.instruction == "walk"
+        return _undisturbed(
+            lab.rig,
+            f"{unclaimed} / {held}",
+            told_to_claim="claim it first" in unclaimed,
+            holder_told="anna has commanded" in held,
+            forgery_refused=isinstance(reply, operator_wire.Busy),
+            instruction_kept=same,
+        )
+
+
+def wrong_protocol(folder: Path) -> Outcome:
+    """Clients and operators of another release."""
+    with _lab(folder) as lab:
+        with _raw(lab.address, lab.keys("g1")) as socket:
+            refused = _reply(socket, wire.pack(_hello(protocol=STRANGE_PROTOCOL)))
+        claim = operator_wire.Claim(
+            session=STRANGE_SESSION,
+            sequence=1,
+            protocol=STRANGE_PROTOCOL,
+            contract=contract_hash(),
+            name="eve",
+        )
+        denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
+        both = isinstance(refused, wire.Refused) and isinstance(denied, operator_wire.Denied)
+        told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
+        return _undisturbed(lab.rig, told, refused=both, both_values_told="99 here and 1" in told)
+
+
+def wrong_image(folder: Path) -> Outcome:
+    """A client whose camera has another size: of another contract, or in one message."""
+    with _lab(folder) as lab:
+        with _raw(lab.address, lab.keys("g1")) as socket:
+            refused = _reply(socket, wire.pack(_hello(contract="of 128 px")))
+            welcome = _reply(socket, wire.pack(_hello()))
+            assert isinstance(welcome, wire.Welcome)
+            image = np.zeros((IMAGE_SIZE // 2, IMAGE_SIZE, 3), np.uint8)
+            seen = Observation.from_state(0.0, np.zeros(STATE_DIM, np.float32), image)
+            fault = _reply(socket, wire.pack_observation(welcome.session, 1, "walk", seen))
+        both = isinstance(refused, wire.Refused) and isinstance(fault, wire.Fault)
+        told = f"{refused} / {fault.message}" if both else f"{refused} / {fault}"
+        return _undisturbed(lab.rig, told, refused=both, size_told=f"{IMAGE_SIZE // 2}" in told)
+
+
+def strange_operator(folder: Path) -> Outcome:
+    """Operators without a key, or with one that is not allowed, at a robot with keys."""
+    keys = {name: folder / name for name in ("g1", "anna", "eve")}
+    for name, place in keys.items():
+        make_pair(place, name)
+    allow(keys["g1"], keys["anna"] / "anna.public")
+    anna, eve = (client_keys(keys[name], keys["g1"] / "g1.public") for name in ("anna", "eve"))
+    policy, told = policy_address(folder), []
+    with (
+        scripted_server(policy),
+        robot_at_work(folder, policy, operators=(server_keys(keys["g1"]), anna)) as rig,
+    ):
+        rig.walk()
+        for own in (None, eve):
+            with Operator(robot_address(folder), "eve", STRANGER_S, own) as stranger:
+                told += [_refusal(stranger.claim), _refusal(stranger.cut)]
+                seen_by_stranger = stranger.telemetry(STRANGER_S)
+        return _undisturbed(
+            rig,
+            f"{told[0]} / {told[2]}",
+            nobody_let_in=all("no robot answers" in line for line in told),
+            never_cut=all("NOT stopped" in line for line in told[1::2]),
+            nothing_seen=seen_by_stranger is None,
+        )
+
+
+FAULTS = {
+    "security_strange_operator": strange_operator,
+    "security_no_key": no_key,
+    "security_wrong_key": wrong_key,
+    "security_plain_client": plain_client,
+    "security_observer_commands": observer_commands,
+    "security_wrong_protocol": wrong_protocol,
+    "security_wrong_image": wrong_image,
+}
+
+
+@contextmanager
+def _lab(folder: Path) -> Iterator[Lab]:
+    keys = {name: folder / name for name in ("lab", "g1", "eve")}
+    for name, place in keys.items():
+        make_pair(place, name)
+    allow(keys["lab"], keys["g1"] / "g1.public")
+    own = client_keys(keys["g1"], keys["lab"] / "lab.public")
+    with (
+        scripted_server("tcp://127.0.0.1:*", "--keys", str(keys["lab"])) as server,
+        robot_at_work(folder, server.said, keys=own) as rig,
+    ):
+        rig.walk()
+        yield Lab(rig, server.said, folder)
+
+
+def _undisturbed(rig: Rig, told: str, **facts: bool) -> Outcome:
+    """The outcome of what a walking robot should not notice."""
+    during = rig.rest(WHILE_S)
+    return rig.outcome(
+        "walked on",
+        told,
+        "nothing",
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+        **facts,
+    )
+
+
+def _refusal(attempt) -> str:
+    """What the attempt is told; it must not succeed."""
+    try:
+        attempt()
+    except UserError as error:
+        return str(error)
+    return "nothing: it was let in"
+
+
+def _hello(protocol: int = wire.PROTOCOL, contract: str | None = None) -> wire.Hello:
+    return wire.Hello(protocol=protocol, contract=contract or contract_hash())
+
+
+@contextmanager
+def _raw(address: str, keys: ClientKeys | None = None) -> Iterator[zmq.Socket[bytes]]:
+    """A socket that sends whatever one likes."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.rcvtimeo = int(1000 * WAIT_S)
+        if keys is not None:
+            socket.curve_publickey = keys.own.public.encode()
+            socket.curve_secretkey = keys.own.secret.encode()
+            socket.curve_serverkey = keys.server_public.encode()
+        socket.connect(address)
+        yield socket
+
+
+def _reply(socket: zmq.Socket[bytes], frames: list[bytes]) -> wire.Reply:
+    socket.send_multipart(frames)
+    return wire.unpack_reply(socket.recv_multipart())[0]
+
+
+def _operator_reply(address: str, request: operator_wire.Request) -> operator_wire.AnyReply:
+    with _raw(address) as socket:
+        socket.send(operator_wire.pack(request))
+        return operator_wire.unpack(operator_wire.REPLIES, socket.recv())

@@ -1,0 +1,155 @@
+"""Faults of the answers: values, shapes, types and frames that no policy should send."""
+
+from __future__ import annotations
+
+import os
+import socket as plain
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import zmq
+
+from bridge.safety import Level
+from sim.walker import command_limits
+from tasks.fault_peer import ELBOW, FRAMES, GIBIBYTE
+from tasks.fault_rig import (
+    Rig,
+    frames_server,
+    levels,
+    policy_address,
+    robot_at_work,
+    scripted_server,
+    upright,
+)
+from tasks.fault_trace import Outcome
+from tasks.footprint import footprint_of
+
+QUIET_S = 1.0
+MOST_MB = 500.0
+
+_NULL_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+_READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+_GARBAGE: dict[str, Callable[[], list[bytes]]] = {
+    "truncated": lambda: [b"\x83\xa4type\xa4stop"],
+    "random": lambda: [os.urandom(4000)],
+    "empty": lambda: [b""],
+    "nested": lambda: [b"\x91" * 8000],
+}
+
+
+def refused(kind: str, folder: Path) -> Outcome:
+    """Answers that are none, from mid-walk on: all are rejected, then the robot stands."""
+    place = policy_address(folder)
+    with frames_server(place), robot_at_work(folder, place) as rig:
+        rig.walk(kind)
+        if kind in _GARBAGE:
+            _throw_at_operator_port(rig, _GARBAGE[kind]())
+        read = rig.at(Level.SAFE_STAND)
+        after = rig.rest(QUIET_S)
+    rejected = read.counters["rejected"]
+    return rig.outcome(
+        f"rejected {rejected} answers whole, then SAFE_STAND",
+        read.cause,
+        "the rest of the walk: the operator asks again",
+        counted=rejected >= 1,
+        stood_for_a_reason="contract" in read.cause or "silent" in read.cause,
+        standing_on=levels(after) == {Level.SAFE_STAND},
+        upright=upright(rig.noted),
+    )
+
+
+def clamped(kind: str, folder: Path) -> Outcome:
+    """Finite answers beyond all limits, from mid-walk on: they are clamped, and counted."""
+    place = policy_address(folder)
+    with scripted_server(place), robot_at_work(folder, place) as rig:
+        rig.walk(kind)
+        during = rig.rest(3.0)
+        read = rig.until(lambda seen: True)
+    elbow = np.array([command[ELBOW] for command in rig.robot.sent if command is not None])
+    limits = command_limits()
+    fastest = np.abs(np.diff(elbow)).max() * 50
+    return rig.outcome(
+        f"walked on; its elbow went to {elbow.max():.2f} rad at {fastest:.1f} rad/s at most",
+        f"{read.counters['clamped']} values clamped",
+        counted=kind == "step" or read.counters["clamped"] > 0,
+        kept_running=levels(during) == {Level.RUN},
+        moved_within=elbow.max() <= limits.high[ELBOW] and fastest <= limits.rate[ELBOW] + 1e-3,
+        upright=upright(rig.noted),
+    )
+
+
+def gibibyte_from_the_server(folder: Path) -> Outcome:
+    """The server sends a frame of 1 GiB in mid-walk: refused before it is read."""
+    place = policy_address(folder)
+    with frames_server(place), robot_at_work(folder, place) as rig:
+        before = footprint_of()
+        rig.walk("gibibyte")
+        read = rig.at(Level.SAFE_STAND)
+        after = rig.rest(QUIET_S)
+        grown_mb = footprint_of().memory_mb - before.memory_mb
+    return rig.outcome(
+        f"broke the connection, HOLD, SAFE_STAND; {grown_mb:.0f} MB more memory",
+        read.cause,
+        "the rest of the walk: the operator asks again",
+        never_read=grown_mb < MOST_MB,
+        standing_on=levels(after) == {Level.SAFE_STAND},
+        upright=upright(rig.noted),
+    )
+
+
+def gibibyte_to_the_server(folder: Path) -> Outcome:
+    """A stranger sends the server 1 GiB, and garbage, while a robot walks by it."""
+    with ExitStack() as stack:
+        server = stack.enter_context(scripted_server("tcp://127.0.0.1:*"))
+        rig = stack.enter_context(robot_at_work(folder, server.said))
+        rig.walk()
+        _announce_gibibyte(int(server.said.rpartition(":")[2]))
+        during = rig.rest(2.0)
+        read = rig.until(lambda seen: True)
+        most_mb = footprint_of(server.pid).most_memory_mb
+    return rig.outcome(
+        "walked on",
+        read.cause or f"{read.chunk_rate_hz:.1f} chunks a second",
+        server_took_little_memory=most_mb < MOST_MB,
+        kept_running=levels(during) == {Level.RUN},
+        upright=upright(rig.noted),
+    )
+
+
+FAULTS = {
+    **{f"values_{kind}": partial(refused, kind) for kind in FRAMES if kind != "gibibyte"},
+    **{f"values_{kind}": partial(clamped, kind) for kind in ("huge", "step")},
+    "values_gibibyte": gibibyte_from_the_server,
+    "values_gibibyte_to_the_server": gibibyte_to_the_server,
+}
+
+
+def _throw_at_operator_port(rig: Rig, frames: list[bytes]) -> None:
+    """The same garbage where operators speak: counted there, and no more."""
+    port = rig.station.port
+    known = port.counters["malformed_messages"]
+    with zmq.Context() as context:
+        for address in (port.addresses.commands, port.addresses.stop):
+            with context.socket(zmq.DEALER) as stranger:
+                stranger.linger = 1000
+                stranger.connect(address)
+                stranger.send_multipart(frames)
+    rig.await_true(lambda: port.counters["malformed_messages"] >= known + 2)
+
+
+def _announce_gibibyte(port: int) -> None:
+    """What libzmq would send for such a frame: its head, and a beginning."""
+    ready = bytes([4, len(_READY)]) + _READY
+    with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        raw.sendall(_NULL_GREETING + ready + b"\x02" + struct.pack(">Q", GIBIBYTE) + bytes(1000))
+        try:
+            while raw.recv(65536):  # the server's own greeting, then the end
+                pass
+        except ConnectionResetError:
+            pass
+    with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        raw.sendall(os.urandom(10_000))

@@ -1,0 +1,310 @@
+"""Mutated frames against everything that listens: nothing crashes, hangs or grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import zmq
+
+from bridge import operator_wire, wire
+from bridge.contract import (
+    IMAGE_SIZE,
+    STAND_COMMAND,
+    STATE_DIM,
+    ActionChunk,
+    Observation,
+    Status,
+    UserError,
+    contract_hash,
+)
+from bridge.operator_port import OperatorPort
+from bridge.playback import CHUNK_S
+from bridge.safety import Safety
+from sim.walker import command_limits
+from tasks.fault_peer import walk_commands
+from tasks.fault_rig import Child, policy_address, robot_address, scripted_server
+from tasks.fault_trace import breaches
+from tasks.footprint import Footprint, footprint_of
+
+FRAMES = 100_000
+MOST_GROWTH_MB = 20.0
+HANGS_MS, ASK_AGAIN_MS = 30_000, 1000
+_WARM_UP = 2000
+_LOOK_EVERY = 500
+_MOST_MUTATIONS = 4
+_SESSION = "s" * 16
+# Bytes that begin something in msgpack, or end a range.
+_TELLING = (0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xC0, 0xC1, 0xC6, 0xCB, 0xDB, 0xDD, 0xDF, 0xFF)
+
+Frames = list[bytes]
+
+
+# --- mutation ---
+
+
+def mutated(frames: Frames, rng: np.random.Generator) -> Frames:
+    """A message with a few accidents, some of which keep it valid."""
+    frames = list(frames)
+    for _ in range(min(int(rng.geometric(0.6)), _MOST_MUTATIONS)):
+        place = int(rng.integers(len(frames)))
+        if rng.random() < 0.1:
+            frames = _rearranged(frames, place, rng)
+        else:
+            frames[place] = _damaged(frames[place], rng)
+    return frames
+
+
+def _rearranged(frames: Frames, place: int, rng: np.random.Generator) -> Frames:
+    choice = int(rng.integers(3))
+    if choice == 0 and len(frames) > 1:
+        return frames[:place] + frames[place + 1 :]
+    if choice == 1 and len(frames) < 8:
+        return [*frames, frames[place]]
+    return frames[place:] + frames[:place]
+
+
+def _damaged(frame: bytes, rng: np.random.Generator) -> bytes:
+    if not frame:
+        return bytes(rng.integers(256, size=8, dtype=np.uint8))
+    a, b = sorted(int(at) for at in rng.integers(len(frame) + 1, size=2))
+    match int(rng.integers(7)):
+        case 0:
+            return frame[:a]
+        case 1:
+            return frame[:a] + bytes(rng.integers(256, size=int(rng.integers(16)), dtype=np.uint8))
+        case 2:
+            return frame[:a] + frame[min(b, a + 16) :]
+        case 3:
+            return frame[:b] + frame[a:b][:64] + frame[b:]
+        case 4:
+            return b"\x91" * int(rng.integers(2000)) + frame
+        case _:
+            changed = bytearray(frame)
+            told = _TELLING[int(rng.integers(len(_TELLING)))]
+            changed[min(a, len(frame) - 1)] = told if rng.random() < 0.5 else a % 256
+            return bytes(changed)
+
+
+# --- valid messages, to be mutated ---
+
+
+def requests(session: str) -> list[Frames]:
+    """What a client says to a policy server."""
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    seen = Observation.from_state(1.0, np.zeros(STATE_DIM, np.float32), image)
+    hello = wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash(), model_id="script")
+    return [
+        wire.pack(hello),
+        wire.pack(wire.Reset(session=session, sequence=1)),
+        wire.pack(wire.Goodbye(session=session)),
+        wire.pack_observation(session, 2, "walk", seen),
+    ]
+
+
+def replies() -> list[Frames]:
+    """What a policy server says to a client."""
+    chunk = ActionChunk(0.0, walk_commands(), Status.ACTING, 1.0, {"action": "walk"})
+    welcome = wire.Welcome(
+        session="s", protocol=1, contract=contract_hash(), model_id="m", normalisation_id="n"
+    )
+    refused = wire.Refused(term="model", client="a", server="b", remedy="serve a")
+    return [
+        wire.pack_chunk("s", 1, chunk),
+        wire.pack_chunk("s", 2, chunk),
+        wire.pack(welcome),
+        wire.pack(refused),
+        wire.pack(wire.Done(session="s", sequence=1)),
+        wire.pack(wire.Fault(session="s", sequence=1, message="no")),
+    ]
+
+
+def wishes() -> tuple[list[Frames], list[Frames]]:
+    """What operators say: commands, and halts."""
+    terms: dict[str, Any] = {"session": _SESSION, "epoch": 1}
+    claim = operator_wire.Claim(
+        session=_SESSION, sequence=1, protocol=1, contract=contract_hash(), name="anna"
+    )
+    asked = (
+        claim,
+        operator_wire.Beat(sequence=2, **terms),
+        operator_wire.Instruct(sequence=3, text="walk", **terms),
+        operator_wire.Release(sequence=4, **terms),
+        operator_wire.NewScene(sequence=5, seed=7, **terms),
+        operator_wire.Leave(sequence=6, **terms),
+    )
+    halts = (operator_wire.Stop(sequence=1), operator_wire.Cut(sequence=2))
+    return [[operator_wire.pack(each)] for each in asked], [
+        [operator_wire.pack(each)] for each in halts
+    ]
+
+
+# --- what listens ---
+
+
+def fuzz(frames: int = FRAMES, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Sends so many mutated messages to each end; UserError names the first that breaks.
+
+    For each end: messages, how many were refused, seconds, growth of memory in MB.
+    """
+    ends = {"server": _fuzz_server, "client": _fuzz_client, "operator_port": _fuzz_port}
+    return {name: end(frames, np.random.default_rng(seed)) for name, end in ends.items()}
+
+
+def _fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """A client's and an operator's decoding, and the safety behind it."""
+    valid = replies()
+    moment = operator_wire.Telemetry(time_s=1.0, level=0, cause="", counters={"holds": 1})
+    shown = [[operator_wire.pack_telemetry(moment)]]
+    limits = command_limits()
+    refused = 0
+    with _measured(frames) as (count, figures):
+        for number in count():
+            kind = shown if number % 4 == 0 else valid
+            message = mutated(kind[int(rng.integers(len(kind)))], rng)
+            try:
+                if kind is shown:
+                    operator_wire.unpack_telemetry(message[0])
+                    continue
+                reply, arrays = wire.unpack_reply(message)
+                if isinstance(reply, wire.Chunk):
+                    _play(wire.chunk_of(reply, arrays), limits)
+            except wire.WireError:
+                refused += 1
+    return figures | {"refused": refused}
+
+
+def _play(chunk: ActionChunk, limits) -> None:
+    """What a chunk that could be read lets the motors do: never more than the limits allow."""
+    safety = Safety(limits)
+    safety.expect(0.0, chunks=True)
+    safety.accept(chunk, 0.0)
+    sent = [STAND_COMMAND, *(safety.step(now_s, None).command for now_s in (0.0, 0.02, CHUNK_S))]
+    if wrong := breaches(sent, limits):
+        raise UserError(f"a mutated chunk reached the motors: {wrong}")
+
+
+def _fuzz_server(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """The policy server, in its process."""
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        place = policy_address(Path(folder))
+        with scripted_server(place) as server, _dealer(place) as socket:
+            session = _greeted(socket)
+            valid = requests(session)
+            refused = 0
+            with _measured(frames, server) as (count, figures):
+                for number in count():
+                    # The observation is the longest by far.
+                    kind = int(rng.integers(len(valid))) if number % 4 else 3
+                    refused += _said(socket, mutated(valid[kind], rng))
+                    if number % _LOOK_EVERY == 0:
+                        _greeted(socket)
+                _greeted(socket)
+            if server.poll() is not None:
+                raise UserError("the policy server has ended: read its log")
+    return figures | {"refused": refused}
+
+
+def _said(socket: zmq.Socket[bytes], frames: Frames) -> int:
+    """Sends a message, reads what has been answered so far; how many faults were in it."""
+    _send(socket, frames)
+    return sum(isinstance(reply, wire.Fault) for reply in _answers(socket, 0))
+
+
+def _greeted(socket: zmq.Socket[bytes]) -> str:
+    """The session of a fresh handshake; UserError when none comes.
+
+    A server drops answers to a client that has not read its last ones, so this asks again.
+    """
+    deadline = time.monotonic() + HANGS_MS / 1000
+    while time.monotonic() < deadline:
+        _send(socket, wire.pack(wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash())))
+        for reply in _answers(socket, ASK_AGAIN_MS):
+            if isinstance(reply, wire.Welcome):
+                return reply.session
+    raise UserError(f"the policy server has not answered for {HANGS_MS / 1000:g} s")
+
+
+def _send(socket: zmq.Socket[bytes], frames: Frames) -> None:
+    if not socket.poll(HANGS_MS, zmq.POLLOUT):
+        raise UserError(f"the policy server has taken nothing for {HANGS_MS / 1000:g} s")
+    socket.send_multipart(frames, zmq.NOBLOCK)
+
+
+def _answers(socket: zmq.Socket[bytes], patience_ms: int) -> Iterator[wire.Reply]:
+    """What is answered, until nothing comes for a while."""
+    while socket.poll(patience_ms):
+        yield wire.unpack_reply(socket.recv_multipart())[0]
+
+
+def _fuzz_port(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """The robot's operator port: the sockets for commands and for stops."""
+    commands, halts = wishes()
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        place = robot_address(Path(folder))
+        with OperatorPort(place, simulated=True) as port:
+            with _dealer(port.addresses.commands) as peer, _dealer(port.addresses.stop) as stopper:
+                with _measured(frames) as (count, figures):
+                    for number in count():
+                        socket, kind = (stopper, halts) if number % 4 == 0 else (peer, commands)
+                        message = mutated(kind[int(rng.integers(len(kind)))], rng)
+                        _heard(port, socket, message)
+                _still_stops(port, stopper)
+            return figures | {"refused": port.counters["malformed_messages"]}
+
+
+def _heard(port: OperatorPort, socket: zmq.Socket[bytes], message: Frames) -> None:
+    while not socket.poll(0, zmq.POLLOUT):
+        port.poll()
+    socket.send_multipart(message, zmq.NOBLOCK)
+    port.poll()
+    while socket.poll(0):
+        socket.recv_multipart()
+
+
+def _still_stops(port: OperatorPort, stopper: zmq.Socket[bytes]) -> None:
+    stopper.send(operator_wire.pack(operator_wire.Stop(sequence=99)))
+    deadline = time.monotonic() + HANGS_MS / 1000
+    while time.monotonic() < deadline:
+        port.poll()
+        while stopper.poll(1):
+            told = operator_wire.unpack(operator_wire.ACKNOWLEDGEMENTS, stopper.recv())
+            if told.sequence == 99:
+                return
+    raise UserError("a stop was not acknowledged")
+
+
+@contextmanager
+def _dealer(address: str) -> Iterator[zmq.Socket[bytes]]:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(address)
+        yield socket
+
+
+@contextmanager
+def _measured(
+    frames: int, process: Child | None = None
+) -> Iterator[tuple[Callable[[], Iterator[int]], dict[str, float]]]:
+    """Numbers to count messages by, and what came of them once they are all sent."""
+    figures: dict[str, float] = {}
+    pid = process.pid if process else None
+    begun: list[Footprint] = []
+
+    def count() -> Iterator[int]:
+        for number in range(frames):
+            if number == min(_WARM_UP, frames // 2):
+                begun.append(footprint_of(pid))
+            yield number
+
+    started = time.monotonic()
+    yield count, figures
+    grown_mb = footprint_of(pid).memory_mb - begun[0].memory_mb
+    figures |= {"messages": frames, "s": time.monotonic() - started, "growth_mb": grown_mb}
+    if grown_mb > MOST_GROWTH_MB:
+        raise UserError(f"memory grew by {grown_mb:.0f} MB within {frames} mutated messages")

@@ -1,0 +1,196 @@
+"""A simulated robot at work for long, among faults at random: it must outlast them all.
+
+Servers die and come back, hang, the network is bad, people stop and release. At the end the robot
+stands upright, everything that reached its motors was within limits, and nothing has leaked.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from bridge.chaos import Chaos, ChaosProxy
+from bridge.safety import Level
+from tasks.fault_rig import Child, Rig, bundle_server, command, policy_address, robot_at_work
+from tasks.fault_trace import verdict
+from tasks.footprint import Footprint, footprint_of
+
+MOST_GROWTH_MB = 20.0
+WARM_UP_S = 60.0
+# In place, so that half an hour fits into a room; one step there is one step back.
+INSTRUCTIONS = (
+    "wave",
+    "raise your left arm",
+    "raise your right arm",
+    "turn left by ninety degrees",
+    "turn right by ninety degrees",
+    "walk forward half a metre",
+    "walk backward half a metre",
+)
+_IN_PLACE = 5
+_FAR_M = 1.0
+_QUIET_S, _FAULT_S = (2.0, 8.0), (0.5, 6.0)
+
+
+@dataclass(frozen=True)
+class SoakConfig:
+    """How long, and which random faults.
+
+    Attributes:
+        minutes: How long; leaks are counted after the first minute, or quarter.
+        seed: Another seed, other faults.
+    """
+
+    minutes: float = 30.0
+    seed: int = 0
+
+
+class Soak:
+    """A robot with its server and a network between them, and the faults that befall it."""
+
+    def __init__(self, folder: Path, rng: np.random.Generator) -> None:
+        self.counts: Counter[str] = Counter()
+        self.wrong: set[str] = set()
+        self._folder, self._rng = folder, rng
+        self._front = f"ipc://{folder}/network.sock"
+        self._serving, self._network = ExitStack(), ExitStack()
+        self._server = self._serve()
+        self._proxy = self._connect()
+        self._stack = ExitStack()
+        self.rig: Rig = self._stack.enter_context(
+            robot_at_work(folder, self._proxy.address, render=True)
+        )
+
+    def close(self) -> None:
+        self._stack.close()
+        self._network.close()
+        self._serving.close()
+
+    def befall(self) -> None:
+        """One fault at random, and what an operator does after it."""
+        faults = (self._kill, self._suspend, self._disturb, self._stop)
+        fault: Callable[[], None] = faults[int(self._rng.integers(len(faults)))]
+        self.counts[fault.__name__.strip("_")] += 1
+        fault()
+        self._instruct()
+        time.sleep(float(self._rng.uniform(*_QUIET_S)))
+        self.wrong |= set(self.rig.forget())
+        if not self.rig.noted[-1].upright:
+            self.wrong.add("the robot has fallen")
+
+    def settled(self) -> Footprint:
+        """What this process holds with a fresh network and a running robot."""
+        self._network.close()
+        self._proxy = self._connect()
+        self._instruct()
+        self.wrong |= set(self.rig.forget())
+        gc.collect()
+        return footprint_of()
+
+    def _serve(self) -> Child:
+        return self._serving.enter_context(bundle_server(policy_address(self._folder)))
+
+    def _connect(self) -> ChaosProxy:
+        seed = int(self._rng.integers(1 << 31))
+        proxy = ChaosProxy(self._front, policy_address(self._folder), seed=seed)
+        return self._network.enter_context(proxy)
+
+    def _instruct(self) -> None:
+        """Releases what is latched, and begins something that keeps the robot in its room."""
+        pose = self.rig.until(lambda seen: seen.base_pose is not None).base_pose or [0.0, 0.0]
+        far = max(abs(pose[0]), abs(pose[1])) > _FAR_M
+        choices = INSTRUCTIONS[:_IN_PLACE] if far else INSTRUCTIONS
+        command(self.rig.operator, choices[int(self._rng.integers(len(choices)))])
+        self.rig.resume()
+
+    def _kill(self) -> None:
+        self._server.kill()
+        self._pass_time()
+        self._serving.close()
+        self._server = self._serve()
+
+    def _suspend(self) -> None:
+        self._server.send_signal(signal.SIGSTOP)
+        self._pass_time()
+        self._server.send_signal(signal.SIGCONT)
+
+    def _disturb(self) -> None:
+        chance = self._rng.uniform(0.0, 0.3, size=5)
+        self._proxy.disturb(
+            Chaos(
+                delay_s=float(self._rng.uniform(0.0, 0.4)),
+                jitter_s=float(self._rng.uniform(0.0, 0.2)),
+                loss=float(chance[0]),
+                duplication=float(chance[1]),
+                reordering=float(chance[2]),
+                truncation=float(chance[3]),
+                corruption=float(chance[4]),
+                stalled=bool(self._rng.random() < 0.2),
+            )
+        )
+        self._pass_time()
+        self._proxy.disturb(Chaos())
+
+    def _stop(self) -> None:
+        self.rig.operator.stop()
+        self.rig.at(Level.SAFE_STAND)
+        self._pass_time()
+
+    def _pass_time(self) -> None:
+        time.sleep(float(self._rng.uniform(*_FAULT_S)))
+
+
+def soak(config: SoakConfig = SoakConfig()) -> dict[str, Any]:
+    """Soaks a robot; how often each fault came, what has grown, and an outcome as of a fault."""
+    rng = np.random.default_rng(config.seed)
+    ends_s = time.monotonic() + 60 * config.minutes
+    warm_s = time.monotonic() + min(WARM_UP_S, 15 * config.minutes)
+    before: Footprint | None = None
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        soaked = Soak(Path(folder), rng)
+        try:
+            soaked.settled()
+            while before is None or time.monotonic() < ends_s:
+                soaked.befall()
+                if before is None and time.monotonic() > warm_s:
+                    before = soaked.settled()
+            after = soaked.settled()
+            read = soaked.rig.until(lambda seen: True)
+        finally:
+            soaked.close()
+    return _figures(config, soaked, before, after) | {"operator": read.cause}
+
+
+def _figures(
+    config: SoakConfig, soaked: Soak, before: Footprint, after: Footprint
+) -> dict[str, Any]:
+    growth_mb = after.memory_mb - before.memory_mb
+    wrong = sorted(soaked.wrong)
+    wrong += [f"memory grew by {growth_mb:.0f} MB"] if growth_mb > MOST_GROWTH_MB else []
+    for kind in ("files", "threads"):
+        if (leaked := getattr(after, kind) - getattr(before, kind)) > 0:
+            wrong.append(f"{leaked} {kind} leaked")
+    outcome = verdict(wrong, f"upright after {config.minutes:g} minutes", "")
+    counters = {name: int(soaked.rig.station.loop.safety.counters[name]) for name in _SHOWN}
+    return {
+        **asdict(outcome),
+        "minutes": config.minutes,
+        "faults": dict(soaked.counts),
+        "growth_mb": growth_mb,
+        "files": [before.files, after.files],
+        "threads": [before.threads, after.threads],
+        **counters,
+    }
+
+
+_SHOWN = ("rejected", "clamped", "holds", "stands", "damps")

@@ -1,0 +1,58 @@
+"""Fuzz, load and soak in miniature: that they run, and that they would notice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bridge import operator_wire
+from bridge.contract import UserError
+from tasks.footprint import footprint_of
+from tasks.fuzz import fuzz, mutated, replies
+from tasks.load import LoadConfig, put_load
+from tasks.soak import SoakConfig, soak
+
+
+def test_mutations_differ_and_repeat_by_seed():
+    message = replies()[0]
+    first, again = ([mutated(message, np.random.default_rng(3))] for _ in range(2))
+    assert first == again
+    rng = np.random.default_rng(0)
+    changed = [mutated(message, rng) != message for _ in range(300)]
+    assert np.mean(changed) > 0.9
+    assert message == replies()[0], "the message itself stays as it is"
+
+
+def test_fuzz_in_miniature():
+    figures = fuzz(frames=600)
+    assert set(figures) == {"server", "client", "operator_port"}
+    for end, found in figures.items():
+        assert found["messages"] == 600 and found["refused"] > 100, end
+        assert found["growth_mb"] < 20, end
+
+
+def test_a_footprint_sees_memory_files_and_threads(tmp_path):
+    before = footprint_of()
+    held = np.ones(4_000_000)  # 32 MB
+    with (tmp_path / "file").open("w"):
+        now = footprint_of()
+    assert now.memory_mb - before.memory_mb == pytest.approx(32, abs=4)
+    assert now.files == before.files + 1 and now.threads >= 1 and held.size
+    with pytest.raises(UserError, match="process 999999999"):
+        footprint_of(999999999)
+
+
+@pytest.mark.slow
+def test_load_in_miniature():
+    figures = put_load(LoadConfig(clients=3, hz=2.0, seconds=4.0))
+    assert figures["clients"] == 3 and figures["faults"] == 0
+    assert figures["answered_hz"] > 1.0 and figures["p99_ms"] >= figures["p50_ms"] > 0
+
+
+@pytest.mark.slow
+def test_soak_in_miniature(monkeypatch):
+    monkeypatch.setattr(operator_wire, "STALE_S", 30.0)
+    figures = soak(SoakConfig(minutes=1 / 3, seed=1))
+    assert sum(figures["faults"].values()) >= 1
+    assert "BUT" not in figures["robot"] or "fallen" not in figures["robot"]
+    assert figures["damps"] == 0

@@ -1,0 +1,100 @@
+"""Every fault of the catalogue on a simulated robot: what it does, what its operator reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bridge import operator_wire
+from bridge.contract import STAND_COMMAND, VEL_X, UserError
+from bridge.results import read_figures
+from bridge.safety import Limiter
+from sim.walker import command_limits
+from tasks.bench_faults import bench_faults, faults_table
+from tasks.fault_trace import breaches, verdict
+from tasks.faults import FAULTS, choose, purpose, try_fault
+
+
+@pytest.fixture
+def patient(monkeypatch) -> None:
+    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
+    monkeypatch.setattr(operator_wire, "STALE_S", 30.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_robot_stays_safe(name, patient):
+    outcome = try_fault(name)
+    assert outcome.passed, outcome
+    assert outcome.robot and outcome.operator and "\n" not in outcome.operator
+    assert "Traceback" not in outcome.operator
+
+
+def test_every_fault_says_what_it_is():
+    for name in FAULTS:
+        assert len(purpose(name)) > 20 and "partial" not in purpose(name), name
+
+
+def test_an_unknown_fault_is_answered_with_the_nearest():
+    assert choose(()) == tuple(FAULTS)
+    assert choose(["body_fall"]) == ("body_fall",)
+    with pytest.raises(UserError, match="network_delay"):
+        choose(["network_dalay"])
+
+
+def test_a_trace_within_its_limits():
+    limits, rng = command_limits(), np.random.default_rng(0)
+    limiter = Limiter(limits, STAND_COMMAND)
+    sent = [STAND_COMMAND, STAND_COMMAND]
+    sent += [limiter.step(STAND_COMMAND + rng.normal(0, 3, 18)) for _ in range(500)]
+    assert breaches(sent, limits) == []
+    # After brakes a trace begins anew, wherever the joints are.
+    assert breaches([*sent, None, STAND_COMMAND], limits) == []
+    assert breaches([*sent, STAND_COMMAND + 0.3], limits) != []
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "wrong"),
+    [
+        (VEL_X, [0.0, np.nan, 0.0], "finite"),
+        (VEL_X, [0.0, np.inf], "finite"),
+        (VEL_X, [0.81, 0.81], "range"),
+        (VEL_X, [0.0, 0.13], "too fast"),
+        # 2 rad/s from rest within a period: allowed as a rate, not as its change of 100 rad/s².
+        (7, [0.6, 0.6, 0.64], "rate changed"),
+    ],
+)
+def test_a_trace_beyond_its_limits(field, values, wrong):
+    sent = []
+    for value in values:
+        command = STAND_COMMAND.copy()
+        command[field] = value
+        sent.append(command)
+    assert any(wrong in line for line in breaches(sent, command_limits()))
+
+
+def test_what_does_not_hold_is_told():
+    assert verdict([], "stood", "a\n b").operator == "a b"
+    failed = verdict(["not upright"], "stood", "")
+    assert not failed.passed and failed.robot == "BUT not upright. stood"
+
+
+def test_the_table_shows_failures(tmp_path, monkeypatch):
+    monkeypatch.setitem(FAULTS, "good", lambda folder: verdict([], "stood", "read"))
+    monkeypatch.setitem(FAULTS, "bad", lambda folder: verdict(["not upright"], "fell", "read"))
+
+    def hopeless(folder):
+        raise TimeoutError("the robot never showed it")
+
+    monkeypatch.setitem(FAULTS, "hopeless", hopeless)
+    results = tmp_path / "bridge.json"
+    bench_faults(["good"], results)
+    with pytest.raises(UserError, match="2 faults failed: read the lines of bad, hopeless"):
+        bench_faults(["bad", "hopeless"], results)
+    kept = read_figures(results)["faults"]
+    assert {name: outcome["passed"] for name, outcome in kept.items()} == {
+        "good": True,
+        "bad": False,
+        "hopeless": False,
+    }
+    assert faults_table(kept).row_count == 3
