@@ -1,7 +1,9 @@
-"""Writes the figures of docs/results/*.json into README.md, between its two markers.
+"""Writes measured figures, and facts of the shipped bundle, into the documents that show them.
+
+They stand between two markers. Figures come from docs/results/*.json, facts from the manifest.
 
 python docs/tables.py            writes
-python docs/tables.py --check    fails when README.md is out of step
+python docs/tables.py --check    fails when a document is out of step
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-BEGIN, END = "<!-- figures: python docs/tables.py -->", "<!-- end of figures -->"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "model_card.md")
+MANIFEST = ROOT / "assets" / "models" / "bundle" / "manifest.json"
 
 # Figure's key, what it tells, what it shall at least be, how it is written.
 RATE, MS, TIMES, SECONDS, GIGABYTES = "{:.1%}", "{:.1f} ms", "{:.2f}x", "{:.0f} s", "{:.2f} GB"
@@ -64,21 +66,53 @@ def _write(value: float, form: str) -> str:
     return form.format(value).replace("%", " %")
 
 
-def in_step(readme: str) -> str:
-    """The README's text with its figures renewed."""
-    before, rest = readme.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    return f"{before}{BEGIN}\n{table(read_figures(ROOT / 'docs' / 'results'))}\n{END}{after}"
+def bundle_table(manifest: dict[str, Any]) -> str:
+    """The Markdown table of what a bundle's manifest says of its training, size and parity."""
+    came, parity = manifest["provenance"], manifest["parity"]
+    close = parity["against_float32"]
+    megabytes = sum(file["size"] for file in manifest["files"].values()) / 1e6
+    facts = {
+        "model": f"`{manifest['model_id']}`",
+        "steps of training": f"{came['step']:,}",
+        "samples seen": f"{came['samples']:,}",
+        "recorded frames": f"{came['frames']:,}",
+        "exported by": f"`{came['command']}`",
+        "weights": f"{manifest['quantization']['bits']} bits in blocks of "
+        f"{manifest['quantization']['block']}",
+        "size of the folder, text encoder included": f"{megabytes:.1f} MB",
+        "tokens that differ from float32": _write(close["tokens_that_differ"], RATE),
+        "same status as float32": _write(close["status_agreement"], RATE),
+        "observations compared": f"{parity['samples']}",
+    }
+    lines = ["| of the bundle | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def in_step(text: str) -> str:
+    """A document's text with its figures, and its facts of the bundle if it has any, renewed."""
+    text = _between(text, "figures", table(read_figures(ROOT / "docs" / "results")))
+    return _between(text, "bundle", bundle_table(json.loads(MANIFEST.read_text())))
+
+
+def _between(text: str, name: str, content: str) -> str:
+    """The text with the content between its markers of that name, if it has such markers."""
+    begin, end = f"<!-- {name}: python docs/tables.py -->", f"<!-- end of {name} -->"
+    if begin not in text:
+        return text
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main() -> None:
-    old = README.read_text()
-    new = in_step(old)
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            sys.exit("README.md is out of step with docs/results: run `make tables`")
-    elif new != old:
-        README.write_text(new)
+    for document in DOCUMENTS:
+        old = document.read_text()
+        new = in_step(old)
+        if "--check" in sys.argv[1:]:
+            if new != old:
+                name = document.relative_to(ROOT)
+                sys.exit(f"{name} is out of step with figures or bundle: run `make tables`")
+        elif new != old:
+            document.write_text(new)
 
 
 if __name__ == "__main__":

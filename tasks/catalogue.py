@@ -12,7 +12,7 @@ from bridge.contract import ARMS, STAND_COMMAND, VEL_X, UserError
 from sim.scene import Scene, sample_scene
 from tasks import arms
 from tasks.judge import Judge
-from tasks.language import Meaning, sample_meaning
+from tasks.language import FAMILIES, Meaning, sample_meaning
 
 # Half the width that a walking robot needs, and how far before its feet an object must stay.
 WAY_HALF_WIDTH_M = 0.5
@@ -61,6 +61,12 @@ def family(name: str) -> Family:
         return CATALOGUE[name]
     nearest = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
     raise UserError(f"unknown task {name!r}: did you mean {' or '.join(nearest)}?")
+
+
+def family_of(meaning: Meaning | None) -> Family | None:
+    """The family to which what is asked belongs; None for what is no task."""
+    names = (name for name, actions in FAMILIES.items() if meaning and meaning.action in actions)
+    return next((CATALOGUE[name] for name in names), None)
 
 
 def start_command(meaning: Meaning, rng: np.random.Generator) -> np.ndarray:

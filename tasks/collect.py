@@ -24,6 +24,7 @@ from bridge.dataset import DatasetWriter
 from tasks.catalogue import CATALOGUE, family
 from tasks.language import SLOTS
 from tasks.record import RecordConfig, Recording, record_episode
+from tasks.task_file import add_tasks, check_tasks
 
 MakePolicy = Callable[[], Policy]
 
@@ -43,7 +44,7 @@ class _Job:
 def collect(
     folder: Path | str,
     episodes: int,
-    families: Sequence[str] = tuple(CATALOGUE),
+    families: Sequence[str] | None = None,
     seed: int = 0,
     processes: int = 2,
     policy: MakePolicy | None = None,
@@ -52,10 +53,14 @@ def collect(
 ) -> int:
     """Adds to a dataset until it has `episodes`; returns how many frames were added.
 
+    Without `families` all of the catalogue are asked, the user's own included.
+
     Episode i depends on `seed` and i alone, so a collection that was stopped goes on as if it had
     not been. The expert acts, or a policy that `policy` (which must pickle) makes in each process;
     then the expert labels what it would have done in its place.
     """
+    check_tasks(config.tasks)
+    families = families or tuple(CATALOGUE)
     for name in families:
         family(name)
     writer = DatasetWriter(folder, SLOTS)
@@ -76,6 +81,7 @@ def collect(
 
 
 def _record(job: _Job) -> Recording:
+    add_tasks(job.config.tasks)
     rng = np.random.default_rng([job.seed, job.index])
     return record_episode(job.families, rng, _policy, job.config, job.walker_path)
 

@@ -11,14 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commandline import told
 from bridge.contract import Policy, UserError
 from bridge.files import write_bytes, write_json
 from bridge.results import wilson_interval
+from sim.scene import Scene, scene_spec
 from sim.world import World
 from tasks.catalogue import CATALOGUE, Trial, family
 from tasks.collect import MakePolicy, own_policy, progress_bar, workers
-from tasks.episode import ExpertPolicy, run_episode, warm_up
+from tasks.episode import ExpertPolicy, Frame, run_episode, warm_up
+from tasks.judge import Judge
 from tasks.language import SPLITS, sample_wording
+from tasks.report import Clip, rank, write_report
+from tasks.task_file import add_tasks
+from tasks.video import clip_frames, draw_clip
 
 # Scenes of an evaluation come from seeds that no collection uses.
 EVALUATION = 0x5EED_E7A1
@@ -38,6 +44,8 @@ class EvaluateConfig:
         processes: Episodes at a time.
         baseline: Names the figures of a policy that is denied something, e.g. "no_text".
         robot: Another MJCF of the 29-joint G1.
+        tasks: Files with tasks of your own, which --families may then name.
+        clips: Show the best and the worst run in the report.
     """
 
     families: tuple[str, ...] = ("go_to", "walk", "gesture", SWAP)
@@ -47,6 +55,8 @@ class EvaluateConfig:
     processes: int = 2
     baseline: str | None = None
     robot: Path | None = None
+    tasks: tuple[Path, ...] = ()
+    clips: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,32 +67,61 @@ class _Job:
     config: EvaluateConfig
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """An episode that was tried: its row, and what it takes to look at it again."""
+
+    row: dict[str, Any]
+    scene: Scene
+    frames: list[Frame]
+
+
 def evaluate(
-    make_policy: MakePolicy | None, config: EvaluateConfig, folder: Path | str | None = None
+    make_policy: MakePolicy | None,
+    config: EvaluateConfig,
+    folder: Path | str | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The figures of a policy, by the names that docs/results uses; rates in 0..1.
 
     `make_policy` is called once in each process and must pickle; None evaluates the expert.
-    With a folder, episodes.json has a row for every episode and success.png a bar for every
-    family. Raises UserError for a family or split that does not exist.
+    With a folder, episodes.json has a row for every episode, success.png a bar for every family,
+    and report.html all of it, beside the figures that are `known` from other evaluations.
+    Raises UserError for a family or split that does not exist.
     """
     _check(config)
     jobs = list(_jobs(config))
     rows: list[dict[str, Any]] = []
+    shown: list[_Tried] = []
     with progress_bar() as bar, workers(min(config.processes, len(jobs)), make_policy) as mapped:
         task = bar.add_task("evaluate", total=len(jobs), note="")
-        for row in mapped(_try, jobs):
-            rows.append(row)
+        for tried in mapped(_try, jobs):
+            rows.append(tried.row)
+            ranked = sorted([*shown, tried], key=lambda other: rank(other.row))
+            shown = [ranked[0], ranked[-1]]
             right = sum(r["success"] for r in rows)
             bar.update(task, advance=1, note=f"{right} of {len(rows)} right")
     figures = figures_of(rows, config)
     if folder is not None:
-        write_json(Path(folder, "episodes.json"), rows)
+        clips = _clips(shown, config.robot) if config.clips else []
+        write_report(Path(folder, "report.html"), rows, figures, known or {}, told(), clips)
+        kept = [{k: v for k, v in row.items() if k != "latencies_ms"} for row in rows]
+        write_json(Path(folder, "episodes.json"), kept)
         write_bytes(Path(folder, "success.png"), draw_success(figures))
     return figures
 
 
+def _clips(shown: Sequence[_Tried], robot: Path | None) -> list[Clip]:
+    """The worst and the best run, the best first; one alone if there is no other."""
+    clips = []
+    for title, tried in zip(("best run", "worst run"), reversed(shown), strict=True):
+        model = scene_spec(tried.scene, robot).compile()
+        clips.append(Clip(title, tried.row, draw_clip(model, tried.frames)))
+    return clips if shown[0] is not shown[1] else clips[:1]
+
+
 def _check(config: EvaluateConfig) -> None:
+    add_tasks(config.tasks)
     for name in config.families:
         if name != SWAP:
             family(name)
@@ -101,28 +140,45 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
     ]
 
 
-def _try(job: _Job) -> dict[str, Any]:
-    """One episode; the row that remembers it. The same job gives the same scene and words."""
+def _try(job: _Job) -> _Tried:
+    """One episode. The same job gives the same scene and words."""
     config = job.config
+    add_tasks(config.tasks)
     rng = np.random.default_rng([EVALUATION, config.seed, job.index, *job.name.encode()])
     trial = CATALOGUE["go_to" if job.name == SWAP else job.name].trial(rng, N_OBJECTS)
     if job.swapped:
         trial = _swapped(trial, rng)
     wording = sample_wording(trial.meaning, rng, config.split)
     world = World(trial.scene, seed=job.index, robot_path=config.robot)
+    judge, frames = trial.judge(), []
     try:
         warm_up(world, trial.start_command)
         policy: Policy = own_policy() or ExpertPolicy(world, trial.meaning)
-        outcome = run_episode(world, policy, wording, trial.judge(), trial.time_limit_s)
+        outcome = run_episode(
+            world, policy, wording, judge, trial.time_limit_s, on_frame=frames.append
+        )
     finally:
         world.close()
     row = dict(vars(outcome), family=job.name, index=job.index, swapped=job.swapped)
-    latencies = row.pop("latencies_ms")
-    return row | {
+    row |= _objects(trial, judge) | {
         "split": config.split,
         "wording": wording,
         "meaning": trial.meaning.slots(),
-        "latency_p50_ms": float(np.median(latencies)),
+        "latency_p50_ms": float(np.median(outcome.latencies_ms)),
+    }
+    return _Tried(row, trial.scene, clip_frames(frames) if config.clips else [])
+
+
+def _objects(trial: Trial, judge: Judge) -> dict[str, Any]:
+    """The object that the robot was sent to, and the nearest at the end; for go-to tasks alone."""
+    target, nearest = judge.target(), judge.nearest()
+    if trial.meaning.action != "go_to" or target is None or nearest is None:
+        return {}
+    asked, near = (trial.scene.objects[i] for i in (target, nearest[0]))
+    return {
+        "asked": {"colour": asked.colour, "shape": asked.shape},
+        "nearest": {"colour": near.colour, "shape": near.shape},
+        "nearest_m": nearest[1],
     }
 
 
@@ -193,11 +249,11 @@ def draw_success(figures: Mapping[str, Any]) -> bytes:
     axes.bar(range(len(keys)), rates, color="#4477aa", width=0.6)
     errors = np.clip([rates - low, high - rates], 0, None)
     axes.errorbar(range(len(keys)), rates, errors, fmt="none", ecolor="black", capsize=4)
-    for place, rate in enumerate(rates):
-        axes.text(place, 0.03, f"{rate:.0%}", ha="center", color="white", fontweight="bold")
+    for place, (rate, top) in enumerate(zip(rates, high, strict=True)):
+        axes.text(place, max(rate, top) + 0.02, f"{rate:.0%}", ha="center", fontweight="bold")
     labels = [key.removesuffix("_success").replace("_", " ") for key in keys]
     axes.set_xticks(range(len(keys)), labels)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.1)
     axes.set_ylabel("success (95 % Wilson interval)")
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=150)

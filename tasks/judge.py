@@ -126,7 +126,7 @@ class Judge:
             self._tracks, self._raised(truth), self._aside(truth), strict=True
         ):
             track.watch(raised, hand)
-        if self.spoilt or not self._fulfilled(truth):
+        if self.spoilt or not self.fulfilled(truth):
             self._since = None
             return False
         if self._since is None:
@@ -155,13 +155,19 @@ class Judge:
         ]
         return named[0] if len(named) == 1 else None
 
+    def nearest(self) -> tuple[int, float] | None:
+        """The object nearest to the robot at the end, and its distance in m; None without any."""
+        distances = [self._last.distance_bearing(i)[0] for i in range(len(self.scene.objects))]
+        return min(enumerate(distances), key=lambda pair: pair[1]) if distances else None
+
     def displacement(self, truth: Truth) -> tuple[float, float, float]:
         """Forward m, left m and turned rad (not wrapped) since `begin`, in its heading frame."""
         dx, dy = np.subtract(truth.base[:2], self._start.base[:2])
         cos, sin = np.cos(self._start.base[2]), np.sin(self._start.base[2])
         return float(cos * dx + sin * dy), float(-sin * dx + cos * dy), self._yaw
 
-    def _fulfilled(self, truth: Truth) -> bool:
+    def fulfilled(self, truth: Truth) -> bool:
+        """Whether the state is the one that was asked for; tasks of the user's own say it anew."""
         action = self.meaning.action
         if action == "go_to":
             return self._at_goal(truth)

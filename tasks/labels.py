@@ -20,6 +20,8 @@ from tasks import experts
 from tasks.experts import SEARCH_LIMIT_RAD, SEARCH_RAD_S, WAVE_END_S, Context
 from tasks.language import (
     COLOURS,
+    FAMILIES,
+    OBJECT_ACTIONS,
     SHAPES,
     UNKNOWN,
     Meaning,
@@ -36,6 +38,13 @@ KINDS = {
     "gesture": 0.18,
     "unknown": 0.04,
 }
+
+
+def add_kind(family: str, share: float) -> None:
+    """Draws labels of a family that was added as well, and the others less often."""
+    for kind in KINDS:
+        KINDS[kind] *= 1 - share
+    KINDS[family] = share
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def place_of_named(meaning: Meaning, view: WorldView) -> np.ndarray:
 
     -1 where none that fits is seen; NaN where several are, or no object is named.
     """
-    if meaning.action not in ("go_to", "point_at"):
+    if meaning.action not in OBJECT_ACTIONS:
         return np.full(2, np.nan)
     seen = [i for i in experts.matching(meaning, view) if view.visible[i]]
     if not seen:
@@ -145,12 +154,12 @@ def _draw(
     context = earlier_start(frames, t, rng, config.drift)
     if kind == "unknown":
         return UNKNOWN, context
-    if kind == "walk":
-        meaning = sample_meaning("walk", rng)
-    elif kind == "gesture":
+    if kind == "gesture":
         meaning = sample_meaning("gesture", rng)
         while meaning.action == "point_at":
             meaning = sample_meaning("gesture", rng)
+    elif kind in FAMILIES and not OBJECT_ACTIONS & set(FAMILIES[kind]):
+        meaning = sample_meaning(kind, rng)
     else:
         meaning = _about_object(frames[t], kind, rng, config)
     lost = kind == "absent" or (kind in ("object", "point") and rng.random() < 0.1)
@@ -162,7 +171,11 @@ def _draw(
 def _about_object(
     frame: Frame, kind: str, rng: np.random.Generator, config: LabelConfig
 ) -> Meaning:
-    action = "point_at" if kind == "point" or (kind == "absent" and rng.random() < 0.3) else "go_to"
+    if kind in FAMILIES:
+        (action,) = FAMILIES[kind]
+    else:
+        point = kind == "point" or (kind == "absent" and rng.random() < 0.3)
+        action = "point_at" if point else "go_to"
     view = frame.view
     if kind == "absent":
         pairs = set(zip(view.colours, view.shapes, strict=True))
@@ -222,7 +235,7 @@ def imagined_start(
         angle = _progress(meaning.angle_rad, 0.25, rng)
         odometry = np.array([*rng.normal(0, 0.06, 2), sign * angle])
         return replace(context, elapsed_s=_elapsed(angle, 0.5, rng), odometry=odometry)
-    if meaning.action in ("go_to", "point_at"):
+    if meaning.action in OBJECT_ACTIONS:
         if not lost:
             return context
         yaw = rng.uniform(0.0, 1.25 * SEARCH_LIMIT_RAD)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bridge.contract import UserError
 from tasks.grammar import Grammar, dressed, pick, with_typo
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -85,9 +86,13 @@ SIDES = {
     "point_at": (("left", "right"), 0.2),
 }
 DEFAULT_SIDE = "right"
+# Actions that are about an object, named by its colour and shape.
+OBJECT_ACTIONS = {"go_to", "point_at"}
 
 TYPO_SHARE = 0.1
 SPLITS = ("train", "heldout")
+# Patterns of actions that were added to those of the files: split, then action, to patterns.
+_added_patterns: dict[str, dict[str, list[str]]] = {split: {} for split in SPLITS}
 
 
 class NamedObject(Protocol):
@@ -191,7 +196,7 @@ def sample_meaning(
     action = pick(FAMILIES[family], rng)
     kind = action.split("_")[0]
     slots: dict[str, str] = {}
-    if action in ("go_to", "point_at"):
+    if action in OBJECT_ACTIONS:
         slots |= _object_slots(rng, objects, partial)
     if kind in AMOUNTS and rng.random() < 0.7:
         slots["amount"] = pick(AMOUNTS[kind], rng)
@@ -230,6 +235,29 @@ def out_of_scope(rng: np.random.Generator, split: str = "train") -> str:
     return sample_wording(UNKNOWN, rng, split)
 
 
+def add_action(
+    family: str, action: str, patterns: Mapping[str, Sequence[str]], names_object: bool
+) -> None:
+    """A new action, the only one of a new family, and its patterns by split.
+
+    Raises UserError for a name that is taken, or that begins like another action: a grammar finds
+    patterns by the beginning of their action's name.
+    """
+    keys = {*grammars("train")[0].imperatives, *SLOT_OF, *AMOUNTS}
+    near = [key for key in sorted(keys) if action.startswith(key) or key.startswith(action)]
+    if near or family in FAMILIES:
+        taken = near[0] if near else family
+        raise UserError(f"the names {family!r} and {action!r} clash with {taken!r}: choose others")
+    SLOTS["action"] += (action,)
+    SLOT_OF[action] = "action"
+    FAMILIES[family] = (action,)
+    if names_object:
+        OBJECT_ACTIONS.add(action)
+    for split in SPLITS:
+        _added_patterns[split][action] = list(patterns[split])
+    grammars.cache_clear()
+
+
 @lru_cache
 def grammars(split: str) -> tuple[Grammar, ...]:
     """The grammars of a split, each as likely as the others.
@@ -237,12 +265,12 @@ def grammars(split: str) -> tuple[Grammar, ...]:
     Held-out patterns come with held-out nouns and colours in half of the grammars; what the
     held-out file does not list is said with training words.
     """
-    train = _read("grammar.toml")
+    train = _read("grammar.toml", "train")
     if split == "train":
         return (Grammar(**train, slot_of_value=SLOT_OF),)
     if split != "heldout":
         raise ValueError(f"unknown split {split!r}: choose from {SPLITS}")
-    heldout = _read("heldout.toml")
+    heldout = _read("heldout.toml", "heldout")
     variants = []
     for familiar in (("colour", "shape"),) * 3 + (("colour",), ("shape",), ()):
         words = train["words"] | heldout["words"]
@@ -251,5 +279,6 @@ def grammars(split: str) -> tuple[Grammar, ...]:
     return tuple(variants)
 
 
-def _read(name: str) -> dict:
-    return tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
+def _read(name: str, split: str) -> dict:
+    content = tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
+    return content | {"imperatives": content["imperatives"] | _added_patterns[split]}

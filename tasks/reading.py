@@ -6,7 +6,7 @@ The policy never sees this: it has only the words. What no grammar can have said
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,14 +18,19 @@ _CONDITIONS = re.compile(r"((?:\w+=[\w.]+(?:, )?)+): (.*)")
 _TOKEN = re.compile(r"[()\[\]|~]|\{\w+\}|\s+|[^()\[\]|~{}\s]+")
 
 
-def read_wording(text: str) -> Meaning | None:
+def read_wording(text: str, splits: Sequence[str] = SPLITS) -> Meaning | None:
     """The one meaning that a grammar says in these words, whatever case and closing mark."""
     text = " ".join(text.lower().split()).rstrip("?!. ")
-    for split in SPLITS:
+    for split in splits:
         found = {meaning for reader in _readers(split) for meaning in reader.read(text)}
         if found:
             return found.pop() if len(found) == 1 else None
     return None
+
+
+def renew_readers() -> None:
+    """To be called after a change of the grammars."""
+    _readers.cache_clear()
 
 
 @lru_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,12 @@ SHARES = {"go_to": 0.6, "gesture": 0.22, "walk": 0.18}
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """How episodes are varied. Shares and rates are probabilities, per episode or per second."""
+    """How episodes are varied. Shares and rates are probabilities, per episode or per second.
 
+    `tasks` are files with tasks of the user's own.
+    """
+
+    tasks: tuple[Path, ...] = ()
     most_s: float = 32.0
     most_instructions: int = 4
     chained: float = 0.45

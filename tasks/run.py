@@ -16,15 +16,18 @@ import numpy as np
 from bridge.contract import CONTROL_HZ, STAND_COMMAND, Policy, UserError
 from sim.scene import Scene, sample_scene
 from sim.world import World
-from tasks.catalogue import CATALOGUE, clear_way, start_command
+from tasks.catalogue import clear_way, family_of, start_command
 from tasks.episode import Frame, Outcome, run_episode, warm_up
 from tasks.judge import Judge
-from tasks.language import FAMILIES, UNKNOWN, Meaning, describe
+from tasks.language import UNKNOWN, Meaning, describe
 from tasks.reading import read_wording
+from tasks.task_file import add_tasks
 from tasks.video import write_video
 
 HOLD_S = 1.0
 MOST_SEEDS = 1000
+# For what is no task of the catalogue.
+UNKNOWN_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class RunConfig:
         out: The video.
         time_limit_s: When to give up; without it what the kind of task allows.
         view: Show a window while it runs.
+        tasks: Files with tasks of your own, so that they are judged.
     """
 
     seed: int | None = None
@@ -46,6 +50,7 @@ class RunConfig:
     out: Path = Path("out/run.mp4")
     time_limit_s: float | None = None
     view: bool = False
+    tasks: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Stage:
 
 def set_stage(instruction: str, config: RunConfig) -> Stage:
     """The robot in its scene, standing, or moving when there must be something to stop."""
+    add_tasks(config.tasks)
     meaning = read_wording(instruction)
     seed, scene = choose_scene(config, meaning)
     print(f"scene       {_scene_words(scene, seed)}")
@@ -74,22 +80,9 @@ def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
 
     If the policy fails, the robot is left standing before the error goes on.
     """
-    frames: list[Frame] = []
     with _window(stage.world) if config.view else _nothing() as show:
-
-        def record(frame: Frame) -> None:
-            frames.append(frame)
-            show()
-
         try:
-            outcome = run_episode(
-                stage.world,
-                policy,
-                stage.instruction,
-                Judge(stage.meaning or UNKNOWN, stage.scene),
-                config.time_limit_s or _time_limit_s(stage.meaning),
-                on_frame=record,
-            )
+            outcome, frames = perform(stage, policy, config.time_limit_s, show)
         except UserError:
             _stand(stage.world, show)
             raise
@@ -97,6 +90,29 @@ def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
     write_video(config.out, stage.world, frames, stage.instruction)
     print(f"video       {config.out}")
     return outcome
+
+
+def perform(
+    stage: Stage,
+    policy: Policy,
+    time_limit_s: float | None = None,
+    show: Callable[[], None] = lambda: None,
+) -> tuple[Outcome, list[Frame]]:
+    """Runs the episode and judges it; `show` is called after every control period."""
+    frames: list[Frame] = []
+
+    def record(frame: Frame) -> None:
+        frames.append(frame)
+        show()
+
+    meaning, family = stage.meaning, family_of(stage.meaning)
+    if meaning and family:
+        judge = family.judge(meaning, stage.scene)
+        limit_s = time_limit_s or family.time_limit_s(meaning)
+    else:
+        judge, limit_s = Judge(UNKNOWN, stage.scene), time_limit_s or UNKNOWN_LIMIT_S
+    outcome = run_episode(stage.world, policy, stage.instruction, judge, limit_s, on_frame=record)
+    return outcome, frames
 
 
 def _stand(world: World, show: Callable[[], None]) -> None:
@@ -113,27 +129,25 @@ def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None
             return None, Scene.from_dict(json.loads(config.scene.read_text()))
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"{config.scene} is no scene file ({error})") from error
-    seeds = range(MOST_SEEDS) if config.seed is None else (config.seed,)
-    for seed in seeds:
+    seed = next(fitting_seeds(meaning), None) if config.seed is None else config.seed
+    if seed is None:
+        raise UserError("no scene has what the instruction names; choose another with --scene")
+    scene = sample_scene(np.random.default_rng(seed))
+    return seed, clear_way(scene, meaning) if meaning else scene
+
+
+def fitting_seeds(meaning: Meaning | None) -> Iterator[int]:
+    """The seeds, from 0 on, whose scenes have the one thing that is named, if one is."""
+    named = meaning is not None and bool(meaning.colour or meaning.shape)
+    for seed in range(MOST_SEEDS):
         scene = sample_scene(np.random.default_rng(seed))
-        if meaning is None:
-            return seed, scene
-        named = bool(meaning.colour or meaning.shape)
-        if config.seed is not None or not named or Judge(meaning, scene).target() is not None:
-            return seed, clear_way(scene, meaning)
-    raise UserError("no scene has what the instruction names; choose one with --seed or --scene")
+        if not (meaning and named) or Judge(meaning, scene).target() is not None:
+            yield seed
 
 
 def _scene_words(scene: Scene, seed: int | None) -> str:
     things = ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.objects)
     return f"{'from a file' if seed is None else seed}: {things}"
-
-
-def _time_limit_s(meaning: Meaning | None) -> float:
-    for family, actions in FAMILIES.items():
-        if meaning and meaning.action in actions:
-            return CATALOGUE[family].time_limit_s(meaning)
-    return 20.0
 
 
 def _report(outcome: Outcome, meaning: Meaning | None) -> None:

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bridge.contract import CONTROL_HZ
+from bridge.contract import CONTROL_HZ, UserError
 from bridge.files import write_bytes
 from sim.camera import HeadCamera, ThirdPerson
 from sim.world import World
@@ -24,6 +24,10 @@ CAPTION_HEIGHT = 48
 FONT_SIZE = 20
 # Every fourth control period: smooth enough, and software OpenGL draws few pictures a second.
 EVERY = 4
+# A clip is small enough to be handed around inside a page.
+CLIP_SIZE = (320, 240)
+CLIP_PICTURES = 60
+QUALITIES = (75, 60, 45, 30, 15)
 
 
 def write_video(path: Path | str, world: World, frames: Sequence[Frame], instruction: str) -> None:
@@ -31,8 +35,7 @@ def write_video(path: Path | str, world: World, frames: Sequence[Frame], instruc
 
     The file appears whole or not at all; raises UserError where it cannot be written.
     """
-    size = HEAD_SIZE + VIEW_SIZE[0], HEAD_SIZE + CAPTION_HEIGHT
-    _encode(path, _pictures(world, frames, instruction), size)
+    write_film(path, _pictures(world, frames, instruction))
 
 
 def write_poses_video(
@@ -48,6 +51,56 @@ def write_poses_video(
     ]
     pictures = (np.hstack(pictures) for pictures in zip(*map(list, views), strict=True))
     _encode(path, pictures, (len(runs) * VIEW_SIZE[0], VIEW_SIZE[1] + CAPTION_HEIGHT))
+
+
+def write_animation(
+    path: Path | str, world: World, frames: Sequence[Frame], instruction: str, most_bytes: int
+) -> None:
+    """Writes what `write_video` shows as an animated WebP of half the size, for a web page.
+
+    The best quality is taken that fits into `most_bytes`; raises UserError if none does.
+    """
+    width, height = (HEAD_SIZE + VIEW_SIZE[0]) // 2, (HEAD_SIZE + CAPTION_HEIGHT) // 2
+    pictures = [
+        np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+        for picture in _pictures(world, frames, instruction)
+    ]
+    for quality in QUALITIES:
+        content = _webp(pictures, EVERY / CONTROL_HZ, quality)
+        if len(content) <= most_bytes:
+            write_bytes(path, content)
+            return
+    raise UserError(f"{path} would be larger than {most_bytes} bytes: shorten the run")
+
+
+def clip_frames(frames: Sequence[Frame]) -> list[Frame]:
+    """The few frames of a run that a clip shows, evenly spread from its first to its last."""
+    count = min(len(frames), CLIP_PICTURES)
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+def draw_clip(model: mujoco.MjModel, frames: Sequence[Frame]) -> bytes:
+    """An animated WebP of `clip_frames`, from outside, with time and status under it."""
+    views = _drawn(model, ThirdPerson(model, CLIP_SIZE), [frame.qpos for frame in frames])
+    pictures = [
+        np.vstack([view, caption(_said(frame), f"{frame.time_s:.1f} s", CLIP_SIZE[0])])
+        for frame, view in zip(frames, views, strict=True)
+    ]
+    length_s = frames[-1].time_s - frames[0].time_s
+    return _webp(pictures, length_s / max(len(frames) - 1, 1), QUALITIES[1])
+
+
+def _webp(pictures: Sequence[np.ndarray], seconds_each: float, quality: int) -> bytes:
+    first, *rest = (Image.fromarray(picture) for picture in pictures)
+    buffer = io.BytesIO()
+    duration_ms = max(round(1000 * seconds_each), 1)
+    options = {"save_all": True, "duration": duration_ms, "loop": 0, "quality": quality}
+    first.save(buffer, "WEBP", append_images=rest, **options)
+    return buffer.getvalue()
+
+
+def _said(frame: Frame) -> str:
+    return frame.chunk.status.name.lower() if frame.chunk else ""
 
 
 def _titled(pictures: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:
@@ -80,10 +133,21 @@ def _pictures(world: World, frames: Sequence[Frame], instruction: str) -> Iterat
     eyes = list(_drawn(world.model, HeadCamera(world.model), poses))
     views = _drawn(world.model, ThirdPerson(world.model, VIEW_SIZE), poses)
     for frame, seen, view in zip(shown, eyes, views, strict=True):
-        large = Image.fromarray(seen).resize((HEAD_SIZE, HEAD_SIZE), Image.Resampling.NEAREST)
-        said = frame.chunk.status.name.lower() if frame.chunk else ""
-        status = f"{frame.time_s:5.1f} s   {said}"
-        yield np.vstack([np.hstack([np.asarray(large), view]), caption(instruction, status)])
+        yield shot(seen, view, instruction, f"{frame.time_s:5.1f} s   {_said(frame)}")
+
+
+def write_film(path: Path | str, shots: Iterable[np.ndarray]) -> None:
+    """Writes an MP4 of pictures made by `shot`, one for every EVERY control periods.
+
+    The file appears whole or not at all; raises UserError where it cannot be written.
+    """
+    _encode(path, shots, (HEAD_SIZE + VIEW_SIZE[0], HEAD_SIZE + CAPTION_HEIGHT))
+
+
+def shot(seen: np.ndarray, view: np.ndarray, told: str, status: str) -> np.ndarray:
+    """The robot's own picture beside one of VIEW_SIZE from outside, over two texts."""
+    large = Image.fromarray(seen).resize((HEAD_SIZE, HEAD_SIZE), Image.Resampling.NEAREST)
+    return np.vstack([np.hstack([np.asarray(large), view]), caption(told, status)])
 
 
 def _drawn(

@@ -1,0 +1,141 @@
+"""The gallery: a few instructions as small animations, and plots of the measured figures."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import arg
+
+from bridge.client import Connection, RemotePolicy
+from bridge.contract import Policy, UserError
+from bridge.files import write_bytes
+from tasks.evaluate import draw_success
+from tasks.reading import read_wording
+from tasks.run import RunConfig, fitting_seeds, perform, set_stage, verdict
+from tasks.video import write_animation
+
+# Name of the file, and what the robot is told.
+INSTRUCTIONS = {
+    "walk_to_the_red_ball": "walk to the red ball",
+    "wave": "wave with your left hand",
+    "walk_two_metres": "walk two metres forward",
+    "point_at_the_blue_cube": "point at the blue cube",
+}
+MOST_BYTES = 2_000_000
+
+PolicyAddress = Callable[[str | None, Path], AbstractContextManager[str]]
+
+
+@dataclass(frozen=True)
+class GalleryConfig:
+    """What is drawn and where.
+
+    Attributes:
+        out: Folder of the pictures.
+        results: Folder of the measured figures.
+        tries: Scenes to try an instruction in, until it is carried out; the last is kept otherwise.
+        only: Names of the animations to make; all without any.
+    """
+
+    out: Path = Path("docs/images")
+    results: Path = Path("docs/results")
+    tries: int = 5
+    only: tuple[str, ...] = ()
+
+
+def make_gallery(policy_address: PolicyAddress, bundle: Path) -> Callable[..., None]:
+    """The command `hitogata gallery`."""
+    shipped = bundle
+
+    def gallery(
+        config: Annotated[GalleryConfig, arg(name="")] = GalleryConfig(),
+        bundle: Path = shipped,
+        server: Annotated[Connection, arg(name="")] = Connection(),
+    ) -> None:
+        """Carries out four instructions and leaves an animation of each, and plots of the figures.
+
+        Example: hitogata gallery --out docs/images
+
+        Args:
+            bundle: The exported policy to serve, in a process of its own.
+        """
+        keys = server.client_keys()
+        with (
+            policy_address(server.connect, bundle) as address,
+            RemotePolicy(address, keys=keys) as policy,
+        ):
+            draw_gallery(policy, config)
+
+    return gallery
+
+
+def draw_gallery(policy: Policy, config: GalleryConfig) -> None:
+    """Carries out every instruction, draws all pictures, and prints what came of each."""
+    unknown = set(config.only) - set(INSTRUCTIONS)
+    if unknown:
+        raise UserError(f"no animation {min(unknown)!r}: choose from {', '.join(INSTRUCTIONS)}")
+    if config.tries < 1:
+        raise UserError("--tries must be at least 1")
+    for name in config.only or INSTRUCTIONS:
+        _animate(policy, INSTRUCTIONS[name], config.out / f"{name}.webp", config.tries)
+    for path in write_plots(config.results, config.out):
+        print(f"plot        {path}")
+
+
+def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
+    meaning = read_wording(instruction)
+    seeds = islice(fitting_seeds(meaning), tries)
+    for number, seed in enumerate(seeds, 1):
+        stage = set_stage(instruction, RunConfig(seed=seed))
+        outcome, frames = perform(stage, policy)
+        said = verdict(outcome, meaning)
+        print(f"told        {instruction!r}, scene {number} of at most {tries}: {said}")
+        if outcome.success or number == tries:
+            write_animation(path, stage.world, frames, instruction, MOST_BYTES)
+            print(f"animation   {path}, {path.stat().st_size / 1e6:.2f} MB")
+            return
+        stage.world.close()
+
+
+def write_plots(results: Path, folder: Path) -> list[Path]:
+    """A PNG for every kind of figure that the files in `results` hold; the paths written."""
+    figures: dict[str, Any] = {}
+    for path in sorted(results.glob("*.json")):
+        figures |= json.loads(path.read_text()).get("figures", {})
+    made = []
+    if any(key.endswith(("_success_interval", "_both_interval")) for key in figures):
+        made.append(folder / "success.png")
+        write_bytes(made[-1], draw_success(figures))
+    if "chunk_p50_ms" in figures:
+        made.append(folder / "latency.png")
+        write_bytes(made[-1], draw_latency(figures))
+    return made
+
+
+def draw_latency(figures: Mapping[str, Any]) -> bytes:
+    """A PNG of the time from observation to chunk, by how many tokens a decoding step emits."""
+    from matplotlib.figure import Figure
+
+    start = "chunk_p50_ms"
+    suffixes = [key.removeprefix(start) for key in figures if key.startswith(start)]
+    places = np.arange(len(suffixes))
+    picture = Figure(figsize=(1.6 + 1.4 * len(suffixes), 3.2), layout="constrained")
+    axes = picture.subplots()
+    for side, percentile, colour in ((-1, "p50", "#4477aa"), (1, "p95", "#ccbb44")):
+        values = [figures.get(f"chunk_{percentile}_ms{suffix}", np.nan) for suffix in suffixes]
+        axes.bar(places + 0.2 * side, values, 0.38, color=colour, label=percentile)
+    words = [suffix.strip("_").replace("_", " ") or "18 tokens" for suffix in suffixes]
+    axes.set_xticks(places, words)
+    axes.set_ylabel("observation to chunk, ms")
+    axes.legend()
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

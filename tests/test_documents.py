@@ -1,0 +1,79 @@
+"""The documents for newcomers: every command has its section, and what they name exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import hitogata
+from bridge import commandline
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+SECTIONS = dict(re.findall(r"^## hitogata ([\w ]+)\n(.*?)(?=^## |\Z)", COMMANDS, re.M | re.S))
+OPTION = re.compile(r"(?<=[`\s])--[a-z][\w.-]*")
+# Sections that speak of the options of other commands as well.
+ALSO_ABOUT = {"keys": ("serve", "run")}
+DOCUMENTS = ("README.md", "docs/commands.md", "docs/tutorial.md", "docs/model_card.md")
+
+
+def _commands_of(document: str) -> list[tuple[str, list[str]]]:
+    """The commands in a document's fenced blocks: name, and the options that they are given."""
+    blocks = re.findall(
+        r"^```(?:sh|console)\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S
+    )
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words[:1] == ["hitogata"]:
+            name = " ".join(words[1:3])
+            name = name if name in hitogata.COMMANDS else words[1]
+            found.append((name, [word for word in words if word.startswith("--")]))
+    return found
+
+
+def _help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        commandline.dispatch(hitogata.COMMANDS, [*name.split(), "--help"])
+    return capsys.readouterr().out
+
+
+def test_every_command_has_a_section_and_no_other() -> None:
+    assert set(SECTIONS) == set(hitogata.COMMANDS)
+
+
+@pytest.mark.parametrize("name", hitogata.COMMANDS)
+def test_a_section_has_purpose_example_and_trouble(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SECTIONS[name]
+    assert re.search(rf"^(\$ )?hitogata {name}\b", text, re.M)
+    assert "can go wrong" in text
+    told = "".join(_help(other, capsys) for other in (name, *ALSO_ABOUT.get(name, ())))
+    assert set(OPTION.findall(text)) <= set(OPTION.findall(told))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_examples_have_commands_and_options_that_exist(
+    document: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, options in _commands_of(document):
+        assert name in hitogata.COMMANDS, f"{document}: hitogata {name}"
+        if options:
+            valid = _help(name, capsys)
+            assert all(option in valid for option in options), f"{document}: {name} {options}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_anchors_lead_to_headings(document: str) -> None:
+    text = (ROOT / document).read_text()
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def test_documents_speak_of_nothing_left_to_do() -> None:
+    for document in DOCUMENTS:
+        assert not re.search(r"\b(TODO|FIXME|TBD|lorem)\b", (ROOT / document).read_text())

@@ -1,0 +1,88 @@
+"""The gallery: animations small enough for a page, and plots of whatever was measured."""
+
+import io
+import json
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridge.contract import UserError
+from sim.scene import Scene, sample_scene
+from sim.world import World
+from tasks.episode import ExpertPolicy, Frame
+from tasks.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_plots
+from tasks.judge import Judge
+from tasks.language import Meaning
+from tasks.reading import read_wording
+from tasks.run import fitting_seeds
+from tasks.video import EVERY, write_animation
+
+BLUE_CUBE = Meaning("point_at", colour="blue", shape="cube")
+
+
+def still_run(length: int) -> tuple[World, list[Frame]]:
+    world = World(Scene(), render=False)
+    return world, [Frame(i / 50, world.qpos(), None) for i in range(length)]
+
+
+def test_an_animation_has_a_picture_of_every_fourth_frame(tmp_path: Path) -> None:
+    world, frames = still_run(4 * EVERY)
+    frames[-EVERY].qpos[0] += 0.5  # pictures that are alike would be joined
+    write_animation(tmp_path / "run.webp", world, frames, "stop", 2_000_000)
+    with Image.open(tmp_path / "run.webp") as picture:
+        assert picture.size == (560, 264)
+        assert picture.n_frames >= 2
+        shown_ms = 0
+        for i in range(picture.n_frames):
+            picture.seek(i)
+            picture.load()
+            shown_ms += picture.info["duration"]
+        assert shown_ms == 4 * 80
+
+
+def test_an_animation_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    world, frames = still_run(2)
+    with pytest.raises(UserError, match="larger than 100 bytes"):
+        write_animation(tmp_path / "run.webp", world, frames, "stop", 100)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_instruction_of_the_gallery_can_be_judged() -> None:
+    assert [read_wording(text) for text in INSTRUCTIONS.values()] == [
+        Meaning("go_to", colour="red", shape="ball"),
+        Meaning("wave", side="left"),
+        Meaning("walk_forward", amount="distance_2"),
+        BLUE_CUBE,
+    ]
+
+
+def test_scenes_that_fit_have_the_object() -> None:
+    seeds = list(islice(fitting_seeds(BLUE_CUBE), 3))
+    assert seeds == sorted(set(seeds))
+    for seed in seeds:
+        scene = sample_scene(np.random.default_rng(seed))
+        assert Judge(BLUE_CUBE, scene).target() is not None
+    assert list(islice(fitting_seeds(None), 3)) == [0, 1, 2]
+
+
+def test_plots_show_what_was_measured(tmp_path: Path) -> None:
+    figures = {"go_to_success": 0.5, "go_to_success_interval": [0.4, 0.6]}
+    results, folder = tmp_path / "results", tmp_path / "images"
+    results.mkdir()
+    assert write_plots(results, folder) == []
+    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    assert [path.name for path in write_plots(results, folder)] == ["success.png"]
+    figures |= {"chunk_p50_ms": 10.0, "chunk_p95_ms": 12.0, "chunk_p50_ms_36_tokens": 9.0}
+    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    for path in write_plots(results, folder):
+        Image.open(io.BytesIO(path.read_bytes())).verify()
+
+
+@pytest.mark.parametrize("config", [GalleryConfig(only=("dance",)), GalleryConfig(tries=0)])
+def test_what_cannot_be_drawn_is_refused(config: GalleryConfig) -> None:
+    policy = ExpertPolicy(World(Scene(), render=False), Meaning("wave"))
+    with pytest.raises(UserError):
+        draw_gallery(policy, config)

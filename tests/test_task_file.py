@@ -1,0 +1,124 @@
+"""Tasks of the user's own: what a file adds, and which files are refused."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge.contract import UserError
+from sim.scene import sample_scene
+from tasks import catalogue, experts, judge, labels, language, reading, record, task_file
+from tasks.language import Meaning, sample_meaning
+from tasks.reading import read_wording
+from tasks.task_file import add_tasks, check_tasks
+
+ROOT = Path(__file__).parents[1]
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+(SPREAD,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
+CIRCLE = """
+from tasks.experts import go_to
+from tasks.judge import Judge
+from tasks.task_file import NewTask
+
+TASK = NewTask(
+    "round", "orbit", "walk round an object", ("orbit {object}",), ("encircle {object}",),
+    go_to, Judge, 60.0, names_object=True,
+)
+"""
+TABLES = (
+    language.SLOTS,
+    language.SLOT_OF,
+    language.FAMILIES,
+    language.OBJECT_ACTIONS,
+    *language._added_patterns.values(),
+    catalogue.CATALOGUE,
+    experts.EXPERTS,
+    labels.KINDS,
+    record.SHARES,
+    task_file._added,
+)
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Puts the tables back that a file of tasks adds to."""
+    kept = [table.copy() for table in TABLES]
+    yield
+    for table, old in zip(TABLES, kept, strict=True):
+        table.clear()
+        table.update(old)
+    language.grammars.cache_clear()
+    reading.renew_readers()
+
+
+def written(folder: Path, content: str) -> tuple[Path]:
+    path = folder / "task.py"
+    path.write_text(content)
+    return (path,)
+
+
+def test_a_task_is_asked_shown_and_judged(tmp_path: Path) -> None:
+    files = written(tmp_path, SPREAD)
+    add_tasks(files)
+    add_tasks(files)
+    rng = np.random.default_rng(0)
+    trial = catalogue.family("wings").trial(rng)
+    assert trial.meaning == Meaning("spread_arms") and trial.time_limit_s == 12.0
+    assert isinstance(trial.judge(), judge.Judge)
+    assert Meaning.from_slots(trial.meaning.slot_vector()) == trial.meaning
+    assert read_wording("Stretch your arms out to the sides!") == trial.meaning
+    assert sum(labels.KINDS.values()) == pytest.approx(1.0)
+
+
+def test_a_run_finds_the_judge_of_a_task(tmp_path: Path) -> None:
+    add_tasks(written(tmp_path, SPREAD))
+    family = catalogue.family_of(Meaning("spread_arms"))
+    assert family is catalogue.CATALOGUE["wings"]
+    assert catalogue.family_of(Meaning("wave")) is catalogue.CATALOGUE["gesture"]
+    assert catalogue.family_of(None) is catalogue.family_of(language.UNKNOWN) is None
+
+
+def test_a_task_about_an_object_names_one_of_the_scene(tmp_path: Path) -> None:
+    add_tasks(written(tmp_path, CIRCLE))
+    rng = np.random.default_rng(1)
+    scene = sample_scene(rng)
+    meaning = sample_meaning("round", rng, scene.objects)
+    assert (meaning.colour, meaning.shape) in {(o.colour, o.shape) for o in scene.objects}
+    text = language.grammars("train")[0].say(meaning.slots(), rng)
+    assert read_wording(text, ("train",)) == meaning
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("TASK =", "JOB =", "no TASK"),
+        ("import numpy", "import nampy", "nampy"),
+        ('"spread_arms"', '"walk_like_a_bird"', "clash with 'walk"),
+        ('"spread_arms"', '"st"', "clash with 'st"),
+        ('"wings"', '"gesture"', "clash with 'gesture'"),
+        ('"make wings"', '"wave"', "already means"),
+        ('"make wings"', '"dance"', "already means"),
+        ('"make wings"', '"make {wings}"', "no words for {wings}"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    assert old in SPREAD
+    with pytest.raises(UserError, match=complaint):
+        check_tasks(written(tmp_path, SPREAD.replace(old, new)))
+
+
+def test_a_wording_cannot_be_both_trained_and_held_out(tmp_path: Path) -> None:
+    both = SPREAD.replace('heldout=("arms', 'heldout=("make wings", "arms')
+    with pytest.raises(UserError, match="held out"):
+        check_tasks(written(tmp_path, both))
+
+
+def test_an_object_that_is_named_must_be_announced(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot say"):
+        check_tasks(written(tmp_path, CIRCLE.replace("=True", "=False")))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none"):
+        add_tasks((tmp_path / "none.py",))
