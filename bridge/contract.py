@@ -105,8 +105,10 @@ class Observation:
                 self.command,
                 [self.elapsed_s],
                 self.odometry,
-            ]
-        ).astype(np.float32)
+            ],
+            dtype=np.float32,
+            casting="same_kind",
+        )
 
     @classmethod
     def from_state(cls, time_s: float, state: np.ndarray, image: np.ndarray) -> Observation:
@@ -136,6 +138,19 @@ STATE_CONTEXT = slice(STATE_DIM - 4, STATE_DIM)
 
 
 @dataclass(frozen=True)
+class Thinking:
+    """How a chunk came about, for people to see.
+
+    `expert_use` is, per layer, the share of one in which each expert was chosen, empty for a policy
+    without any; `tokens` were decoded in `steps`, 0 where nothing is decoded.
+    """
+
+    expert_use: tuple[tuple[float, ...], ...] = ()
+    tokens: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class ActionChunk:
     """The policy's answer: (CHUNK_STEPS, COMMAND_DIM) commands at CHUNK_HZ from `observed_at_s`.
 
@@ -148,6 +163,7 @@ class ActionChunk:
     status: Status
     status_probability: float
     understood: dict[str, str]
+    thinking: Thinking = Thinking()
 
 
 class Policy(Protocol):
@@ -193,7 +209,7 @@ def check_instruction(instruction: object) -> str:
     text = instruction.strip()
     if not text:
         raise UserError('the instruction is empty: say what to do, as in "walk to the red ball"')
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         raise UserError("the instruction holds control characters: write it as one line of text")
     if len(text.encode()) > INSTRUCTION_MAX_BYTES:
         raise UserError(

@@ -23,10 +23,12 @@ _RATE_WINDOW_S = 3.0
 
 @dataclass(frozen=True)
 class Truth:
-    """What only a simulation knows of its robot: base (x, y, z m, quaternion wxyz) and qpos."""
+    """What only a simulation knows of its robot: base (x, y, z m, quaternion wxyz), qpos, and the
+    seed of its scene."""
 
     base_pose: list[float]
     qpos: np.ndarray
+    scene: int | None = None
 
 
 class Station:
@@ -78,7 +80,7 @@ class Station:
             case operators.Cut():
                 self.loop.cut()
             case operators.Instructed(text):
-                self._paused = ""
+                self._paused = self.told = ""
                 self.loop.hear(text)
             case operators.Released():
                 self.told = self.loop.release() or ""
@@ -129,6 +131,11 @@ class Station:
         self._image = tick.observation.image
         return self._image
 
+    def _news(self, cause: str) -> str:
+        """All that a person should read now, in one line; each thing once."""
+        lines = (cause, self.loop.link.trouble, self.told, self.recorder.trouble)
+        return "; ".join(dict.fromkeys(filter(None, lines)))
+
     def _telemetry(
         self, tick: Tick, counters: dict[str, int], overruns: int, image: np.ndarray | None
     ) -> Telemetry:
@@ -137,7 +144,7 @@ class Station:
         return Telemetry(
             time_s=tick.time_s,
             level=tick.order.level,
-            cause=tick.order.cause or self.loop.link.trouble or self.told,
+            cause=self._news(tick.order.cause),
             instruction=self.loop.instruction,
             commander=self.port.commander,
             status=int(chunk.status) if chunk else None,
@@ -147,10 +154,14 @@ class Station:
             command=floats(tick.order.command),
             base_pose=truth.base_pose if truth else None,
             qpos=truth.qpos.astype(np.float64).tobytes() if truth else None,
+            scene=truth.scene if truth else None,
             policy_latency_ms=self._latency_ms,
             chunk_rate_hz=len(self._accepted) / _RATE_WINDOW_S,
             loop_overruns=overruns,
             counters=counters,
+            expert_use=[list(layer) for layer in chunk.thinking.expert_use] if chunk else None,
+            tokens=chunk.thinking.tokens if chunk else None,
+            steps=chunk.thinking.steps if chunk else None,
             image=encode_png(image) if image is not None else None,
         )
 

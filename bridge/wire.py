@@ -25,17 +25,28 @@ from bridge.contract import (
     ActionChunk,
     Observation,
     Status,
+    Thinking,
     UserError,
 )
 
 PROTOCOL = 1
 LINE_CHARACTERS = 500
 _MAX_ARRAYS = 4
+_MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 _ROUNDING = 1e-3  # how far float32 may take a probability beyond 1
 _DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
+_OBSERVATION = [
+    (_DTYPES["float32"], (STATE_DIM,)),
+    (_DTYPES["uint8"], (IMAGE_SIZE, IMAGE_SIZE, 3)),
+]
+_CHUNK = [(_DTYPES["float32"], (CHUNK_STEPS, COMMAND_DIM))]
+_NAMES: dict[str, Literal["float32", "uint8"]] = {"<f4": "float32", "|u1": "uint8"}
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 _Id = Annotated[str, msgspec.Meta(max_length=200)]
 _Text = Annotated[str, msgspec.Meta(max_length=64 << 10)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1 + _ROUNDING)]
+_Shares = Annotated[tuple[_Share, ...], msgspec.Meta(max_length=64)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 _Slots = Annotated[dict[_Id, _Text], msgspec.Meta(max_length=64)]
 
 Frames = Sequence[bytes]
@@ -131,6 +142,9 @@ class Chunk(Message, frozen=True, kw_only=True, tag="chunk"):
     status: Status
     status_probability: float
     understood: _Slots
+    expert_use: Annotated[tuple[_Shares, ...], msgspec.Meta(max_length=64)] = ()
+    tokens: _Count = 0
+    steps: _Count = 0
 
 
 class Done(Message, frozen=True, kw_only=True, tag="done"):
@@ -159,7 +173,7 @@ _reply_decoder = msgspec.msgpack.Decoder(Reply)
 
 def pack(message: Message, *arrays: np.ndarray) -> list[bytes]:
     """The frames of a message with its arrays, float32 or uint8."""
-    specs = tuple(ArraySpec(dtype=_dtype_name(array), shape=array.shape) for array in arrays)
+    specs = tuple([_spec_of(array) for array in arrays])
     header = _encoder.encode(msgspec.structs.replace(message, arrays=specs))
     return [header, *(array.tobytes() for array in arrays)]
 
@@ -191,9 +205,9 @@ def pack_observation(
 
 def observation_of(act: Act, arrays: Sequence[np.ndarray]) -> Observation:
     """The observation in an Act, or WireError when it breaks the contract."""
-    image_shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    state, image = _expect(arrays, ("float32", (STATE_DIM,)), ("uint8", image_shape))
-    if not (np.isfinite(state).all() and math.isfinite(act.observed_at_s)):
+    _expect(arrays, _OBSERVATION)
+    state, image = arrays
+    if not (_finite(state) and math.isfinite(act.observed_at_s)):
         raise WireError("the observation holds values that are not finite")
     return Observation.from_state(act.observed_at_s, state, image)
 
@@ -210,13 +224,17 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk) -> list[bytes]:
         status=Status(chunk.status),
         status_probability=float(chunk.status_probability),
         understood=dict(chunk.understood),
+        expert_use=chunk.thinking.expert_use,
+        tokens=chunk.thinking.tokens,
+        steps=chunk.thinking.steps,
     )
     return pack(message, commands)
 
 
 def chunk_of(message: Chunk, arrays: Sequence[np.ndarray]) -> ActionChunk:
     """The chunk in a Chunk, or WireError when it breaks the contract."""
-    (commands,) = _expect(arrays, ("float32", (CHUNK_STEPS, COMMAND_DIM)))
+    _expect(arrays, _CHUNK)
+    (commands,) = arrays
     _check_commands(commands)
     _check_probability(message.status_probability)
     return ActionChunk(
@@ -225,13 +243,15 @@ def chunk_of(message: Chunk, arrays: Sequence[np.ndarray]) -> ActionChunk:
         status=message.status,
         status_probability=message.status_probability,
         understood={one_line(k): one_line(v) for k, v in message.understood.items()},
+        thinking=Thinking(message.expert_use, message.tokens, message.steps),
     )
 
 
 def one_line(text: str) -> str:
     """Text of the other end as one line that a terminal can show."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(shown.split())[:LINE_CHARACTERS]
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())[:LINE_CHARACTERS]
 
 
 def local_address(address: str, encrypted: bool = False) -> str:
@@ -273,12 +293,18 @@ def set_options(socket: zmq.Socket[bytes], address: str) -> None:
     socket.setsockopt(zmq.IPV6, int("[" in address))
 
 
-def _dtype_name(array: np.ndarray) -> Literal["float32", "uint8"]:
-    if array.dtype == _DTYPES["float32"]:
-        return "float32"
-    if array.dtype == _DTYPES["uint8"]:
-        return "uint8"
-    raise WireError(f"{array.dtype} arrays do not travel: use float32 or uint8")
+def send(socket: zmq.Socket[bytes], frames: Frames) -> None:
+    """Sends a message or raises ZMQError; waits for nobody. Cheaper than send_multipart."""
+    for frame in frames[:-1]:
+        socket.send(frame, _MORE)
+    socket.send(frames[-1], zmq.NOBLOCK)
+
+
+def _spec_of(array: np.ndarray) -> ArraySpec:
+    name = _NAMES.get(array.dtype.str)
+    if name is None:
+        raise WireError(f"{array.dtype} arrays do not travel: use float32 or uint8")
+    return ArraySpec(dtype=name, shape=array.shape)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_Message], frames: Frames) -> _Message:
@@ -300,22 +326,26 @@ def _array(spec: ArraySpec, frame: bytes) -> np.ndarray:
     dtype = _DTYPES[spec.dtype]
     if math.prod(spec.shape) * dtype.itemsize != len(frame):
         raise WireError(f"{spec.dtype} {spec.shape} declared, {len(frame)} bytes sent")
-    return np.frombuffer(frame, dtype).reshape(spec.shape)
+    return np.ndarray(spec.shape, dtype, frame)
 
 
 def _expect(
-    arrays: Sequence[np.ndarray], *terms: tuple[str, tuple[int, ...]]
-) -> Sequence[np.ndarray]:
-    found = [(array.dtype.name, array.shape) for array in arrays]
-    if found != list(terms):
-        raise WireError(f"the contract asks for {list(terms)}, not {found}")
-    return arrays
+    arrays: Sequence[np.ndarray], terms: Sequence[tuple[np.dtype, tuple[int, ...]]]
+) -> None:
+    found = [(array.dtype, array.shape) for array in arrays]
+    if found != terms:
+        asked, sent = ([(dtype.name, shape) for dtype, shape in s] for s in (terms, found))
+        raise WireError(f"the contract asks for {asked}, not {sent}")
+
+
+def _finite(array: np.ndarray) -> bool:
+    return b"\0" not in np.isfinite(array).tobytes()  # in half the time of .all()
 
 
 def _check_commands(commands: np.ndarray) -> None:
     if commands.shape != (CHUNK_STEPS, COMMAND_DIM):
         raise WireError(f"commands are {commands.shape}, not {(CHUNK_STEPS, COMMAND_DIM)}")
-    if not np.isfinite(commands).all():
+    if not _finite(commands):
         raise WireError("the policy's commands are not finite")
 
 

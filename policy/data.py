@@ -27,6 +27,7 @@ from bridge.contract import (
 )
 from bridge.dataset import Episode, episode_count, read_episodes, read_slots
 from bridge.files import write_bytes
+from bridge.mirror import mirror_commands, mirror_states
 from policy.model import TOKENS_PER_STEP, known_bands
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
@@ -46,6 +47,9 @@ class Augmentation:
     `brightness`, `contrast` and `channel` are relative; `noise` is in standard deviations of the
     state; `hidden_command` is how often the command in execution is hidden, so that the policy
     does not merely go on with what it is doing; `dropped_words` the share of word pieces dropped.
+    Where nothing but the picture decides - in labels of `seen_actions` whose named object is seen -
+    left and right are exchanged as often as `mirrored` says, and time and odometry are those of
+    another label as often as `other_context` says.
     """
 
     brightness: float = 0.15
@@ -57,6 +61,9 @@ class Augmentation:
     odometry: float = 0.01
     hidden_command: float = 0.1
     dropped_words: float = 0.05
+    mirrored: float = 0.5
+    other_context: float = 0.3
+    seen_actions: tuple[str, ...] = ("go_to",)
 
 
 class Batch(NamedTuple):
@@ -116,8 +123,17 @@ class Demonstrations:
         return mean, np.maximum(deviation, LEAST_DEVIATION)
 
     def draw(self, rng: np.random.Generator, size: int, augmentation: Augmentation | None) -> Batch:
-        """A batch of random labels, equally likely."""
-        return self.batch(rng.integers(0, self.n_labels, size), rng, augmentation)
+        """A batch of random labels, equally likely but for those that `emphasise` named."""
+        if self._likely is None:
+            return self.batch(rng.integers(0, self.n_labels, size), rng, augmentation)
+        labels = np.searchsorted(self._likely, rng.random(size), side="right")
+        return self.batch(labels, rng, augmentation)
+
+    def emphasise(self, actions: Sequence[str], times: float) -> None:
+        """Draws labels of these actions more often from now on, each so many times."""
+        labels = np.arange(self.n_labels)
+        likely = np.cumsum(np.where(self._of(actions, labels), times, 1.0))
+        self._likely = likely / likely[-1]
 
     def held_out(self, rng: np.random.Generator, size: int) -> Batch:
         """A batch of labels that training never sees, without noise."""
@@ -131,9 +147,19 @@ class Demonstrations:
         frames = self.frame[labels]
         images, state = self.images[frames], self.state[frames]
         state[:, STATE_CONTEXT] = self.context[labels]
+        commands, place = self.commands[labels].astype(np.float32), self.place[labels]
+        place = place.astype(np.float32)
         instructions = self.instruction[labels]
         mask = self.word_mask[instructions]
         if augmentation is not None:
+            seen = self._of(augmentation.seen_actions, labels) & (place[:, 0] >= 0)
+            other = seen & (rng.random(len(labels)) < augmentation.other_context)
+            state[other, STATE_CONTEXT] = self.context[rng.permutation(labels)[other]]
+            turned = seen & (rng.random(len(labels)) < augmentation.mirrored)
+            images[turned] = images[turned, :, ::-1]
+            state[turned] = mirror_states(state[turned])
+            commands[turned] = mirror_commands(commands[turned])
+            place[turned, 0] = 1 - place[turned, 0]
             images = augment_images(rng, images, augmentation)
             state = self._augment_state(rng, state, augmentation)
             dropped = rng.random(mask.shape) < augmentation.dropped_words
@@ -147,12 +173,20 @@ class Demonstrations:
             mask=torch.from_numpy(mask[:, :used]),
             image=torch.from_numpy(images),
             state=torch.from_numpy(state),
-            commands=torch.from_numpy(self.commands[labels].astype(np.float32)),
+            commands=torch.from_numpy(commands),
             status=torch.from_numpy(self.status[labels].astype(np.int64)),
             slots=torch.from_numpy(self.slots[labels].astype(np.int64) + 1),
             known=draw_known(rng, len(labels)),
-            place=torch.from_numpy(self.place[labels].astype(np.float32)),
+            place=torch.from_numpy(place),
         )
+
+    def _of(self, actions: Sequence[str], labels: np.ndarray) -> np.ndarray:
+        """(B,) bool: the labels whose instruction is one of these actions."""
+        for slot, (name, values) in enumerate(self.slot_names):
+            if name == "action":
+                chosen = [i for i, value in enumerate(values) if value in actions]
+                return np.isin(self.slots[labels, slot], chosen)
+        return np.zeros(len(labels), dtype=bool)
 
     def _augment_state(
         self, rng: np.random.Generator, state: np.ndarray, augmentation: Augmentation
@@ -167,6 +201,7 @@ class Demonstrations:
 
     def __post_init__(self) -> None:
         self._moments = self.state_moments()
+        self._likely: np.ndarray | None = None
 
 
 def draw_known(rng: np.random.Generator, size: int) -> Tensor:

@@ -1,7 +1,7 @@
 """From a model in torch to a bundle: three graphs with eight-bit weights around one file of them.
 
     words.onnx    an instruction's token states -> word vector, values of the slots
-    prefill.onnx  word vector, image, state     -> cached keys and values, status
+    prefill.onnx  word vector, image, state     -> cached keys and values, status, experts
     decode.onnx   a few bands and the cache     -> their tokens, the chunk so far, the longer cache
 
 The graphs are the modules of `policy.parts`; nothing is declared a second time.
@@ -60,7 +60,9 @@ class GraphSpec(NamedTuple):
 
 GRAPHS = {
     WORDS_FILE: GraphSpec(Read, ("states", "mask"), ("word", "slots")),
-    PREFILL_FILE: GraphSpec(Prefill, ("word", "image", "state"), ("keys", "values", "status")),
+    PREFILL_FILE: GraphSpec(
+        Prefill, ("word", "image", "state"), ("keys", "values", "status", "experts")
+    ),
     DECODE_FILE: GraphSpec(
         Decode,
         ("bands", "previous", "known", "commands", "keys", "values"),

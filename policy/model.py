@@ -4,7 +4,7 @@ Shapes: B batch, W word width, D trunk width, L layers, H heads, P prefix positi
 image), S slots. A step has three parts, each a graph of its own when exported:
 
     read      instruction -> word vector and slots              once per instruction
-    prefill   word, image, state -> cached keys, values, status once per observation
+    prefill   word, image, state -> cache, status, experts      once per observation
     decode    bands so far, cache -> the next bands             one to six times
 """
 
@@ -67,11 +67,15 @@ class ModelConfig:
 
 
 class Prefill(NamedTuple):
-    """`keys` and `values` (L, B, H, P, D / H) of the prefix, `status` logits (B, 4)."""
+    """`keys` and `values` (L, B, H, P, D / H) of the prefix, `status` logits (B, 4).
+
+    `experts` (B, L, E) is how often each expert of a layer was chosen, as shares of one.
+    """
 
     keys: Tensor
     values: Tensor
     status: Tensor
+    experts: Tensor
 
 
 class Decoded(NamedTuple):
@@ -134,10 +138,12 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x after the block, its keys and values, and the experts that each position chose."""
         mixed, keys, values = self.attention(self.attention_norm(x), mask, cache)
         x = x + mixed
-        return x + self.experts(self.experts_norm(x)), keys, values
+        mixed, chosen = self.experts(self.experts_norm(x))
+        return x + mixed, keys, values, chosen
 
 
 class BandHead(nn.Module):
@@ -225,12 +231,16 @@ class Model(nn.Module):
         """Everything that does not depend on tokens of the action."""
         x, _ = self.prefix(word, image, state)
         mask = torch.ones(self.prefix_length, self.prefix_length, dtype=torch.bool)
-        keys, values = [], []
+        keys, values, experts = [], [], []
         for block in self.blocks:
-            x, key, value = block(x, mask)
+            x, key, value, chosen = block(x, mask)
             keys.append(key)
             values.append(value)
-        return Prefill(torch.stack(keys), torch.stack(values), self._status(x))
+            is_chosen = chosen.flatten(1).unsqueeze(-1) == torch.arange(self.config.experts)
+            experts.append(is_chosen.to(x.dtype).mean(1))
+        return Prefill(
+            torch.stack(keys), torch.stack(values), self._status(x), torch.stack(experts, dim=1)
+        )
 
     def decode(
         self, bands: Tensor, previous: Tensor, known: Tensor, keys: Tensor, values: Tensor
@@ -246,7 +256,7 @@ class Model(nn.Module):
         mask = torch.cat([past, causal], dim=1)
         new_keys, new_values = [], []
         for block, key, value in zip(self.blocks, keys.unbind(0), values.unbind(0), strict=True):
-            x, key, value = block(x, mask, (key, value))
+            x, key, value, _ = block(x, mask, (key, value))
             new_keys.append(key)
             new_values.append(value)
         assert self.band_head is not None
@@ -274,7 +284,7 @@ class Model(nn.Module):
         x = torch.cat([prefix, bands], dim=1)
         visible = self._training_mask()
         for block in self.blocks:
-            x, _, _ = block(x, visible)
+            x, _, _, _ = block(x, visible)
         status = self._status(x)
         bands = self._bands(self.norm(x[:, self.prefix_length :]))
         return Output(bands, status, slots, glance, place)

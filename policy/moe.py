@@ -62,13 +62,15 @@ class MoE(nn.Module):
         self.register_buffer("selection_bias", torch.zeros(experts))
         self.register_buffer("expert_use", torch.zeros(experts))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, D) to (B, L, D), and the experts (B, L, K) int64 that each token chose."""
         tokens = x.flatten(0, 1)
         chosen, weights = self.route(tokens)
         if torch.onnx.is_in_onnx_export():
-            return self.shared(x) + self._exported(x, chosen, weights)
-        return self.shared(x) + self._sorted(tokens, chosen, weights).view_as(x)
+            mixed = self._exported(x, chosen, weights)
+        else:
+            mixed = self._sorted(tokens, chosen, weights).view_as(x)
+        return self.shared(x) + mixed, chosen.unflatten(0, x.shape[:2])
 
     def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Chosen experts (T, K) int64 and their weights (T, K), which sum to one."""

@@ -97,7 +97,7 @@ def _answers(parts: Parts, encoder: TextEncoder, samples: Sequence[Sample]) -> A
     rows = []
     for sample in samples:
         word, slots = parts.words(*encoder.encode([sample.instruction]))
-        keys, values, status = parts.prefill(word, sample.image[None], sample.state[None])
+        keys, values, status, _ = parts.prefill(word, sample.image[None], sample.state[None])
         rows.append((*policy.decode(keys, values), status, slots))
     return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 

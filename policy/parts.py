@@ -1,7 +1,7 @@
 """The model's three parts, each a module of its own: what is exported and what torch runs alike.
 
 words      an instruction's token states -> word vector, values of the slots
-prefill    word vector, image, state     -> cached keys and values, status
+prefill    word vector, image, state     -> cached keys and values, status, experts' shares
 decode     a few bands and the cache     -> their tokens, the chunk so far, the longer cache
 """
 
@@ -37,7 +37,9 @@ class Prefill(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, word: Tensor, image: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, word: Tensor, image: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.model.prefill(word, image, state)
 
 

@@ -23,6 +23,7 @@ from bridge.contract import (
     ActionChunk,
     Observation,
     Status,
+    Thinking,
     UserError,
     check_instruction,
 )
@@ -45,7 +46,7 @@ class Parts(Protocol):
         ...
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
-        """Word vector, image (1, 96, 96, 3), state (1, 86) -> keys, values, status (1, 4)."""
+        """Word vector, image (1, 96, 96, 3), state (1, 86) -> cache, status (1, 4), expert use."""
         ...
 
     def decode(
@@ -98,8 +99,8 @@ class GraphPolicy:
         text = check_instruction(instruction)
         word, slots = self._read(UNINFORMATIVE_INSTRUCTION if self.blind == "text" else text)
         image, state = self._inputs(observation)
-        keys, values, status = self._parts.prefill(word, image, state)
-        commands = self.decode(keys, values, start)[1]
+        keys, values, status, experts = self._parts.prefill(word, image, state)
+        tokens, commands = self.decode(keys, values, start)
         if not (np.isfinite(commands).all() and np.isfinite(status).all()):
             raise UserError("the policy computed non-finite numbers: export its bundle again")
         chances = np.exp(status[0] - status[0].max())
@@ -111,6 +112,11 @@ class GraphPolicy:
             status=Status(most_likely),
             status_probability=float(chances[most_likely]),
             understood=self._names(slots[0]),
+            thinking=Thinking(
+                expert_use=tuple(map(tuple, experts[0].tolist())),
+                tokens=tokens.size,
+                steps=-(-tokens.size // self.tokens_per_step),
+            ),
         )
 
     def reset(self) -> None:
@@ -243,7 +249,9 @@ def open_session(
     providers: Sequence[str] | None = None,
 ) -> tuple[ort.InferenceSession, str]:
     """A session on the GPU where there is one, else on the CPU, and which of them in words."""
-    wanted = providers or ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    # To name the CPU and to forbid it at once is refused before anything is tried.
+    both = ["CUDAExecutionProvider", *([] if strict_gpu else ["CPUExecutionProvider"])]
+    wanted = providers or both
     usable = [name for name in wanted if name in ort.get_available_providers()]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

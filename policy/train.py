@@ -40,7 +40,8 @@ class TrainConfig:
 
     `start` is a checkpoint or run to go on from, with its normalisation and action bins, as a
     round on new data does. `no_text` and `no_image` train baselines that are not given these.
-    The last `quantized_share` trains with 8-bit weights and a frozen choice of experts.
+    The last `quantized_share` trains with 8-bit weights and a frozen choice of experts. Labels of
+    the `emphasised` actions are drawn `emphasis` times as often: rare ones that take a rhythm.
     """
 
     steps: int = 10_000
@@ -62,6 +63,8 @@ class TrainConfig:
     start: Path | None = None
     no_text: bool = False
     no_image: bool = False
+    emphasised: tuple[str, ...] = ("wave",)
+    emphasis: float = 3.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -71,6 +74,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: Demonstrations, run: Path) -> None:
         self.config, self.data, self.run = config, data, run
+        data.emphasise(config.emphasised, config.emphasis)
         torch.manual_seed(config.seed)
         self.model = self._new_model().train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)

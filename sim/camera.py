@@ -54,6 +54,14 @@ def opengl_renderer() -> str:
     return GL.glGetString(GL.GL_RENDERER).decode()
 
 
+def release_opengl() -> None:
+    """Lets another thread draw: until then OpenGL belongs to the one that drew last."""
+    if _gl_context.cache_info().currsize and type(_gl_context()).__module__ == "mujoco.egl":
+        from OpenGL import EGL
+
+        EGL.eglReleaseThread()
+
+
 class _Painter:
     """Draws one model at one size. Holds OpenGL memory until `close`."""
 

@@ -20,14 +20,13 @@ from bridge.contract import (
     COMMAND_DIM,
     CONTROL_HZ,
     IMAGE_SIZE,
-    STANDING_HEIGHT_M,
     STATE_DIM,
 )
 from sim.camera import ThirdPerson
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.scene import sample_scene
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walker import VELOCITY_HIGH, VELOCITY_LOW
+from sim.walker import HIGHEST_M, LOWEST_M, VELOCITY_HIGH, VELOCITY_LOW
 from sim.world import World
 from sim.worlds import Worlds
 
@@ -78,11 +77,10 @@ def action_space() -> gymnasium.spaces.Box:
 def command_range() -> np.ndarray:
     """(2, 18) least and most of each field of a command that walker and joints follow."""
     low, high = joint_facts("range_rad").T[:, N_LEG_WAIST_JOINTS:]
-    height = STANDING_HEIGHT_M
     return np.stack(
         [
-            np.concatenate([VELOCITY_LOW, [height - 0.05], low]),
-            np.concatenate([VELOCITY_HIGH, [height + 0.05], high]),
+            np.concatenate([VELOCITY_LOW, [LOWEST_M], low]),
+            np.concatenate([VELOCITY_HIGH, [HIGHEST_M], high]),
         ]
     ).astype(np.float32)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bridge.contract import STANDING_HEIGHT_M
+
 PERIOD_S = 0.74
 LIFT_M = 0.07
 SOLE_RADIUS_M = 0.005
@@ -18,6 +20,11 @@ PENDULUM_RAD_S = 3.6  # sqrt(9.81 / height of the centre of mass)
 TIPPING_RAD = 0.25
 STUMBLING_RAD = 0.4
 
+# The leg of the home pose, seen from the side: hip to knee, knee to ankle, hip to ankle, in
+# the facts' frames.
+THIGH_M, SHANK_M, LEG_M = 0.3366, 0.3000, 0.6014
+DEEPEST_LEAN_RAD = 0.82  # an ankle ends at 0.87 rad: deeper squats go back, not down alone
+WAIST_LEAN_PER_M = 6.0  # the waist bends forward as hips go back: the body stays over its feet
 HIP_PITCH_PER_M_S = 0.55
 HIP_YAW_PER_RAD_S = 0.35
 HIP_ROLL_PER_M_S = 0.45
@@ -53,6 +60,32 @@ def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
     While the clock runs, at a phase above zero, more is normal.
     """
     return np.linalg.norm(capture, axis=-1) > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
+
+
+def squat(height: np.ndarray) -> np.ndarray:
+    """(..., 15) offsets of the leg and waist joints that lower the pelvis to (...) m, feet flat.
+
+    The two-link leg of the home pose, shortened; `height` at most STANDING_HEIGHT_M and at least
+    0.45.
+    """
+    leg = LEG_M - (STANDING_HEIGHT_M - height)
+
+    def lean(of: float, other: float, length: np.ndarray | float) -> np.ndarray:
+        """By the law of cosines: the angle between one link and the line from hip to ankle."""
+        return np.arccos((of**2 + length**2 - other**2) / (2 * of * length))
+
+    shank = np.minimum(lean(SHANK_M, THIGH_M, leg), DEEPEST_LEAN_RAD)
+    thigh = np.arccos((leg - SHANK_M * np.cos(shank)) / THIGH_M)
+    shank_bend = shank - lean(SHANK_M, THIGH_M, LEG_M)
+    thigh_bend = thigh - lean(THIGH_M, SHANK_M, LEG_M)
+    back = np.maximum(THIGH_M * np.sin(thigh) - SHANK_M * np.sin(shank), 0.0)
+    offsets = np.zeros((*np.shape(height), 15))
+    for hip in (0, 6):
+        offsets[..., hip] = -thigh_bend
+        offsets[..., hip + 3] = thigh_bend + shank_bend
+        offsets[..., hip + 4] = -shank_bend
+    offsets[..., 14] = np.minimum(WAIST_LEAN_PER_M * back, 0.45)
+    return offsets
 
 
 def foot_lift(phases: np.ndarray, moving: np.ndarray) -> np.ndarray:

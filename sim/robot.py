@@ -29,17 +29,6 @@ def joint_facts(key: str) -> np.ndarray:
     return np.array([joint[key] for joint in facts()["joints"]], dtype=np.float32)
 
 
-@lru_cache
-def mirror_indices() -> tuple[np.ndarray, np.ndarray]:
-    """(29,) source index and sign of every joint in a left-right mirror image."""
-    index, sign = [], []
-    for name in JOINT_NAMES:
-        twin = name.replace("left", "#").replace("right", "left").replace("#", "right")
-        index.append(JOINT_NAMES.index(twin))
-        sign.append(-1.0 if "roll" in name or "yaw" in name else 1.0)
-    return np.array(index), np.array(sign, dtype=np.float32)
-
-
 def gravity_in_base(quat_wxyz: np.ndarray) -> np.ndarray:
     """(..., 3) the direction of gravity in the frame of a (..., 4) rotation; (0, 0, -1) upright."""
     w, x, y, z = np.moveaxis(quat_wxyz, -1, 0)

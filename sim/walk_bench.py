@@ -20,6 +20,7 @@ from sim.walk_course import (
     Trace,
     fixed_course,
     height_course,
+    low_course,
     push_course,
     random_course,
     run_course,
@@ -38,7 +39,9 @@ TRACKED: dict[str, tuple[float, float, float]] = {
 }
 HEIGHTS_M = (0.7, 0.65, 0.6, 0.55, 0.5, 0.45)
 HEIGHT_ERROR_M = 0.03
-HEIGHTS = "heights"
+HEIGHTS, LOW = "heights", "low"
+HEIGHT_FIGURES = {HEIGHTS: "lowest_height_m", LOW: "low_height"}
+LOW_M, LOW_S, GOING_DOWN_S = 0.55, 10.0, 3.0
 HAND_PAYLOAD_KG = 1.0
 SETTLED_S = 1.0  # after a new command, or at the start
 STAND_S, TRACK_S, ROUGH_S = 20.0, 6.0, 10.0
@@ -87,8 +90,8 @@ def examinees(config: WalkBenchConfig) -> list[Examinee]:
 def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
     """All figures, by names such as `mesh_holosoma_ppo_falls`: body, walker, figure.
 
-    A walker that takes no heights has None as its low_height. Raises UserError for a walker or a
-    body that is missing.
+    A walker that takes no heights has None for what is asked of them. Raises UserError for a
+    walker or a body that is missing.
     """
     if config.runs < 1 or config.directions < 1:
         raise UserError("--runs and --directions must be at least 1")
@@ -107,8 +110,8 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
                 models[key] = models.get(key) or body_model(body, *key)
                 for walker in walkers:
                     prefix = f"{body_name}_{walker.name}"
-                    if exam.name == HEIGHTS and not heights[walker.name]:
-                        figures[f"{prefix}_low_height"] = None
+                    if exam.name in HEIGHT_FIGURES and not heights[walker.name]:
+                        figures[f"{prefix}_{HEIGHT_FIGURES[exam.name]}"] = None
                         bar.advance(task, exam.course.steps)
                         continue
                     bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
@@ -185,6 +188,7 @@ def make_exams(config: WalkBenchConfig) -> list[Exam]:
             lambda trace: _rate("bumps_falls", trace),
         ),
         Exam(HEIGHTS, height_course(few, HEIGHTS_M), _score_heights),
+        Exam(LOW, low_course(runs, LOW_M, GOING_DOWN_S + LOW_S, seed + 4), _score_low),
     ]
 
 
@@ -293,4 +297,13 @@ def _score_heights(trace: Trace) -> dict[str, Any]:
         if not (trace.upright[part[-1]] & near).all():
             break
         held = wanted
-    return {"low_height": held}
+    return {"lowest_height_m": held}
+
+
+def _score_low(trace: Trace) -> dict[str, Any]:
+    """The share that stood upright within HEIGHT_ERROR_M of LOW_M for all of LOW_S."""
+    start = round(GOING_DOWN_S * CONTROL_HZ)
+    near = (np.abs(trace.height_m[start:] - LOW_M) < HEIGHT_ERROR_M).all(axis=0)
+    held = int((near & trace.upright[-1]).sum())
+    n = trace.upright.shape[1]
+    return {"low_height": held / n, "low_height_interval": list(wilson_interval(held, n))}

@@ -21,7 +21,7 @@ from sim.walk_bodies import BodyBatch, GroundName
 from sim.walk_peers import Examinee
 
 # What is asked of every walker: m/s, m/s, rad/s.
-SLOWEST, FASTEST = np.array([-0.4, -0.3, -0.8]), np.array([0.8, 0.3, 0.8])
+SLOWEST, FASTEST = np.array([-0.6, -0.4, -1.0]), np.array([1.0, 0.4, 1.0])
 STAND_SHARE, TURN_SHARE = 0.15, 0.2
 COMMAND_S, ARM_GOAL_S = 5.0, 2.0
 ARM_SPEED_RAD_S = (0.6, 3.0)
@@ -218,6 +218,15 @@ def push_course(
         np.tile(moments, len(velocities) * len(speeds)),
         np.tile(pushes, (len(velocities), 1)),
     )
+
+
+def low_course(runs: int, height_m: float, seconds: float, seed: int) -> Course:
+    """Stands at one height, from the start, with arms that move."""
+    rng = np.random.default_rng([seed, runs])
+    commands = np.tile(STAND_COMMAND, (round(seconds * CONTROL_HZ), runs, 1))
+    commands[..., BASE_HEIGHT] = height_m
+    commands[..., ARMS] = _random_arms(rng, len(commands), runs)
+    return Course(commands, rng.uniform(-np.pi, np.pi, runs), *_no_push(runs))
 
 
 def height_course(runs: int, heights_m: Sequence[float]) -> Course:

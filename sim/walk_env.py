@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from mujoco import batch
 
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
+from bridge.mirror import joint_mirror
 from sim import gait
 from sim.robot import (
     CONTROL_SUBSTEPS,
@@ -19,17 +20,19 @@ from sim.robot import (
     facts,
     gravity_in_base,
     joint_facts,
-    mirror_indices,
     robot_spec,
     yaw_of,
 )
 from sim.walk_reward import WalkState, walk_rewards
 from sim.walker import (
     ARM_SPEED_RAD_S,
+    HIGHEST_M,
+    LOWEST_M,
     OBSERVATION_DIM,
     VELOCITY_HIGH,
     VELOCITY_LOW,
     advance_clock,
+    follow_height,
     is_stepping,
     joint_targets,
     start_phase,
@@ -58,11 +61,17 @@ class WalkConfig:
     command_s: float = 5.0
     stand_share: float = 0.3
     turn_share: float = 0.2
-    push_m_s: float = 0.8
+    low_share: float = 0.3
+    push_m_s: float = 1.3
     push_every_s: float = 6.0
-    friction: tuple[float, float] = (0.5, 1.2)
+    friction: tuple[float, float] = (0.4, 1.25)
     torso_payload_kg: tuple[float, float] = (-1.0, 2.0)
+    wrist_payload_kg: tuple[float, float] = (0.0, 1.5)
+    wrist_payload_share: float = 0.4
+    mass_ratio: tuple[float, float] = (0.95, 1.05)
+    torso_shift_m: float = 0.02
     gain_ratio: tuple[float, float] = (0.9, 1.1)
+    delay_substeps: int = 3
     joint_noise_rad: float = 0.01
     joint_vel_noise_rad_s: float = 0.5
     ang_vel_noise_rad_s: float = 0.2
@@ -84,11 +93,12 @@ def walk_model() -> mujoco.MjModel:
 
 
 class WalkEnv(gymnasium.vector.VectorEnv):
-    """`n_worlds` G1s follow random base velocities while their arms move at random.
+    """`n_worlds` G1s follow random base velocities and heights while their arms move at random.
 
-    Actions (n, 15) correct the reference gait of legs and waist. Observations (n, 84) are the
-    walker's; `info["critic"]` (n, 92) adds what only the simulation knows. A world that falls or
-    ends resets in the same step. Randomised per world: friction, torso payload, gains.
+    Actions (n, 15) correct the reference gait of legs and waist. Observations (n, 85) are the
+    walker's; `info["critic"]` (n, 93) adds what only the simulation knows. A world that falls or
+    ends resets in the same step. Randomised per world: friction, masses, payload of torso and
+    wrists, where the torso's mass lies, gains, and how many physics steps a command is late.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -114,7 +124,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         }
         self._home = np.array(self.model.key("home").qpos)
         self._joint_low, self._joint_high = joint_facts("range_rad").T
-        twins, signs = mirror_indices()
+        twins, signs = joint_mirror()
         self._arm_twins = twins[-N_ARM_JOINTS:] - N_LEG_WAIST_JOINTS
         self._arm_signs = signs[-N_ARM_JOINTS:]
         self.penalty_factor = 0.1
@@ -134,6 +144,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             self._rng = np.random.default_rng(seed)
         n = self.num_envs
         self.velocity = np.zeros((n, 3))
+        self.height = np.full(n, STANDING_HEIGHT_M)
+        self.height_goal = self.height.copy()
         self.phase, self.unasked_s = np.zeros(n), np.zeros(n)
         self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
@@ -153,9 +165,10 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         self.previous_action, self.action = self.action, np.asarray(actions, dtype=np.float64)
         self._move_arms()
-        targets = joint_targets(self.action, self.phase, self.velocity, self.arms, self.stepping)
-        self.ctrl[:] = np.clip(targets, self._joint_low, self._joint_high)
-        self.batch.step(nstep=CONTROL_SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_VEL)
+        targets = joint_targets(
+            self.action, self.phase, self.velocity, self.height, self.arms, self.stepping
+        )
+        self._drive(np.clip(targets, self._joint_low, self._joint_high))
         self.episode_steps += 1
         # The clock of this step follows the balance that its command was computed from.
         self.phase, self.unasked_s = advance_clock(
@@ -175,6 +188,14 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self._reset_worlds(terminated | truncated)
         observation, info["critic"] = self._observe()
         return observation, (rewards * DT_S).astype(np.float32), terminated, truncated, info
+
+    def _drive(self, targets: np.ndarray) -> None:
+        """One control period; a world obeys the last targets until its command arrives."""
+        for late in range(CONTROL_SUBSTEPS):
+            arrived = self.delay == late
+            self.ctrl[arrived] = targets[arrived]
+            self.batch.step(stage=mujoco.mjtStage.mjSTAGE_VEL)
+        self.ctrl[self.delay == CONTROL_SUBSTEPS] = targets[self.delay == CONTROL_SUBSTEPS]
 
     def _gravity(self) -> np.ndarray:
         return gravity_in_base(self.qpos[:, 3:7])
@@ -197,9 +218,11 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             ang_vel=self.sensor("base_ang_vel"),
             gravity=self._gravity(),
             height=self.qpos[:, 2],
+            height_command=self.height,
             base_pos=self.qpos[:, :2],
             joint_offset=self.qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS]
-            - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS],
+            - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
+            - gait.squat(self.height),
             sole_pos=pair["sole_pos"],
             sole_vel=pair["sole_vel"],
             sole_up=pair["sole_up"],
@@ -214,7 +237,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
 
     def _fallen(self, state: WalkState) -> np.ndarray:
         broken = ~np.isfinite(self.qpos).all(axis=1)
-        return (state.gravity[:, 2] > -0.5) | (state.height < 0.45) | broken
+        return (state.gravity[:, 2] > -0.5) | (state.height < self.height - 0.2) | broken
 
     def _planted(self, state: WalkState) -> np.ndarray:
         """Worlds told to move whose foot has not left the floor for a cycle and a half.
@@ -239,6 +262,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.stepping = is_stepping(self.phase, self.velocity, self.capture)
         clean = walker_observation(
             self.velocity,
+            self.height,
             self.phase,
             joints,
             joint_vel,
@@ -249,6 +273,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         )
         observed = walker_observation(
             self.velocity,
+            self.height,
             self.phase,
             noisy(joints, c.joint_noise_rad),
             noisy(joint_vel, c.joint_vel_noise_rad_s),
@@ -259,7 +284,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         )
         feet = [self.sensor(f"{side}_sole_pos")[:, 2:] for side in ("left", "right")]
         touch = [self.sensor(f"{side}_touch") > 1.0 for side in ("left", "right")]
-        height = self.qpos[:, 2:3] - STANDING_HEIGHT_M
+        height = self.qpos[:, 2:3] - self.height[:, None]
         critic = np.concatenate(
             [clean, 2 * self.sensor("base_lin_vel"), 5 * height, *(10 * f for f in feet), *touch],
             axis=1,
@@ -282,6 +307,12 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         turning = kind < c.turn_share
         velocity[turning, :2] = 0
         velocity[(kind > 1 - c.stand_share)] = 0
+        # Stands, and slow walks, with bent legs: to reach low things.
+        low = rng.random(n) < c.low_share * self.difficulty
+        self.height_goal[worlds] = np.where(
+            low, rng.uniform(LOWEST_M, HIGHEST_M, n), STANDING_HEIGHT_M
+        )
+        velocity[low] *= rng.integers(0, 2, (n, 1))[low] * 0.5
         velocity[np.abs(velocity) < gait.MOVING_SPEED] = 0
         self.velocity[worlds] = velocity
         # Clocks that start again start with either foot.
@@ -312,6 +343,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     def _move_arms(self) -> None:
         step = self.arm_speed * DT_S
         self.arms = self.arms + np.clip(self.arm_goals - self.arms, -step, step)
+        self.height = follow_height(self.height, self.height_goal)
 
     def _disturb(self) -> None:
         c, rng, n = self.config, self._rng, self.num_envs
@@ -340,6 +372,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.qvel[worlds] = 0
         self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
         self.ctrl[worlds] = qpos[:, 7:]
+        self.height[worlds] = STANDING_HEIGHT_M
         self.phase[worlds], self.unasked_s[worlds], self.stepping[worlds] = 0, 0, False
         self._sample_commands(worlds)
         for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):
@@ -355,7 +388,15 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         mass = self.batch.expand("body_mass")
         torso = self.model.body("torso_link").id
         torso_kg = next(b["mass_kg"] for b in facts()["bodies"] if b["name"] == "torso_link")
+        mass *= rng.uniform(*c.mass_ratio, (n, 1))
         mass[:, torso] = torso_kg + rng.uniform(*c.torso_payload_kg, n)
+        for side in ("left", "right"):
+            carries = rng.random(n) < c.wrist_payload_share
+            hand = self.model.body(f"{side}_wrist_yaw_link").id
+            mass[:, hand] += carries * rng.uniform(*c.wrist_payload_kg, n)
+        centre = self.batch.expand("body_ipos")
+        centre[:, torso] += rng.uniform(-c.torso_shift_m, c.torso_shift_m, (n, 3))
+        self.delay = rng.integers(0, c.delay_substeps + 1, n)
         ratio = rng.uniform(*c.gain_ratio, (n, 1))
         gain, bias = self.batch.expand("actuator_gainprm"), self.batch.expand("actuator_biasprm")
         gain[:, :, 0] = self.model.actuator_gainprm[:, 0] * ratio

@@ -12,7 +12,7 @@ from assets import asset_path
 from bridge.contract import CONTROL_HZ
 from sim.walk_env import WalkConfig, WalkEnv
 
-EXAM_WORLDS = WalkConfig(push_m_s=0.0, stand_share=0.15, turn_share=0.2)
+EXAM_WORLDS = WalkConfig(push_m_s=0.0, low_share=0.0, stand_share=0.15, turn_share=0.2)
 TRACKED: dict[str, tuple[float, float, float]] = {
     "stand": (0, 0, 0),
     "forward 0.4": (0.4, 0, 0),

@@ -27,7 +27,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("energy_j_m", "energy J/m", "{:.0f}"),
     ("target_rate_rad_s", "target rate rad/s", "{:.2f}"),
     ("peak_joint_acc_rad_s2", "peak joint acc. rad/s²", "{:.0f}"),
-    ("low_height", "lowest height m", "{:.2f}"),
+    ("low_height", "0.55 m held for 10 s", "{:.0%}"),
+    ("lowest_height_m", "lowest height m", "{:.2f}"),
 )
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44")
 

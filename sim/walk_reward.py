@@ -24,6 +24,7 @@ class WalkState:
     ang_vel: np.ndarray  # (n, 3)
     gravity: np.ndarray  # (n, 3)
     height: np.ndarray  # (n,)
+    height_command: np.ndarray  # (n,)
     base_pos: np.ndarray  # (n, 2) world
     joint_offset: np.ndarray  # (n, 15)
     sole_pos: np.ndarray  # (n, 2, 3) world
@@ -65,6 +66,7 @@ def walk_rewards(
         + 2.0 * np.exp(-linear / 0.04)
         - 4.0 * np.sqrt(linear),
         "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 2.0 * np.sqrt(turn),
+        "height": 1.5 * np.exp(-((s.height - s.height_command) ** 2) / 0.001),
         # So sharp that standing still cannot earn it: a wider one taught just that.
         "foot_height": 2.5 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
         # Strong, or the first thing learned is to hold the feet down: it balances best.

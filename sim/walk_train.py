@@ -20,7 +20,8 @@ from tensordict import TensorDict
 
 from bridge.contract import JOINT_NAMES, UserError
 from bridge.files import write_bytes, write_json
-from sim.robot import N_LEG_WAIST_JOINTS, mirror_indices
+from bridge.mirror import joint_mirror
+from sim.robot import N_LEG_WAIST_JOINTS
 from sim.walk_env import WalkConfig, WalkEnv
 from sim.walker import OBSERVATION_DIM
 
@@ -50,7 +51,7 @@ class WalkTrainConfig:
 
 def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Index and sign of every number of an action and of an observation in the mirror image."""
-    joint, joint_sign = mirror_indices()
+    joint, joint_sign = joint_mirror()
     body, body_sign = joint[:N_LEG_WAIST_JOINTS], joint_sign[:N_LEG_WAIST_JOINTS]
     # angular velocity, gravity, velocity command, clock (half a cycle on), joints, rates, action
     index = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
@@ -58,6 +59,8 @@ def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     for part, part_sign in ((joint, joint_sign), (joint, joint_sign), (body, body_sign)):
         index += list(part + len(index))
         sign += list(part_sign)
+    index.append(len(index))  # height
+    sign.append(1.0)
     assert len(index) == OBSERVATION_DIM
 
     def tensors(i: Any, s: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,7 +321,7 @@ def _check_same_config(out: Path, config: WalkTrainConfig) -> None:
 
 
 def export_walker(runner: OnPolicyRunner, path: Path) -> None:
-    """Writes the actor's mean as ONNX: `observation` (n, 84) -> `action` (n, 15)."""
+    """Writes the actor's mean as ONNX: `observation` (n, 85) -> `action` (n, 15)."""
     import io
 
     import onnx

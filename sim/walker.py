@@ -15,7 +15,9 @@ import onnxruntime
 from assets import asset_path
 from bridge.contract import (
     ARMS,
+    BASE_HEIGHT,
     CONTROL_HZ,
+    JOINT_NAMES,
     N_ARM_JOINTS,
     STANDING_HEIGHT_M,
     UserError,
@@ -24,18 +26,19 @@ from bridge.safety import Limits
 from sim import gait
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 
-OBSERVATION_DIM = 84
+OBSERVATION_DIM = 85
 # Command ranges the walker is trained for: m/s, m/s, rad/s.
-VELOCITY_LOW = np.array([-0.4, -0.3, -0.8], dtype=np.float32)
-VELOCITY_HIGH = np.array([0.8, 0.3, 0.8], dtype=np.float32)
+VELOCITY_LOW = np.array([-0.6, -0.4, -1.0], dtype=np.float32)
+VELOCITY_HIGH = np.array([1.0, 0.4, 1.0], dtype=np.float32)
+LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
+HEIGHT_RATE_M_S = 0.25
 ARM_SPEED_RAD_S = 3.0
 
 
 # What a command may change by within a second: four times and twice what tasks ask of base and
 # arms, but no faster than legs can follow and the base can come to rest within HOLD's ramp.
-BASE_RATE = np.array([6.0, 4.0, 8.0, 0.5])
+BASE_RATE = np.array([6.0, 4.0, 8.0, 2 * HEIGHT_RATE_M_S])
 ARM_RATE_CHANGE_RAD_S2 = 40.0
-HEIGHT_SLACK_M = 0.02  # this walker has one height; a decoded command is near it
 
 
 @lru_cache
@@ -47,8 +50,8 @@ def command_limits() -> Limits:
         [CONTROL_HZ * BASE_RATE, np.full(N_ARM_JOINTS, ARM_RATE_CHANGE_RAD_S2)]
     )
     return Limits(
-        low=np.concatenate([VELOCITY_LOW, [STANDING_HEIGHT_M - HEIGHT_SLACK_M], arm_low]),
-        high=np.concatenate([VELOCITY_HIGH, [STANDING_HEIGHT_M + HEIGHT_SLACK_M], arm_high]),
+        low=np.concatenate([VELOCITY_LOW, [LOWEST_M], arm_low]),
+        high=np.concatenate([VELOCITY_HIGH, [HIGHEST_M], arm_high]),
         rate=rate,
         rate_change=rate_change,
     )
@@ -62,6 +65,7 @@ def action_scale() -> np.ndarray:
 
 def walker_observation(
     velocity: np.ndarray,
+    height: np.ndarray,
     phase: np.ndarray,
     joint_pos: np.ndarray,
     joint_vel: np.ndarray,
@@ -70,12 +74,14 @@ def walker_observation(
     last_action: np.ndarray,
     stepping: np.ndarray,
 ) -> np.ndarray:
-    """(..., 84) float32, the network's input.
+    """(..., 85) float32, the network's input.
 
-    velocity (..., 3) m/s, m/s, rad/s; phase (...) in [0, 1); joints (..., 29) rad and rad/s;
-    angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU frame; action (..., 15);
-    stepping (...) bool, whether the clock runs.
+    velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; phase (...) in [0, 1);
+    joints (..., 29) rad and rad/s; angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU
+    frame; action (..., 15); stepping (...) bool, whether the clock runs.
     """
+    pose = np.broadcast_to(joint_facts("home_rad"), joint_pos.shape).copy()
+    pose[..., :N_LEG_WAIST_JOINTS] += gait.squat(height)
     angle = 2 * np.pi * phase[..., None]
     stepping = stepping[..., None]
     # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
@@ -86,9 +92,10 @@ def walker_observation(
             velocity * np.array([2.0, 2.0, 1.0]),
             np.sin(angle) * stepping,
             np.cos(angle) * stepping,
-            (joint_pos - joint_facts("home_rad")) * 4.0,
+            (joint_pos - pose) * 4.0,
             joint_vel * 0.1,
             last_action,
+            5.0 * (STANDING_HEIGHT_M - height[..., None]),
         ],
         axis=-1,
     ).astype(np.float32)
@@ -98,11 +105,12 @@ def joint_targets(
     action: np.ndarray,
     phase: np.ndarray,
     velocity: np.ndarray,
+    height: np.ndarray,
     arms: np.ndarray,
     stepping: np.ndarray,
 ) -> np.ndarray:
-    """(..., 29) rad: home + reference + scaled action for legs and waist; (..., 14) arms as is."""
-    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
+    """(..., 29) rad: legs and waist at home + squat + reference + scaled action, arms as is."""
+    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + gait.squat(height)
     offsets = gait.reference(gait.leg_phases(phase), velocity, stepping)
     return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
 
@@ -144,10 +152,19 @@ def follow_arms(arms: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return arms + np.clip(wanted - arms, -step, step)
 
 
-class Walker:
-    """The walker of one robot, or of `n`: the network and the little state kept between steps."""
+def follow_height(height: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(...) m: the pelvis height one control period later, no faster than HEIGHT_RATE_M_S."""
+    step = HEIGHT_RATE_M_S / CONTROL_HZ
+    return height + np.clip(np.clip(wanted, LOWEST_M, HIGHEST_M) - height, -step, step)
 
-    takes_height = False
+
+class Walker:
+    """The walker of one robot, or of `n`: the network and the little state kept between steps.
+
+    `clamped` counts the robots' steps whose velocity or height was out of the trained range.
+    """
+
+    takes_height = True
 
     def __init__(self, path: Path | str | None = None, n: int | None = None):
         """With `n`, every array given and returned has a row for each robot."""
@@ -160,18 +177,15 @@ class Walker:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        width = self._session.get_inputs()[0].shape[-1]
-        if width != OBSERVATION_DIM:
-            raise UserError(
-                f"walker {path} reads {width} numbers, not {OBSERVATION_DIM};"
-                " train one for this body with: hitogata walk"
-            )
+        _check_walker(path, self._session)
+        self.clamped = 0
         self._range = np.array([[j[0], j[1]] for j in joint_facts("range_rad")])
         lead = () if n is None else (n,)
         self._phase = np.zeros(lead)
         self._unasked_s = np.zeros(lead)
         self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
         self._arms = np.zeros((*lead, N_ARM_JOINTS))
+        self._height = np.zeros(lead)
         self.reset()
 
     def reset(self, robots: np.ndarray | None = None) -> None:
@@ -179,6 +193,7 @@ class Walker:
         forgotten = ... if robots is None else robots
         self._phase[forgotten] = self._unasked_s[forgotten] = 0.0
         self._action[forgotten] = 0.0
+        self._height[forgotten] = STANDING_HEIGHT_M
         self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
 
     def step(
@@ -191,20 +206,64 @@ class Walker:
     ) -> np.ndarray:
         """29 joint targets (rad) for the next control period from an (18,) command.
 
-        Velocities are clamped to the trained range, arms to the joint ranges and to 3 rad/s.
+        Velocities and height are clamped to the trained range, arms to the joint ranges and to
+        3 rad/s. Raises ValueError, before anything changes, where a number is not finite.
         """
+        for name, values in (
+            ("command", command),
+            ("joint positions", joint_pos),
+            ("joint velocities", joint_vel),
+            ("angular velocity", ang_vel),
+            ("gravity", gravity),
+        ):
+            if not np.isfinite(values).all():
+                raise ValueError(f"the walker was given {name} that are not finite")
+        self.clamped += int(_is_outside(command).sum())
         velocity = np.clip(command[..., :3], VELOCITY_LOW, VELOCITY_HIGH)
         arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
         self._arms = follow_arms(arms, command[..., ARMS])
+        self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
         capture = gait.capture_offset(gravity, ang_vel)
         phase = start_phase(self._phase, velocity, capture)
         stepping = is_stepping(phase, velocity, capture)
         observation = walker_observation(
-            velocity, phase, joint_pos, joint_vel, ang_vel, gravity, self._action, stepping
+            velocity,
+            self._height,
+            phase,
+            joint_pos,
+            joint_vel,
+            ang_vel,
+            gravity,
+            self._action,
+            stepping,
         )
         rows = observation.reshape(-1, OBSERVATION_DIM)
         action = self._session.run(None, {"observation": rows})[0]
         self._action = action.reshape(self._action.shape)
-        targets = joint_targets(self._action, phase, velocity, self._arms, stepping)
+        targets = joint_targets(self._action, phase, velocity, self._height, self._arms, stepping)
         self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
         return np.clip(targets, self._range[:, 0], self._range[:, 1])
+
+
+def _is_outside(command: np.ndarray) -> np.ndarray:
+    """(...) bool: whether a command asks for more than the walker can do."""
+    velocity, height = command[..., :BASE_HEIGHT], command[..., BASE_HEIGHT]
+    fast = ((velocity < VELOCITY_LOW) | (velocity > VELOCITY_HIGH)).any(axis=-1)
+    # A metre in float32 is rounded.
+    return fast | (height < LOWEST_M - 1e-6) | (height > HIGHEST_M + 1e-6)
+
+
+def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:
+    """Refuses a file that is not a walker of this body at this rate."""
+    retrain = "train one for this body with: hitogata walk"
+    width = session.get_inputs()[0].shape[-1]
+    if width != OBSERVATION_DIM:
+        raise UserError(f"walker {path} reads {width} numbers, not {OBSERVATION_DIM}; {retrain}")
+    about = session.get_modelmeta().custom_metadata_map
+    if about.get("joints", "").split(",") != list(JOINT_NAMES):
+        raise UserError(f"walker {path} has its joints in another order; {retrain}")
+    if float(about.get("rate_hz", "0")) != CONTROL_HZ:
+        raise UserError(
+            f"walker {path} is for {about.get('rate_hz', 'no known')} Hz, not {CONTROL_HZ:g};"
+            f" {retrain}"
+        )

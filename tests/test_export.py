@@ -114,7 +114,7 @@ def test_graphs_compute_what_torch_computes(model: Model, exact: OnnxParts, samp
 
 def test_commands_are_the_sum_of_the_bands(model: Model, exact: OnnxParts, samples) -> None:
     word, _ = exact.words(*TextEncoder(threads=1).encode(["wave"]))
-    keys, values, _ = exact.prefill(word, samples[0].image[None], samples[0].state[None])
+    keys, values, *_ = exact.prefill(word, samples[0].image[None], samples[0].state[None])
     commands = np.zeros((1, CHUNK_STEPS, COMMAND_DIM), np.float32)
     all_tokens = []
     for band in range(BANDS):

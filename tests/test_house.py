@@ -21,7 +21,7 @@ ARROWS = {
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "misc", "util", "helper"}
 MOST_LINES = 420
 # Folders whose files the map need not name one by one.
-MAPPED_WHOLE = ("assets/models/", "docs/decisions/", "docs/results/")
+MAPPED_WHOLE = ("assets/models/", "docs/decisions/", "docs/images/", "docs/results/")
 
 
 def _tracked() -> list[str]:

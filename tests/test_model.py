@@ -60,6 +60,8 @@ def test_steps_with_a_cache_equal_one_pass(model, inputs, tokens_per_step):
     word, _ = model.read(inputs["states"], inputs["mask"])
     prefill = model.prefill(word, inputs["image"], inputs["state"])
     torch.testing.assert_close(prefill.status, whole.status, rtol=1e-4, atol=1e-4)
+    shares = prefill.experts.sum(-1)
+    torch.testing.assert_close(shares, torch.ones(shares.shape), rtol=1e-5, atol=1e-5)
     keys, values, found = prefill.keys, prefill.values, []
     n = tokens_per_step // 18
     for first in range(0, 6, n):

@@ -32,13 +32,13 @@ def test_agrees_with_the_dense_reference():
     moe = mixture()
     moe.selection_bias.copy_(torch.linspace(-0.2, 0.2, 8))
     x = torch.randn(2, 9, 64)
-    torch.testing.assert_close(moe(x), dense_reference(moe, x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moe(x)[0], dense_reference(moe, x), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_agree_with_the_dense_reference():
     moe = mixture()
     x = torch.randn(1, 6, 64)
-    moe(x).square().sum().backward()
+    moe(x)[0].square().sum().backward()
     found = {name: p.grad.clone() for name, p in moe.named_parameters()}
     moe.zero_grad()
     dense_reference(moe, x).square().sum().backward()
@@ -51,9 +51,9 @@ def test_exported_form_agrees(monkeypatch, quantized):
     moe = mixture()
     set_quantized(moe, quantized)
     x = torch.randn(2, 5, 64)
-    expected = moe(x)
+    expected, _ = moe(x)
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
-    torch.testing.assert_close(moe(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moe(x)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_export_hook_gets_log_weights(monkeypatch):
@@ -68,8 +68,9 @@ def test_export_hook_gets_log_weights(monkeypatch):
     x = torch.randn(1, 4, 64)
     chosen, weights = moe.route(x[0])
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
-    torch.testing.assert_close(moe(x), moe.shared(x))
+    torch.testing.assert_close(moe(x)[0], moe.shared(x))
     torch.testing.assert_close(seen["weights"].gather(1, chosen), weights)
+    assert torch.equal(moe(x)[1][0], chosen), "the choice is told"
     torch.testing.assert_close(seen["weights"].sum(1), torch.ones(4))
     assert ((seen["weights"] > 1e-6).sum(1) == 2).all()
 
@@ -108,7 +109,7 @@ def test_an_idle_expert_is_no_error():
     moe.selection_bias[3] = -10
     chosen, _ = moe.route(torch.randn(50, 64))
     assert not (chosen == 3).any()
-    assert moe(torch.randn(1, 50, 64)).isfinite().all()
+    assert moe(torch.randn(1, 50, 64))[0].isfinite().all()
 
 
 def test_mixtures_finds_all():

@@ -11,6 +11,7 @@ from bridge.contract import (
     STATE_DIM,
     Observation,
     Status,
+    Thinking,
     UserError,
 )
 from policy.runtime import UNINFORMATIVE_INSTRUCTION, GraphPolicy
@@ -51,7 +52,7 @@ class StubParts:
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
         self.seen.append(image)
-        return [np.zeros(1), np.zeros(1), self.status]
+        return [np.zeros(1), np.zeros(1), self.status, np.array([[[0.25, 0.75], [1.0, 0.0]]])]
 
     def decode(self, bands, previous, known, commands, keys, values) -> list[np.ndarray]:
         self.steps.append((bands.tolist(), known[0].tolist(), previous[0, :, 0].tolist()))
@@ -73,6 +74,7 @@ def test_an_answer() -> None:
     assert chunk.status is Status.DONE
     assert chunk.status_probability == pytest.approx(0.5)
     assert chunk.understood == {"action": "wave"}
+    assert chunk.thinking == Thinking(((0.25, 0.75), (1.0, 0.0)), tokens=108, steps=6)
     # Band by band, each told the tokens of the band before it.
     assert parts.steps[0] == ([0], [False], [0])
     assert parts.steps[3] == ([3], [True], [12])
@@ -96,8 +98,9 @@ def test_impossible_steps_are_refused(tokens: int) -> None:
 
 def test_a_passed_deadline_leaves_the_coarse_bands() -> None:
     made, parts, _ = policy(deadline_s=0.0)
-    np.testing.assert_array_equal(made.act("wave", observation()).commands, 1)
-    assert len(parts.steps) == 1
+    chunk = made.act("wave", observation())
+    np.testing.assert_array_equal(chunk.commands, 1)
+    assert len(parts.steps) == chunk.thinking.steps == 1 and chunk.thinking.tokens == 18
 
 
 def test_an_instruction_is_read_once() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridge.contract import STAND_COMMAND, STATE_DIM, YAW_RATE, UserError
+from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, UserError
 from bridge.dataset import DatasetWriter, Labels
 from policy.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.data import Augmentation, Demonstrations, augment_images, load_demonstrations
@@ -117,6 +117,54 @@ def test_augmentation_keeps_the_colours_apart(data):
     none = Augmentation(brightness=0, contrast=0, channel=0, shift_px=0)
     assert np.array_equal(augment_images(np.random.default_rng(0), data.images[:3], none),
                           data.images[:3].astype(np.float32))  # fmt: skip
+
+
+def test_half_of_what_the_picture_alone_decides_is_mirrored(data):
+    slots = (("colour", ("red", "blue")), ("action", ("turn", "go_to")))
+    classes = np.array([[0, 1]] * 8 + [[0, 0]] * 2)  # ten labels of "red", two of them turns
+    place = data.place[: len(classes)].copy()
+    place[0] = -1  # not seen
+    turning = replace(data, slot_names=slots, slots=classes, place=place, n_held_out=0)
+    always = Augmentation(
+        brightness=0, contrast=0, channel=0, shift_px=0, noise=0, elapsed_s=0, odometry=0,
+        hidden_command=0, dropped_words=0, mirrored=1.0, other_context=0,
+    )  # fmt: skip
+    rng, labels = np.random.default_rng(0), np.arange(10)
+    plain, mirrored = turning.batch(labels, rng, None), turning.batch(labels, rng, always)
+    for i in labels:
+        sign = -1 if 0 < i < 8 else 1
+        image = plain.image[i].flip(1) if sign < 0 else plain.image[i]
+        assert torch.equal(mirrored.image[i].byte(), image)
+        assert torch.equal(mirrored.commands[i, :, YAW_RATE], sign * plain.commands[i, :, YAW_RATE])
+        if sign < 0:
+            assert mirrored.place[i, 0] == 1 - plain.place[i, 0]
+            assert torch.equal(mirrored.state[i, 0], plain.state[i, 6]), "left hip from right hip"
+
+
+def test_time_and_odometry_are_exchanged_where_the_picture_alone_decides(data):
+    slots = (("action", ("turn", "go_to")), ("colour", ("red", "blue")))
+    classes = np.array([[1, 0]] * 30 + [[0, 0]] * 30)
+    context = np.arange(240, dtype=np.float32).reshape(60, 4)
+    turning = replace(data, slot_names=slots, slots=classes, context=context, n_held_out=0)
+    always = Augmentation(
+        noise=0, elapsed_s=0, odometry=0, hidden_command=0, mirrored=0, other_context=1
+    )
+    batch = turning.batch(np.arange(60), np.random.default_rng(0), always)
+    found = batch.state[:, STATE_CONTEXT].numpy()
+    assert np.array_equal(found[30:], context[30:]), "turns need what was"
+    assert (found[:30] != context[:30]).any(axis=1).mean() > 0.9
+    assert {tuple(row) for row in found[:30]} <= {tuple(row) for row in context}, "whole contexts"
+
+
+def test_emphasised_actions_are_drawn_more_often(data):
+    slots = (("action", ("turn", "wave")), ("colour", ("red", "blue")))
+    classes = np.zeros((len(data.frame), 2), np.int64)
+    classes[::10, 0] = 1
+    some = replace(data, slot_names=slots, slots=classes)
+    some.emphasise(("wave",), 3.0)
+    batch = some.draw(np.random.default_rng(0), 4000, None)
+    share = float((batch.slots[:, 0] == 2).float().mean())
+    assert share == pytest.approx(3 / 12, abs=0.03)  # one in ten, three times: 3 to 9
 
 
 def test_action_loss_is_least_at_the_right_bin():

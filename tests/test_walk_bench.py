@@ -258,7 +258,7 @@ def test_random_courses_are_alike_and_within_what_is_asked():
     assert not np.array_equal(one.commands, random_course(6, 8.0, 4).commands)
     assert one.commands.shape == (400, 6, 18)
     velocity, arms = one.commands[..., :3], one.commands[..., ARMS]
-    assert (velocity >= [-0.4, -0.3, -0.8]).all() and (velocity <= [0.8, 0.3, 0.8]).all()
+    assert (velocity >= [-0.6, -0.4, -1.0]).all() and (velocity <= [1.0, 0.4, 1.0]).all()
     assert (velocity[:250] == velocity[0]).all() and (velocity[250:] == velocity[250]).all()
     low, high = joint_facts("range_rad")[15:].T
     assert (arms >= low).all() and (arms <= high).all()
@@ -365,7 +365,14 @@ def test_stand_energy_heights_and_pushes_by_hand():
     heights = np.repeat(walk_bench.HEIGHTS_M, 100)[:, None] + np.array([[0.0, 0.01]])
     heights[300:400, 1] += 0.05  # one robot of two does not reach the fourth
     found = walk_bench._score_heights(trace_of(len(heights), 2, height_m=heights))
-    assert found == {"low_height": walk_bench.HEIGHTS_M[2]}
+    assert found == {"lowest_height_m": walk_bench.HEIGHTS_M[2]}
+
+    heights = np.full((650, 3), 0.56)  # 3 s to go down, then 10 s
+    heights[:150], heights[400, 1] = 0.76, 0.59
+    upright = np.ones((650, 3), dtype=bool)
+    upright[600:, 2] = False
+    found = walk_bench._score_low(trace_of(650, 3, height_m=heights, upright=upright))
+    assert found["low_height"] == pytest.approx(1 / 3)
 
     upright = np.ones((1, 16), dtype=bool)  # 2 stances x 4 speeds x 2 directions
     upright[0, 3], upright[0, [12, 13]] = False, False
@@ -384,10 +391,9 @@ def test_an_examination_has_every_figure():
         *("falls", "velocity_error", "yaw_error", "push_survival", "push_survival_12"),
         *("payload_falls", "slope_falls", "bumps_falls", "stand_steps", "stand_sway_cm"),
         *("foot_slip_m_s", "energy_j_m", "target_rate_rad_s", "peak_joint_acc_rad_s2"),
-        *("tracking", "pushes", "low_height"),
+        *("tracking", "pushes", "low_height", "lowest_height_m"),
     ):
         assert f"ours_ours_{key}" in figures, key
-    assert figures["ours_ours_low_height"] is None, "this walker takes no height"
     table = figures_table(figures, config.bodies, ["ours"])
-    assert table.row_count == 15 and len(table.columns) == 2
+    assert table.row_count == 16 and len(table.columns) == 2
     assert draw_figures(figures, config.bodies, ["ours"]).startswith(b"\x89PNG")

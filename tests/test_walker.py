@@ -44,7 +44,12 @@ def test_a_stand_has_no_clock_and_no_gait():
     assert not is_stepping(rest, still, upright)
     assert advance_clock(rest, rest, still, upright)[0] == 0.0
     targets = joint_targets(
-        np.zeros((1, 15)), np.array([0.7]), still, ARM_HOME_RAD[None], np.array([False])
+        np.zeros((1, 15)),
+        np.array([0.7]),
+        still,
+        np.array([0.76]),
+        ARM_HOME_RAD[None],
+        np.array([False]),
     )
     assert targets[0] == pytest.approx(joint_facts("home_rad"))
 
@@ -102,7 +107,7 @@ def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_ac
     index, sign = mirror_maps()["observation"]
     assert seen[index.numpy()] * sign.numpy() == pytest.approx(flipped, abs=1e-5)
 
-    network = MirrorSymmetric(torch.nn.Linear(84, 15))
+    network = MirrorSymmetric(torch.nn.Linear(85, 15))
     action, image = network(torch.as_tensor(np.stack([seen, flipped])))
     index, sign = mirror_maps()["action"]
     assert torch.allclose(action[index] * sign, image, atol=1e-5)
@@ -113,8 +118,50 @@ def _observe(velocity, phase, joints):
     values = np.array([joints[name] for name in JOINT_NAMES])
     upright = np.array([0.0, 0.0, -1.0])
     return walker_observation(
-        velocity, phase, values, 0 * values, 0 * upright, upright, np.zeros(15), np.array(True)
+        velocity,
+        np.array(0.6),
+        phase,
+        values,
+        0 * values,
+        0 * upright,
+        upright,
+        np.zeros(15),
+        np.array(True),
     )
+
+
+@pytest.mark.parametrize("height", [0.76, 0.7, 0.6, 0.55, 0.5])
+def test_a_squat_lowers_the_pelvis_over_flat_feet(height):
+    import mujoco
+
+    from sim.robot import robot_spec
+
+    model = robot_spec().compile()
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    data.qpos[2] = height
+    data.qpos[7:22] += gait.squat(np.array(height))
+    mujoco.mj_forward(model, data)
+    sole = data.site("left_sole")
+    assert sole.xpos[2] == pytest.approx(0.0035, abs=1e-3), "the feet stay on the floor"
+    assert sole.xmat[8] == pytest.approx(1.0, abs=1e-3), "and flat"
+    assert abs(data.subtree_com[0][0] - sole.xpos[0]) < 0.025, "the weight stays over them"
+    assert (data.qpos[7:] > model.jnt_range[1:, 0]).all()
+
+
+def test_a_late_command_moves_its_world_later():
+    env = WalkEnv(SMALL)
+    env.reset(seed=2)
+    env.delay[:] = [0, 1, 2, 3]
+    before = env.ctrl.copy()
+    state = env.batch.state.copy()
+    env.batch.state[:] = state[:1]  # four times the same world
+    env.batch.forward()
+    env.ctrl[:] = before[0]
+    env._drive(np.tile(before[0] + 0.3, (4, 1)))
+    wrist = env.qpos[:, -1] - env.qpos[3, -1]  # the last one still obeys the old targets
+    assert (np.diff(wrist) < 0).all(), "the later, the less"
+    assert (env.ctrl == before[0] + 0.3).all()
 
 
 def test_worlds_are_deterministic_and_reset_when_they_fall():
@@ -122,7 +169,7 @@ def test_worlds_are_deterministic_and_reset_when_they_fall():
     for _ in range(2):
         env = WalkEnv(SMALL)
         observation, info = env.reset(seed=7)
-        assert observation.shape == (4, 84) and info["critic"].shape == (4, 92)
+        assert observation.shape == (4, 85) and info["critic"].shape == (4, 93)
         fell = np.zeros(4, dtype=int)
         for _ in range(120):
             observation, reward, terminated, _, _ = env.step(np.zeros((4, 15)))
@@ -155,8 +202,33 @@ def test_walker_is_clamped_rate_limited_and_checked(tmp_path):
     targets = walker.step(command, home, 0 * home, 0 * upright, upright)
     assert targets.shape == (29,)
     assert targets[15] == pytest.approx(0.2 + 3.0 / 50, abs=1e-6)
+    assert walker.clamped == 0
+    command[:4] = [2.0, 0, 0, 0.3]
+    walker.step(command, home, 0 * home, 0 * upright, upright)
+    assert walker.clamped == 1
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="joint positions"):
+            walker.step(command, home + bad, 0 * home, 0 * upright, upright)
+        with pytest.raises(ValueError, match="command"):
+            walker.step(command * bad, home, 0 * home, 0 * upright, upright)
     with pytest.raises(UserError, match="hitogata walk"):
         Walker(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [("rate_hz", "100", "100 Hz"), ("joints", "left_knee_joint", "order")],
+)
+def test_a_walker_of_another_body_or_rate_is_refused(tmp_path, key, value, says):
+    import onnx
+
+    from assets import asset_path
+
+    model = onnx.load(str(asset_path("models/walker.onnx")))
+    next(p for p in model.metadata_props if p.key == key).value = value
+    onnx.save_model(model, str(tmp_path / "walker.onnx"))
+    with pytest.raises(UserError, match=says):
+        Walker(tmp_path / "walker.onnx")
 
 
 def test_training_resumes_and_refuses_another_configuration(tmp_path):

@@ -19,6 +19,7 @@ from bridge.contract import (
     ActionChunk,
     Observation,
     Status,
+    Thinking,
     UserError,
     check_instruction,
 )
@@ -33,7 +34,8 @@ def make_observation(time_s: float = 1.5) -> Observation:
 
 def make_chunk() -> ActionChunk:
     commands = np.tile(STAND_COMMAND, (16, 1)) + np.arange(16, dtype=np.float32)[:, None]
-    return ActionChunk(1.5, commands, Status.DONE, 0.75, {"colour": "red"})
+    thinking = Thinking(((0.25, 0.75), (1.0, 0.0)), tokens=108, steps=6)
+    return ActionChunk(1.5, commands, Status.DONE, 0.75, {"colour": "red"}, thinking)
 
 
 def act_frames() -> list[bytes]:
@@ -67,6 +69,7 @@ def test_chunk_round_trip():
     np.testing.assert_array_equal(found.commands, chunk.commands)
     assert found.status is Status.DONE and found.status_probability == 0.75
     assert found.observed_at_s == 1.5 and found.understood == {"colour": "red"}
+    assert found.thinking == chunk.thinking
 
 
 def test_requests_and_replies_do_not_mix():

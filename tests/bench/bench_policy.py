@@ -87,7 +87,7 @@ def part_times_ms(
         start = time.perf_counter()
         word, _ = parts.words(*encoder.encode([INSTRUCTION]))
         read = time.perf_counter()
-        keys, values, _ = parts.prefill(word, image, state)
+        keys, values, *_ = parts.prefill(word, image, state)
         filled = time.perf_counter()
         policy.decode(keys, values)
         end = time.perf_counter()
