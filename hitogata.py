@@ -104,7 +104,7 @@ def make_evaluate() -> Callable[..., None]:
             checkpoint: Evaluate this run in torch, in float32, instead of a bundle; give the
                 families of which `int8_drop` shall tell: --families go_to.
             expert: Evaluate the scripted experts instead of a policy; writes no results.
-            out: Folder for a row of every episode and a picture.
+            out: Folder for report.html, a row of every episode and a picture.
             results: File of figures to which these are added.
         """
 
@@ -116,28 +116,34 @@ def make_evaluate() -> Callable[..., None]:
 
         name = "fp32" if checkpoint else blind and f"no_{blind}"
         config = dataclasses.replace(config, baseline=config.baseline or name)
+        known = {} if expert else read_figures(results)
         if expert or checkpoint:
             policy = _torch_policies(checkpoint) if checkpoint else None
-            figures = evaluate_policy(policy, config, out)
+            figures = evaluate_policy(policy, config, out, known)
         else:
             options = ("--blind", blind) if blind else ()
             keys = server.client_keys()
             with policy_address(server.connect, bundle, *options) as address:
                 policies = partial(RemotePolicy, address, keys=keys)
-                figures = evaluate_policy(policies, config, out)
+                figures = evaluate_policy(policies, config, out, known)
         for key, value in figures.items():
             print(f"{key:32} {value}")
         if not expert:
-            figures |= drops(read_figures(results) | figures)
+            figures |= drops(known | figures)
             write_results(results, figures, told())
 
     return evaluate
 
 
+def make_gallery() -> Callable[..., None]:
+    from tasks.gallery import make_gallery as make
+
+    return make(policy_address, BUNDLE)
+
+
 def make_collect() -> Callable[..., None]:
     from tyro.conf import arg
 
-    from tasks.catalogue import CATALOGUE
     from tasks.collect import collect as collect_episodes
     from tasks.record import RecordConfig
 
@@ -145,7 +151,7 @@ def make_collect() -> Callable[..., None]:
         config: Annotated[RecordConfig, arg(name="")] = RecordConfig(),
         out: Path = Path("data/demos"),
         episodes: int = 400,
-        families: tuple[str, ...] = tuple(CATALOGUE),
+        families: tuple[str, ...] = (),
         seed: int = 0,
         processes: int = 2,
         checkpoint: Path | None = None,
@@ -157,7 +163,7 @@ def make_collect() -> Callable[..., None]:
         Args:
             out: Folder of the data set.
             episodes: How many it shall have in the end.
-            families: Which tasks.
+            families: Which tasks; without any all of the catalogue, and those of --tasks.
             seed: Another seed, other scenes; no evaluation uses them.
             processes: Episodes at a time.
             checkpoint: Let this trained policy act, and the expert label what it would have done.
@@ -301,10 +307,34 @@ def make_bench_walker() -> Callable[..., None]:
     return bench_walker
 
 
+def make_bench_bridge() -> Callable[..., None]:
+    from tasks.bench_bridge import bench_bridge
+
+    return bench_bridge
+
+
 def make_live() -> Callable[..., None]:
     from sim.live import make_simulate
 
     return make_simulate(policy_address, BUNDLE)
+
+
+def make_bench_console() -> Callable[..., None]:
+    from tasks.bench_console import make_bench_console as make
+
+    return make(BUNDLE)
+
+
+def make_console() -> Callable[..., None]:
+    from bridge.contract import COMMAND_DIM
+    from policy.bundle import load_manifest
+    from tasks.console import make_console as make
+
+    def decoded(bundle: Path) -> tuple[int, int]:
+        bands = load_manifest(bundle).bands
+        return bands * COMMAND_DIM, bands
+
+    return make(BUNDLE, decoded)
 
 
 def make_doctor() -> Callable[..., None]:
@@ -323,14 +353,18 @@ def _torch_policies(checkpoint: Path) -> Callable[[], Policy]:
 COMMANDS = {
     "run": Command("carry out an instruction in simulation, and leave a video", make_run),
     "evaluate": Command("measure success over many scenes", make_evaluate),
+    "gallery": Command("make the animations and plots of the README", make_gallery),
     "collect": Command("record demonstrations of the experts", make_collect),
     "train": Command("train the policy on demonstrations", make_train),
     "export": Command("write a trained policy as an 8-bit ONNX bundle", make_export),
     "serve": Command("serve a bundle over ZeroMQ or WebSocket", make_serve),
+    "console": Command("talk to the robot in a browser, and see what it sees", make_console),
     "simulate": Command("run a simulated robot that waits for its operators", make_live),
     "walk": Command("train the walker", make_walk),
     "bench": Command("measure how fast the policy answers", make_bench),
+    "bench console": Command("measure what open pages cost the robot's loop", make_bench_console),
     "bench walker": Command("examine walkers, ours and others'", make_bench_walker),
+    "bench bridge": Command("measure round trips and stops against raw ZeroMQ", make_bench_bridge),
     "keys": Command("make and list the keys of a server and its clients", make_keys),
     "replay": Command("show what a recording of the black box holds", make_replay),
     "doctor": Command("show what this machine has and what is missing", make_doctor),

@@ -1,0 +1,165 @@
+"""What pages of the console cost the control loop: its rate and overruns with 0, 1 and 4 open."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from websockets.sync.client import connect
+
+from bridge.child import child_server
+from bridge.commandline import told
+from bridge.contract import CONTROL_HZ, UserError
+from bridge.operator_client import Operator
+from bridge.results import write_results
+
+PAGES = (0, 1, 4)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPEN_S = 120.0
+INSTRUCTION = "turn around"
+_WARM_S = 3.0
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A control loop over some seconds: periods per second, and periods that it missed."""
+
+    hz: float
+    overruns: int
+
+
+def make_bench_console(bundle: Path) -> Callable[..., None]:
+    """The command `hitogata bench console`."""
+    shipped = bundle
+
+    def bench_console(
+        seconds: float = 20.0,
+        bundle: Path = shipped,
+        results: Path = Path("docs/results/console.json"),
+    ) -> None:
+        """Measures what pages cost the control loop; give it a machine that rests.
+
+        Example: hitogata bench console --seconds 20
+
+        Args:
+            seconds: How long each number of pages is watched.
+            bundle: The exported policy of the simulation.
+            results: File of figures to which these are added.
+        """
+        figures = console_figures(bundle, seconds)
+        for key, value in figures.items():
+            print(f"{key:24} {value:.4g}")
+        write_results(results, figures, told())
+
+    return bench_console
+
+
+def console_figures(bundle: Path, seconds: float) -> dict[str, float]:
+    """Rate and overruns for each number of pages, and the most that the rate lost, in percent."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise UserError("no browser is installed: apt-get install chromium")
+
+    def command_at(address: str) -> list[str]:
+        return [*_HITOGATA, "simulate", "--address", address, "--bundle", str(bundle)]
+
+    with (
+        child_server(command_at, "simulation") as robot,
+        _console(robot) as page,
+        Operator(robot, "bench") as watcher,
+    ):
+        paces = {n: _pace_with(n, browser, page, watcher, seconds) for n in PAGES}
+    figures: dict[str, float] = {}
+    for n, pace in paces.items():
+        figures |= {f"loop_hz_{n}_pages": pace.hz, f"overruns_{n}_pages": pace.overruns}
+    alone = paces[0].hz
+    return figures | {"loss_percent": 100 * max(1 - pace.hz / alone for pace in paces.values())}
+
+
+_HITOGATA = (sys.executable, "-m", "hitogata")
+
+
+def _pace_with(n: int, browser: str, page: str, watcher: Operator, seconds: float) -> Pace:
+    with (
+        tempfile.TemporaryDirectory(prefix="hitogata-browser-") as folder,
+        _pages(browser, page, n, Path(folder)),
+    ):
+        _instruct(page, n)
+        time.sleep(_WARM_S)
+        return _pace(watcher, seconds)
+
+
+@contextmanager
+def _console(robot: str) -> Iterator[str]:
+    """The console of a robot as a process of its own; yields the page's address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [*_HITOGATA, "console", "--connect", robot, "--address", address]
+    console = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert console.stdout is not None
+    try:
+        if not console.stdout.readline():
+            raise UserError("the console did not start: run `hitogata console` to see why")
+        yield address
+    finally:
+        console.terminate()
+        console.wait()
+
+
+@contextmanager
+def _pages(browser: str, page: str, n: int, profiles: Path) -> Iterator[None]:
+    """`n` browsers without a window, each with the page open: one takes a single page."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for i in range(n):
+            command = [browser, "--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader"]
+            command += ["--remote-debugging-port=0", f"--user-data-dir={profiles / str(i)}", page]
+            quiet = subprocess.DEVNULL
+            running.append(subprocess.Popen(command, stderr=quiet, stdout=quiet))
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def _instruct(page: str, n: int) -> None:
+    """Waits until `n` pages are open, and gives the robot something to do."""
+    deadline = time.monotonic() + OPEN_S
+    with connect(page.replace("http", "ws", 1) + "/live") as line:
+        while time.monotonic() < deadline:
+            message = line.recv(_LOOK_S + OPEN_S)
+            if not isinstance(message, str):
+                continue
+            news = json.loads(message)
+            if news["kind"] == "role" and news["pages"] == n + 1:
+                # Who commands is the browser's first page, or this line.
+                if news["commands"]:
+                    line.send(json.dumps({"do": "instruct", "number": 1, "text": INSTRUCTION}))
+                return
+    raise UserError(f"the browser did not open {n} pages in {OPEN_S:g} s: is the machine busy?")
+
+
+def _pace(watcher: Operator, seconds: float) -> Pace:
+    """The loop's own count of periods between two moments, by our clock."""
+    began = watcher.telemetry(OPEN_S)
+    began_s = time.monotonic()
+    time.sleep(seconds)
+    watcher.telemetry(0)  # what waits is old
+    ended = watcher.telemetry(OPEN_S)
+    ended_s = time.monotonic()
+    if began is None or ended is None:
+        raise UserError("the simulation fell silent: run `hitogata simulate` to see why")
+    periods = (ended.time_s - began.time_s) * CONTROL_HZ
+    return Pace(periods / (ended_s - began_s), ended.loop_overruns - began.loop_overruns)

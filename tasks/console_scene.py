@@ -1,0 +1,154 @@
+"""What the console shows of a robot: the model of its scene, posed as telemetry says, and pictures.
+
+A browser with a graphics card draws MuJoCo's model itself (`console_studio`); for the others one
+picture is drawn here, for all of them.
+"""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import mujoco
+import numpy as np
+from PIL import Image
+
+from bridge.contract import JOINT_NAMES, N_JOINTS, STANDING_HEIGHT_M, UserError
+from bridge.operator_wire import Telemetry
+from bridge.safety import tilt
+from sim.camera import ThirdPerson
+from sim.scene import Scene, SceneObject, sample_scene, scene_spec
+from tasks.catalogue import CATALOGUE
+from tasks.language import Meaning, describe, grammars
+
+_DRAWS, _WORDINGS = 3, 24
+_JPEG_QUALITY = 80
+_ODOMETRY = slice(-3, None)
+_GRAVITY = slice(2 * N_JOINTS + 3, 2 * N_JOINTS + 6)
+
+
+class Stage:
+    """The model of one scene: that of a seed, or an empty room for a robot of which none is known.
+
+    `data` is for the thread that poses it.
+    """
+
+    def __init__(self, seed: int | None, robot: Path | None = None) -> None:
+        self.seed = seed
+        self.scene = Scene() if seed is None else sample_scene(np.random.default_rng(seed))
+        self.model = scene_spec(self.scene, robot).compile()
+        self.data = mujoco.MjData(self.model)
+        self._joints = [int(self.model.joint(name).qposadr[0]) for name in JOINT_NAMES]
+
+    def qpos(self, telemetry: Telemetry) -> np.ndarray | None:
+        """(nq,) positions of everything at a moment; None while they are not known.
+
+        A robot that does not know where it is stands where its odometry says.
+        """
+        if telemetry.qpos is not None:
+            qpos = np.frombuffer(telemetry.qpos, np.float64)
+            return qpos if len(qpos) == self.model.nq and np.isfinite(qpos).all() else None
+        state = telemetry.state_vector()
+        if state is None or not np.isfinite(state).all():
+            return None
+        qpos = self.model.qpos0.copy()
+        x, y, yaw = state[_ODOMETRY]
+        roll, pitch = tilt(state[_GRAVITY])
+        qpos[:3] = x, y, STANDING_HEIGHT_M
+        mujoco.mju_euler2Quat(qpos[3:7], np.array([yaw, pitch, roll], np.float64), "zyx")
+        qpos[self._joints] = state[:N_JOINTS]
+        return qpos
+
+    def fitting(self, understood: dict[str, str]) -> list[SceneObject]:
+        """The objects that a reading of the instruction may mean, if it names any."""
+        asked = {slot: understood[slot] for slot in ("colour", "shape") if slot in understood}
+        if not asked:
+            return []
+        return [
+            thing
+            for thing in self.scene.objects
+            if all(getattr(thing, slot) == value for slot, value in asked.items())
+        ]
+
+    def suggestions(self) -> list[str]:
+        """Instructions of every kind of task in the catalogue that this scene allows, or any."""
+        rng = np.random.default_rng(self.seed or 0)
+        scene = self.scene if self.scene.objects else sample_scene(rng)
+        found: set[str] = set()
+        for family in CATALOGUE.values():
+            meanings = {replace(family.meaning(rng, scene), manner=None) for _ in range(_DRAWS)}
+            found |= {_plain_wording(meaning, rng) for meaning in meanings}
+        return sorted(found)
+
+
+@lru_cache(maxsize=4)
+def stage(seed: int | None, robot: Path | None = None) -> Stage:
+    """The stage of a scene, made once."""
+    return Stage(seed, robot)
+
+
+def _plain_wording(meaning: Meaning, rng: np.random.Generator) -> str:
+    """Of a few wordings the one with the plainest words, then the shortest."""
+    grammar = grammars("train")[0]
+    drawn = {grammar.say(meaning.slots(), rng).lower().rstrip("?!. ") for _ in range(_WORDINGS)}
+    names = [name for name in (meaning.colour, meaning.shape) if name]
+    return min(drawn, key=lambda text: (sum(name not in text for name in names), len(text), text))
+
+
+def reading(understood: dict[str, str]) -> str:
+    """What a policy understood, in plain words."""
+    try:
+        return describe(Meaning(**understood))
+    except (TypeError, ValueError):  # of another release, which knows other words
+        return " ".join(f"{slot}={value}" for slot, value in understood.items())
+
+
+class Painter:
+    """Draws stages from outside, in a thread of its own: OpenGL belongs to one thread."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self._size = size
+        self._thread = ThreadPoolExecutor(1, "painter")
+        self._camera: tuple[Stage, ThirdPerson, mujoco.MjData] | None = None
+
+    def draw(self, stage: Stage, qpos: np.ndarray) -> Future[np.ndarray]:
+        """The (height, width, 3) uint8 picture to come; UserError where there is no OpenGL."""
+        return self._thread.submit(self._draw, stage, qpos)
+
+    def close(self) -> None:
+        """Frees the OpenGL memory."""
+        self._thread.submit(self._leave)
+        self._thread.shutdown(cancel_futures=False)
+
+    def _draw(self, stage: Stage, qpos: np.ndarray) -> np.ndarray:
+        if self._camera is None or self._camera[0] is not stage:
+            self._leave()
+            data = mujoco.MjData(stage.model)
+            self._camera = stage, ThirdPerson(stage.model, self._size), data
+        _, camera, data = self._camera
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(stage.model, data)
+        mujoco.mj_camlight(stage.model, data)
+        return camera.draw(data)
+
+    def _leave(self) -> None:
+        if self._camera is not None:
+            self._camera[1].close()
+            self._camera = None
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    """A picture as browsers take it."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def check_seed(seed: int) -> int:
+    """A scene's seed; UserError when there is none of this number."""
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"there is no scene {seed}: choose a seed from 0 to {(1 << 32) - 1}")
+    return seed

@@ -1,0 +1,222 @@
+"""The console's web server: who is let in, files, and connections that stay open.
+
+By default it listens on this machine alone. Web pages of others are kept out even there: a request
+must name the address that the console printed as its Host, and a connection must come from a page
+of the console (Origin). Reached from elsewhere, every request needs the token: once as ?token=,
+which becomes a cookie that scripts cannot read and other sites cannot send.
+"""
+
+from __future__ import annotations
+
+import http.cookies
+import ipaddress
+import logging
+import secrets
+import socket
+import struct
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
+
+from bridge.contract import UserError
+from bridge.foreign import Door
+
+ADDRESS = "http://127.0.0.1:8090"
+LEAST_TOKEN = 16
+MAX_MESSAGE_BYTES = 2 << 20
+MOST_CONNECTIONS = 64
+# A browser that reads nothing for this long is given up.
+STALL_S = 10
+_COOKIE = "hitogata_token"
+# The scene's client shares memory between its threads, which browsers allow isolated pages alone.
+_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; connect-src 'self' ws: wss:;"
+    " object-src 'none'; base-uri 'none'; frame-ancestors 'self'; form-action 'self'"
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """What is answered at a path."""
+
+    content: bytes
+    media_type: str
+    policy: str = POLICY
+
+
+# Path and query to a file, or None where there is none.
+Files = Callable[[str, Mapping[str, list[str]]], File | None]
+Talk = Callable[[ServerConnection], None]
+
+
+def listen(door: Door) -> tuple[socket.socket, Gate]:
+    """The socket of a console, and who is let in.
+
+    UserError for a port that is taken, or for an address that leads off this machine without
+    --exposed or without a good token.
+    """
+    host, port = door.place(ADDRESS)
+    gate = Gate(door, local=ipaddress.ip_address(host).is_loopback)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family), gate
+    except OSError as error:
+        raise UserError(
+            f"port {port} of {host} cannot be used ({error.strerror}): end the program that has it,"
+            f" or choose another, as in --address http://127.0.0.1:{port + 1}"
+        ) from error
+
+
+@contextmanager
+def web_server(
+    listener: socket.socket, gate: Gate, files: Files, talks: Mapping[str, Talk]
+) -> Generator[str, None, None]:
+    """Serves files, and connections at the paths of `talks`, as long as the block lasts.
+
+    Yields the address for people.
+    """
+    quiet = logging.getLogger(f"{__name__}.websockets")
+    quiet.setLevel(logging.CRITICAL)
+    seats = threading.Semaphore(MOST_CONNECTIONS)
+
+    def greet(connection: ServerConnection, request: Request) -> Response | None:
+        refusal = gate.refusal(request)
+        if refusal is not None:
+            return refusal
+        url = urlsplit(request.path)
+        if url.path in talks:
+            return gate.stranger(request)
+        file = files(url.path, parse_qs(url.query, keep_blank_values=True))
+        return _answer(HTTPStatus.OK, file) if file else _line(HTTPStatus.NOT_FOUND, "not here")
+
+    def isolate(_: ServerConnection, __: Request, response: Response) -> None:
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            response.headers.update(_HEADERS)
+
+    def converse(connection: ServerConnection) -> None:
+        if not seats.acquire(blocking=False):
+            connection.close(1013, "too many pages")
+            return
+        try:
+            _give_up_when_stalled(connection)
+            assert connection.request is not None
+            talks[urlsplit(connection.request.path).path](connection)
+        except ConnectionClosed:
+            pass  # a page may go at any time
+        finally:
+            seats.release()
+
+    server = serve(
+        converse,
+        sock=listener,
+        process_request=greet,
+        process_response=isolate,
+        compression=None,
+        max_size=MAX_MESSAGE_BYTES,
+        logger=quiet,
+    )
+    with server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        host, port = listener.getsockname()[:2]
+        yield _address(host, port, gate.token)
+        server.shutdown()
+        thread.join()
+
+
+class Gate:
+    """Whom the server answers."""
+
+    def __init__(self, door: Door, local: bool) -> None:
+        if not local and door.token is None:
+            raise UserError(
+                "who reaches the console can move the robot: with --exposed also give a token, as"
+                " in --token-file FILE"
+            )
+        if door.token is not None and len(door.token) < LEAST_TOKEN:
+            raise UserError(
+                f"the token is shorter than {LEAST_TOKEN} characters: write a longer one, such as"
+                f" {secrets.token_urlsafe(LEAST_TOKEN)}"
+            )
+        self.token = door.token
+        self._door, self._local = door, local
+
+    def refusal(self, request: Request) -> Response | None:
+        """What is answered to a request that is not for us, or whose sender lacks the token."""
+        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+        if self._local and not _is_here(host):
+            return _line(HTTPStatus.FORBIDDEN, "use the address that the console printed")
+        if self._door.token is None or self._door.admits(_cookie(request)):
+            return None
+        url = urlsplit(request.path)
+        given = parse_qs(url.query).get("token", [""])[0]
+        if not (given and self._door.admits(given)):
+            return _line(HTTPStatus.UNAUTHORIZED, "open the address with ?token=TOKEN at its end")
+        response = _line(HTTPStatus.SEE_OTHER, "go on")
+        response.headers["Location"] = url.path
+        response.headers["Set-Cookie"] = (
+            f"{_COOKIE}={given.encode().hex()}; HttpOnly; SameSite=Strict; Path=/"
+        )
+        return response
+
+    def stranger(self, request: Request) -> Response | None:
+        """What is answered to a connection that a page of another site opens."""
+        origin = request.headers.get("Origin")
+        if origin is None or urlsplit(origin).netloc == request.headers.get("Host"):
+            return None
+        return _line(HTTPStatus.FORBIDDEN, "only the console's own page may connect")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _cookie(request: Request) -> str:
+    try:
+        jar = http.cookies.SimpleCookie("; ".join(request.headers.get_all("Cookie")))
+        return bytes.fromhex(jar[_COOKIE].value).decode()
+    except (http.cookies.CookieError, KeyError, ValueError):
+        return ""
+
+
+def _answer(status: HTTPStatus, file: File) -> Response:
+    headers = Headers(_HEADERS)
+    headers["Content-Type"] = file.media_type
+    headers["Content-Length"] = str(len(file.content))
+    headers["Content-Security-Policy"] = file.policy
+    headers["Cache-Control"] = "no-cache"
+    headers["Connection"] = "close"
+    return Response(status.value, status.phrase, headers, file.content)
+
+
+def _line(status: HTTPStatus, text: str) -> Response:
+    return _answer(status, File(f"{text}\n".encode(), "text/plain; charset=utf-8"))
+
+
+def _give_up_when_stalled(connection: ServerConnection) -> None:
+    """A browser that stops reading blocks the thread that sends to it, for STALL_S at most."""
+    limit = struct.pack("ll", STALL_S, 0)
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

@@ -1,0 +1,363 @@
+"""The console without a browser: who is let in, pages that are programs, scenes, recordings."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from bridge.contract import STATE_DIM, UserError
+from bridge.foreign import Door
+from bridge.operator_client import Operator
+from bridge.operator_wire import Telemetry, floats
+from bridge.png import encode_png
+from tasks.console import page_file
+from tasks.console_film import Film
+from tasks.console_pages import Pages
+from tasks.console_robot import RobotSide
+from tasks.console_scene import Painter, Stage, reading
+from tasks.console_studio import Studio
+from tasks.console_web import File, listen, web_server
+from tasks.video import VIEW_SIZE
+from tests.test_station import working_station
+
+ROOT = Path(__file__).parent.parent
+WAIT_S = 60.0
+TOKEN = "a token that nobody guesses"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(door: Door) -> Iterator[str]:
+    """A server of one file and one connection that echoes."""
+
+    def echo(connection: Any) -> None:
+        for message in connection:
+            connection.send(message)
+
+    listener, gate = listen(door)
+    content = {"/": File(b"hello", "text/plain")}
+    with web_server(listener, gate, lambda path, _: content.get(path), {"/live": echo}) as place:
+        yield place
+
+
+def fetched(place: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    request = urllib.request.Request(place, headers=headers)
+    opener = urllib.request.build_opener(_Stay)
+    try:
+        with opener.open(request, timeout=WAIT_S) as answer:
+            return answer.status, answer.read(), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), dict(error.headers)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def test_only_the_console_s_own_page_connects() -> None:
+    port = free_port()
+    with served(Door(f"http://127.0.0.1:{port}")) as place:
+        status, content, headers = fetched(place)
+        assert (status, content) == (200, b"hello")
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert fetched(f"{place}none")[0] == 404
+        assert fetched(place, Host="evil.example")[0] == 403, "a name made to point here"
+        line = f"ws://127.0.0.1:{port}/live"
+        with connect(line, origin=f"http://127.0.0.1:{port}") as page:  # type: ignore[arg-type]
+            page.send("hello")
+            assert page.recv(WAIT_S) == "hello"
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(line, origin="http://evil.example")  # type: ignore[arg-type]
+
+
+def test_the_token_is_asked_once_and_then_a_cookie() -> None:
+    port = free_port()
+    with served(Door(f"http://127.0.0.1:{port}", token=TOKEN)) as place:
+        base = f"http://127.0.0.1:{port}/"
+        assert fetched(base)[0] == 401
+        assert fetched(f"{base}?token=wrong")[0] == 401
+        status, _, headers = fetched(place.replace(" ", "%20"))
+        assert status == 303 and headers["Location"] == "/"
+        cookie = headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and TOKEN not in cookie
+        assert fetched(base, Cookie=cookie.split(";")[0])[1] == b"hello"
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(f"ws://127.0.0.1:{port}/live")
+
+
+@pytest.mark.parametrize(
+    ("door", "complaint"),
+    [
+        (Door("http://0.0.0.0:8090"), "--exposed"),
+        (Door("http://0.0.0.0:8090", exposed=True), "--token-file"),
+        (Door("http://127.0.0.1:8090", token="short"), "longer"),
+        (Door("ftp://127.0.0.1"), "http://127.0.0.1:8090"),
+    ],
+)
+def test_places_that_are_refused(door: Door, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        listen(door)
+
+
+def test_a_port_in_use_is_one_line_with_another_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "hitogata", "console"]
+        command += ["--address", f"http://127.0.0.1:{port}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(port) in done.stderr and f"--address http://127.0.0.1:{port + 1}" in done.stderr
+
+
+# --- pages without a browser ---
+
+
+@contextmanager
+def console_of(address: str, folder: Path, port: int) -> Iterator[Pages]:
+    """The console's pages in front of a robot, as `tasks.console` puts them together."""
+    listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
+    with ExitStack() as stack:
+        operator = stack.enter_context(Operator(address, "the console", WAIT_S))
+        painter = Painter(VIEW_SIZE)
+        robot = RobotSide(operator, lambda told: pages.see(told))
+        studio = Studio()
+        pages = Pages(robot, painter, studio, decoded=(108, 6))
+        pages.film = Film(folder, painter, pages.tell_film)
+        stack.callback(painter.close)
+        stack.callback(robot.close)
+        stack.callback(pages.close)
+        robot.start()
+        pages.start()
+        talks = {"/live": pages.converse, "/state": studio.stream, "/ui": studio.refuse_control}
+        stack.enter_context(web_server(listener, gate, partial(page_file, studio), talks))
+        yield pages
+
+
+class Client:
+    """A page as a program."""
+
+    def __init__(self, port: int) -> None:
+        self._stack = ExitStack()
+        opened = connect(f"ws://127.0.0.1:{port}/live", max_size=None)
+        self.line: ClientConnection = self._stack.enter_context(opened)
+        self.close = self._stack.close
+        self.number = 0
+
+    def ask(self, what: str, **content: Any) -> str:
+        """The fault that answers an order, or nothing."""
+        self.number += 1
+        self.line.send(json.dumps({"do": what, "number": self.number, **content}))
+        return self.news("answer", lambda answer: answer["number"] == self.number)["fault"]
+
+    def news(self, kind: str, condition: Callable[[Any], bool] = lambda _: True) -> Any:
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            message = self.line.recv(WAIT_S)
+            if isinstance(message, str):
+                content = json.loads(message)
+                if content["kind"] == kind and condition(content):
+                    return content
+        raise AssertionError(f"no such {kind} came")
+
+
+def test_one_page_commands_the_others_watch_and_may_stop(tmp_path: Path) -> None:
+    port = free_port()
+    with working_station(tmp_path) as (_, address), console_of(address, tmp_path, port):
+        first, second = Client(port), Client(port)
+        assert first.news("role")["commands"]
+        watching = second.news("role")
+        assert not watching["commands"] and "watches" in watching["line"]
+        assert "watches" in second.ask("instruct", text="walk on")
+        assert "another page commands" in second.ask("take", command=True)
+        assert first.ask("instruct", text="walk on") == ""
+        running = second.news("moment", lambda told: told["level"] == "RUN")
+        assert running["instruction"] == "walk on" and running["commander"] == "the console"
+        assert (running["tokens"], running["steps"]) == (108, 6)
+        assert second.ask("stop") == ""
+        assert first.news("moment", lambda told: told["level"] == "SAFE_STAND")
+        time.sleep(0.6)  # what is asked in the moment of a stop is refused
+        assert first.ask("release") == ""
+        # A page that closes leaves the robot at work, and command to whoever takes it.
+        assert first.ask("instruct", text="walk on") == ""
+        first.close()
+        assert second.news("role", lambda role: role["may_take"])
+        assert second.news("moment", lambda told: told["level"] == "RUN")
+        assert second.ask("take", command=True) == ""
+        assert second.ask("pause") == ""
+        assert second.news("moment", lambda told: told["level"] == "HOLD")
+        second.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "empty"),
+        ("   ", "empty"),
+        ("a" * (1 << 20), "1024"),
+        ("walk\x1b[2J", "control"),
+        ("<script>alert(1)</script>", ""),
+        ("赤いボールまで歩いて", ""),
+    ],
+    ids=["empty", "blank", "1 MB", "control", "markup", "Japanese"],
+)
+def test_whatever_is_typed_is_answered_in_words(tmp_path: Path, text: str, complaint: str) -> None:
+    port = free_port()
+    with working_station(tmp_path) as (_, address), console_of(address, tmp_path, port):
+        page = Client(port)
+        fault = page.ask("instruct", text=text)
+        assert complaint in fault and bool(fault) == bool(complaint)
+        if not fault:
+            assert page.news("moment", lambda told: told["instruction"] == text)
+        page.line.send("{garbage")
+        assert page.news("answer", lambda answer: answer["number"] == -1)["fault"]
+        assert "seed" in page.ask("scene", seed=-1)
+        page.close()
+
+
+def test_a_page_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        working_station(tmp_path) as (_, address),
+        console_of(address, tmp_path, port),
+        socket.create_connection(("127.0.0.1", port)) as stalled,
+    ):
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        stalled.sendall(
+            f"GET /live HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{upgrade}{key}\r\n".encode()
+        )
+        page = Client(port)
+        before = page.news("moment")["time_s"]
+        for _ in range(20):
+            page.news("moment")
+        assert page.ask("stop") == ""
+        assert page.news("moment")["time_s"] > before + 0.5
+        page.close()
+
+
+def test_a_robot_that_is_gone_is_said_and_seen_again(tmp_path: Path) -> None:
+    port = free_port()
+    with ExitStack() as stack:
+        robot = ExitStack()
+        _, address = robot.enter_context(working_station(tmp_path))
+        stack.enter_context(console_of(address, tmp_path, port))
+        page = Client(port)
+        assert page.news("moment", lambda told: not told["silent"])
+        robot.close()
+        silent = page.news("moment", lambda told: told["silent"])["silent"]
+        assert "no robot answers" in silent
+        stack.enter_context(working_station(tmp_path))
+        assert page.news("moment", lambda told: not told["silent"])
+        assert page.ask("instruct", text="walk on") == "", "the lease is claimed again"
+        page.close()
+
+
+# --- what is shown ---
+
+
+def test_a_robot_without_truth_stands_as_its_sensors_say() -> None:
+    state = np.zeros(STATE_DIM, np.float32)
+    state[61:64] = np.sin(0.2), 0, -np.cos(0.2)  # gravity: pitched by 0.2 rad
+    state[3] = 0.7  # left knee
+    state[-3:] = 1.0, 2.0, 0.5
+    stage = Stage(None)
+    qpos = stage.qpos(Telemetry(time_s=0, level=0, cause="", state=floats(state)))
+    assert qpos is not None
+    assert qpos[:2] == pytest.approx([1, 2])
+    stage.data.qpos[:] = qpos
+    rotation = np.empty(9)
+    import mujoco
+
+    mujoco.mju_quat2Mat(rotation, qpos[3:7])
+    down = rotation.reshape(3, 3).T @ [0, 0, -1]
+    assert down == pytest.approx([np.sin(0.2), 0, -np.cos(0.2)], abs=1e-6)
+    assert qpos[stage.model.joint("left_knee_joint").qposadr[0]] == pytest.approx(0.7)
+    assert stage.qpos(Telemetry(time_s=0, level=0, cause="")) is None
+
+
+def test_a_browser_that_draws_gets_model_and_states() -> None:
+    studio, stage = Studio(), Stage(3)
+    listener, gate = listen(Door(f"http://127.0.0.1:{free_port()}"))
+    talks = {"/state": studio.stream, "/ui": studio.refuse_control}
+    qpos = np.arange(stage.model.nq, dtype=np.float64)
+    told = Telemetry(time_s=0, level=0, cause="", qpos=qpos.tobytes())
+    with web_server(listener, gate, studio.file, talks) as place:
+        line = place.replace("http", "ws", 1)
+        assert b"web_client.js" in fetched(f"{place}studio/")[1]
+        assert fetched(f"{place}studio/assets/pbr.filamat")[0] == 200
+        assert fetched(f"{place}studio/../web_server.py")[0] == 404
+        assert fetched(f"{place}model")[0] == 404, "no robot was seen yet"
+        with connect(f"{line}ui?sid=1") as control, pytest.raises(ConnectionClosed, match="4001"):
+            control.recv(WAIT_S)
+        with connect(f"{line}state?sid=1") as states:
+            assert "role=spectator" in str(states.recv(WAIT_S))
+            studio.see(told, stage)
+            assert qpos.tobytes() in states.recv(WAIT_S)
+        model = fetched(f"{place}model")[1]
+        assert json.loads(fetched(f"{place}model?total_bytes")[1]) == {"total_bytes": len(model)}
+        part = fetched(f"{place}model?offset_bytes=10&size_bytes=20")[1]
+        assert part == model[10:30]
+
+
+def test_which_one_names_what_fits() -> None:
+    stage = Stage(3)
+    balls = {(thing.colour, thing.shape) for thing in stage.fitting({"shape": "ball"})}
+    assert balls == {("red", "ball"), ("green", "ball")}
+    assert stage.fitting({"action": "wave"}) == []
+    assert reading({"action": "go_to", "shape": "ball"}) == "go to the ball"
+    assert reading({"mood": "calm"}) == "mood=calm"
+    assert len(stage.suggestions()) >= 3
+
+
+def test_a_recording_is_a_video_with_captions(tmp_path: Path) -> None:
+    stage, said = Stage(3), []
+    qpos = stage.model.qpos0.astype(np.float64)
+    painter = Painter(VIEW_SIZE)
+    film = Film(tmp_path, painter, said.append)
+    eye = encode_png(np.full((96, 96, 3), 90, np.uint8))
+    film.begin()
+    for step in range(100):  # two seconds at 50 Hz
+        told = Telemetry(
+            time_s=10 + step / 50, level=0, cause="", instruction="wave", qpos=qpos.tobytes(),
+            image=eye if step == 0 else None,
+        )  # fmt: skip
+        film.add(told, stage)
+    film.close()
+    painter.close()
+    [video] = tmp_path.glob("console-*.mp4")
+    assert str(video) in said[-1] and not film.recording
+    with av.open(str(video)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 25
+    assert pictures[0][:480, :480].mean() == pytest.approx(90, abs=4), "the head camera's picture"
+    assert bool(list(tmp_path.glob("console-*.rrd"))) == _has("rerun")
+
+
+def _has(package: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(package) is not None
