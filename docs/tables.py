@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "model_card.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "model_card.md", ROOT / "docs" / "measured.md")
 MANIFEST = ROOT / "assets" / "models" / "bundle" / "manifest.json"
 
 # Figure's key, what it tells, what it shall at least be, how it is written.
@@ -37,6 +37,31 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("demo_peak_gb", "peak memory of the demo", "under 4 GB", GIGABYTES),
 )
 
+# The walker's rows have one value for every walker on every body: key, what, form, target.
+WALKER_ROWS: tuple[tuple[str, str, str, str], ...] = (
+    ("falls", "falls under random commands, arms moving", RATE, "0.5 %; 2 %"),
+    ("velocity_error", "velocity error, m/s", "{:.3f}", "0.12; 0.18"),
+    ("yaw_error", "yaw rate error, rad/s", "{:.3f}", "0.15; 0.2"),
+    ("push_survival", "pushes of 0.8 m/s survived", RATE, "99 %; 98 %"),
+    ("push_survival_12", "pushes of 1.2 m/s survived", RATE, "96 %; 95 %"),
+    ("low_height", "0.55 m held for 10 s, arms moving", RATE, "98 %; 95 %"),
+    ("payload_falls", "falls with 1 kg in each hand", RATE, "1 %; 3 %"),
+    ("slope_falls", "falls on a slope of 3 degrees", RATE, ""),
+    ("bumps_falls", "falls on bumps of 1 cm", RATE, ""),
+    ("stand_steps", "steps in a stand of 20 s", "{:.1f}", "0; 0"),
+    ("stand_sway_cm", "sway of that stand, cm", "{:.2f}", "3"),
+    ("energy_j_m", "energy per metre, J", "{:.0f}", ""),
+)
+BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
+    ("rtt_p50_ratio_ipc", "round trip against raw ZeroMQ, p50, ipc", "at most 1.3x", TIMES),
+    ("rtt_p50_ratio_tcp", "the same, tcp", "at most 1.3x", TIMES),
+    ("rtt_p99_ratio_ipc", "round trip against raw ZeroMQ, p99, ipc", "at most 2x", TIMES),
+    ("rtt_p99_ratio_tcp", "the same, tcp", "at most 2x", TIMES),
+    ("openpi_rtt_ratio", "round trip against our openpi WebSocket server", "", TIMES),
+    ("stop_p99_ms", "stop to first safe command, p99", "at most 20 ms", MS),
+    ("stop_curve_p99_ms", "the same over CURVE", "at most 100 ms", MS),
+)
+
 
 def read_figures(folder: Path) -> dict[str, tuple[Any, str]]:
     """Figure's key -> (value, the command that measured it), over all files of the folder."""
@@ -49,10 +74,12 @@ def read_figures(folder: Path) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def table(figures: dict[str, tuple[Any, str]]) -> str:
-    """The Markdown table of all figures that have a row here; unmeasured ones say so."""
+def table(
+    figures: dict[str, tuple[Any, str]], rows: tuple[tuple[str, str, str, str], ...] = ROWS
+) -> str:
+    """The Markdown table of the figures of `rows`; unmeasured ones say so."""
     lines = ["| what | at least | measured | command |", "|---|---|---|---|"]
-    for key, what, target, form in ROWS:
+    for key, what, target, form in rows:
         value, command = figures.get(key, (None, ""))
         measured = "not yet measured" if value is None else f"**{_write(value, form)}**"
         interval = figures.get(f"{key}_interval", (None, ""))[0]
@@ -88,9 +115,35 @@ def bundle_table(manifest: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in facts.items())])
 
 
+def walker_table(figures: dict[str, tuple[Any, str]]) -> str:
+    """The Markdown table of an examination: a column for every walker on every body."""
+    bodies = {body: figures[body][0] for body in ("ours", "mesh") if body in figures}
+    columns = [(body, walker) for body, walkers in bodies.items() for walker in walkers]
+    heads = "".join(f" {walker} on {body} |" for body, walker in columns)
+    lines = [f"| what | asked: our body; mesh |{heads}", f"|---|---|{'---|' * len(columns)}"]
+    for key, what, form, target in WALKER_ROWS:
+        values = [bodies[body][walker].get(key) for body, walker in columns]
+        cells = "".join(f" {'-' if v is None else _write(v, form)} |" for v in values)
+        lines.append(f"| {what} | {target} |{cells}")
+    return "\n".join(lines)
+
+
+def fault_table(figures: dict[str, tuple[Any, str]]) -> str:
+    """The Markdown table of all faults, and what they did to robot, operator and data."""
+    lines = ["| fault | passed | the robot | the operator read | lost |", "|---|---|---|---|---|"]
+    for name, row in figures.get("faults", ({}, ""))[0].items():
+        told = (str(row[part]).replace("|", "/") for part in ("robot", "operator", "lost"))
+        lines.append(f"| {name} | {'yes' if row['passed'] else '**no**'} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
 def in_step(text: str) -> str:
-    """A document's text with its figures, and its facts of the bundle if it has any, renewed."""
-    text = _between(text, "figures", table(read_figures(ROOT / "docs" / "results")))
+    """A document's text with all that stands between markers renewed."""
+    figures = read_figures(ROOT / "docs" / "results")
+    text = _between(text, "figures", table(figures))
+    text = _between(text, "walkers", walker_table(figures))
+    text = _between(text, "promises", table(figures, BRIDGE_ROWS))
+    text = _between(text, "faults", fault_table(figures))
     return _between(text, "bundle", bundle_table(json.loads(MANIFEST.read_text())))
 
 

@@ -88,7 +88,7 @@ def examinees(config: WalkBenchConfig) -> list[Examinee]:
 
 
 def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
-    """All figures, by names such as `mesh_holosoma_ppo_falls`: body, walker, figure.
+    """All figures, by body, walker and name: `figures["mesh"]["holosoma_ppo"]["falls"]`.
 
     A walker that takes no heights has None for what is asked of them. Raises UserError for a
     walker or a body that is missing.
@@ -99,7 +99,9 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
     bodies = {name: find_body(name) for name in config.bodies}
     exams = make_exams(config)
     heights = {walker.name: walker.make(1).takes_height for walker in walkers}
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {
+        body: {walker.name: {} for walker in walkers} for body in bodies
+    }
     steps = sum(exam.course.steps for exam in exams)
     with _progress_bar() as bar:
         task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")
@@ -109,17 +111,16 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
                 key = exam.course.ground, exam.course.hand_payload_kg
                 models[key] = models.get(key) or body_model(body, *key)
                 for walker in walkers:
-                    prefix = f"{body_name}_{walker.name}"
+                    own = figures[body_name][walker.name]
                     if exam.name in HEIGHT_FIGURES and not heights[walker.name]:
-                        figures[f"{prefix}_{HEIGHT_FIGURES[exam.name]}"] = None
+                        own[HEIGHT_FIGURES[exam.name]] = None
                         bar.advance(task, exam.course.steps)
                         continue
                     bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
                     trace = run_course(
                         exam.course, models[key], walker, config.threads, lambda: bar.advance(task)
                     )
-                    found = exam.score(trace)
-                    figures |= {f"{prefix}_{key}": value for key, value in found.items()}
+                    own |= exam.score(trace)
     return figures
 
 

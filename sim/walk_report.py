@@ -43,7 +43,7 @@ def figures_table(
         for walker in walkers:
             table.add_column(f"{walker}\non {body}", justify="right")
     for key, heading, form in COLUMNS:
-        values = [figures.get(f"{body}_{walker}_{key}") for body in bodies for walker in walkers]
+        values = [figures[body][walker].get(key) for body in bodies for walker in walkers]
         table.add_row(heading, *("-" if v is None else form.format(v) for v in values))
     return table
 
@@ -77,7 +77,7 @@ def _bars(
 ) -> None:
     width = 0.8 / len(walkers)
     for i, walker in enumerate(walkers):
-        values = [figures.get(f"{body}_{walker}_{key}") for key in keys]
+        values = [figures[body][walker].get(key) for key in keys]
         heights = [np.nan if value is None else value for value in values]
         places = np.arange(len(keys)) + (i - (len(walkers) - 1) / 2) * width
         axes.bar(places, heights, 0.9 * width, color=COLOURS[i], label=walker)
@@ -88,7 +88,7 @@ def _bars(
 
 def _survival(axes: Any, figures: Mapping[str, Any], body: str, walkers: Sequence[str]) -> None:
     for i, walker in enumerate(walkers):
-        pushes = figures[f"{body}_{walker}_pushes"]
+        pushes = figures[body][walker]["pushes"]
         for stance, line in zip(PUSHED, ("-", "--"), strict=True):
             rates = [pushes[f"{stance} {speed}"] for speed in PUSH_SPEEDS_M_S]
             axes.plot(PUSH_SPEEDS_M_S, rates, line, marker="o", color=COLOURS[i])
