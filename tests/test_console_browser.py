@@ -1,0 +1,252 @@
+"""The console's page in a real browser without a window, in front of real robots.
+
+With HITOGATA_SCREENSHOTS=docs/images the pictures of the documentation are made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from bridge.operator_client import Operator
+from sim.scene import sample_scene
+from tests.test_console import console_of, free_port
+from tests.test_station import working_station
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER),
+        reason="no browser is installed: apt-get install chromium chromium-driver",
+    ),
+]
+
+WAIT_S = 120.0
+# An object near the robot and before it; half the speed leaves a busy machine time to think.
+SEED, OBJECT, SPEED = 22, ("yellow", "ball"), 0.5
+NEAR_M = 0.9
+T = TypeVar("T")
+
+
+class Page:
+    """One window of a browser, read and used as a person would."""
+
+    def __init__(self, driver: webdriver.Chrome, place: str) -> None:
+        self.driver = driver
+        driver.get(place)
+        self.wait(lambda: self.text("link") == "connected")
+
+    def text(self, element: str) -> str:
+        return self.driver.find_element(By.ID, element).text
+
+    def data(self, element: str, name: str) -> str:
+        return self.driver.find_element(By.ID, element).get_attribute(f"data-{name}") or ""
+
+    def wait(self, condition: Callable[[], T], within_s: float = WAIT_S) -> T:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if found := condition():
+                return found
+            time.sleep(0.05)
+        state = {name: self.text(name) for name in ("link", "level", "cause", "status", "answer")}
+        raise AssertionError(f"the page never showed it; it shows {state}")
+
+    def tell(self, text: str) -> None:
+        field = self.driver.find_element(By.ID, "text")
+        field.send_keys(text, Keys.ENTER)
+
+    def level(self, level: str) -> None:
+        self.wait(lambda: self.data("level", "level") == level)
+
+    def shot(self, name: str) -> None:
+        if folder := os.environ.get("HITOGATA_SCREENSHOTS"):
+            time.sleep(1.0)
+            self.driver.save_screenshot(str(ROOT / folder / name))
+
+
+@contextmanager
+def a_browser(width: int = 1280, height: int = 900) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--mute-audio"):
+        options.add_argument(flag)
+    options.add_argument(f"--window-size={width},{height}")
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(WAIT_S)
+    driver.set_page_load_timeout(WAIT_S)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@contextmanager
+def started(*command: str) -> Iterator[str]:
+    """The last word of the first line of a `hitogata` process."""
+    line = [sys.executable, "-m", "hitogata", *command]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        assert process.wait(WAIT_S) == 0
+
+
+def test_a_person_talks_to_the_robot(tmp_path: Path) -> None:
+    """It walks to the object, changes its mind in mid-action, and stops in mid-walk."""
+    robot, box = f"ipc://{tmp_path}/robot.sock", str(tmp_path / "box")
+    web = f"http://127.0.0.1:{free_port()}"
+    reach = ["--seed", str(SEED), "--address", robot, "--recordings", box, "--speed", str(SPEED)]
+    with (
+        started("simulate", *reach),
+        started("console", "--connect", robot, "--address", web, "--recordings", box) as place,
+        a_browser() as driver,
+        Operator(robot, "a witness", WAIT_S) as witness,
+    ):
+        page = Page(driver, place)
+        page.level("HOLD")
+        page.wait(lambda: page.text("suggestions"))
+        driver.find_element(By.ID, "record").click()
+        page.tell(f"walk to the {' '.join(OBJECT)}")
+        page.level("RUN")
+        page.wait(lambda: "yellow ball" in page.text("understood"))
+        page.shot("console.png")
+        page.wait(lambda: page.data("status", "status") == "done")
+        assert _distance_m(witness) < NEAR_M, "the true state"
+        driver.find_element(By.ID, "record").click()
+
+        page.tell("walk backward two metres")
+        page.wait(lambda: "backward" in page.text("understood"))
+        asked_s = _time_s(witness)
+        page.tell("turn left")
+        page.wait(lambda: "turn left" in page.text("understood"))
+        assert _time_s(witness) - asked_s < 1.0 + SPEED * 5.0, "a busy machine reads pages late"
+        page.tell("walk forward three metres")
+        page.wait(lambda: _speed_m_s(page) > 0.1)
+        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+        page.level("SAFE_STAND")
+        assert int(page.wait(lambda: page.data("stopped", "ms"))) < 1000
+        page.shot("console_stopped.png")
+        page.wait(lambda: "recorded" in page.text("film"))
+    assert list((tmp_path / "box").glob("console-*.mp4"))
+
+
+def _distance_m(witness: Operator) -> float:
+    told = witness.telemetry(WAIT_S)
+    assert told is not None and told.qpos is not None and told.scene == SEED
+    scene = sample_scene(np.random.default_rng(SEED))
+    index = [(thing.colour, thing.shape) for thing in scene.objects].index(OBJECT)
+    objects = np.frombuffer(told.qpos)[-7 * len(scene.objects) :].reshape(-1, 7)
+    assert told.base_pose is not None
+    return float(np.hypot(*(objects[index, :2] - told.base_pose[:2])))
+
+
+def _time_s(witness: Operator) -> float:
+    told = witness.telemetry(WAIT_S)
+    assert told is not None
+    return told.time_s
+
+
+def _speed_m_s(page: Page) -> float:
+    return float(page.text("speed").split()[0].replace("-", "0"))
+
+
+def test_a_second_page_watches_and_one_that_comes_back_commands(tmp_path: Path) -> None:
+    port = free_port()
+    place = f"http://127.0.0.1:{port}/"
+    with working_station(tmp_path) as (_, address), a_browser() as driver:
+        with console_of(address, tmp_path, port):
+            first = Page(driver, place)
+            first.wait(lambda: "this page commands" in first.text("role"))
+            driver.switch_to.new_window("tab")
+            second = Page(driver, place)
+            second.wait(lambda: "watches" in second.text("role"))
+            assert not driver.find_element(By.ID, "text").is_enabled()
+            assert driver.find_element(By.ID, "stop").is_enabled()
+            second.shot("console_watching.png")
+            driver.close()
+            driver.switch_to.window(driver.window_handles[0])
+        first.wait(lambda: "trying again" in first.text("link"))
+        driver.find_element(By.ID, "stop").click()
+        first.wait(lambda: "NOT stopped" in first.text("stopped"))
+        with console_of(address, tmp_path, port):
+            first.wait(lambda: first.text("link") == "connected")
+            first.wait(lambda: "this page commands" in first.text("role"))
+            first.tell("walk on")
+            first.level("RUN")
+
+
+def test_bad_input_is_answered_in_words_and_stays_text(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        working_station(tmp_path) as (_, address),
+        console_of(address, tmp_path, port),
+        a_browser() as driver,
+    ):
+        page = Page(driver, f"http://127.0.0.1:{port}/")
+        page.wait(lambda: "commands" in page.text("role"))
+        page.tell("")
+        page.wait(lambda: "empty" in page.text("answer"))
+        driver.execute_script("document.getElementById('text').value = 'a'.repeat(1 << 20)")
+        page.tell("")
+        page.wait(lambda: "1024" in page.text("answer"))
+        markup = "<img src=x onerror=document.title='bad'>"
+        page.tell(markup)
+        page.wait(lambda: page.text("instruction") == markup)
+        assert driver.title == "Hitogata console"
+        page.tell("赤いボールまで歩いて")
+        page.wait(lambda: "赤い" in page.text("instruction"))
+
+
+def test_all_can_be_done_by_keyboard_and_read_on_a_small_screen(tmp_path: Path) -> None:
+    port = free_port()
+    with ExitStack() as stack:
+        _, address = stack.enter_context(working_station(tmp_path))
+        stack.enter_context(console_of(address, tmp_path, port))
+        driver = stack.enter_context(a_browser(500, 900))
+        # A window cannot be as narrow as a telephone; what a page sees can.
+        size = {"width": 400, "height": 1500, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        page = Page(driver, f"http://127.0.0.1:{port}/")
+        page.wait(lambda: "commands" in page.text("role"))
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 400
+        sizes = driver.execute_script(
+            "return [...document.querySelectorAll('p,dd,dt,button,label,input')]"
+            ".map((e) => parseFloat(getComputedStyle(e).fontSize))"
+        )
+        assert min(sizes) >= 12
+        reached = set()
+        for _ in range(40):
+            driver.switch_to.active_element.send_keys(Keys.TAB)
+            reached.add(driver.switch_to.active_element.get_attribute("id"))
+        wanted = {"stop", "take", "text", "release", "pause", "resume", "record", "seed"}
+        assert wanted | {"other-scene", "mode"} <= reached
+        page.tell("walk on")
+        page.level("RUN")
+        page.wait(lambda: page.text("instruction") == "walk on")
+        page.driver.find_element(By.ID, "text").send_keys(Keys.ARROW_UP)
+        assert page.driver.find_element(By.ID, "text").get_attribute("value") == "walk on"
+        page.driver.find_element(By.ID, "text").send_keys(Keys.ESCAPE)
+        page.level("SAFE_STAND")
+        page.shot("console_narrow.png")
+        assert json.loads(page.data("state", "pose")) == [], "a robot that knows no truth"
