@@ -178,7 +178,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: bytes = b""
     base_pose: list[float] | None = None
     qpos: bytes | None = None
-    scene: int | None = None
+    scene: Annotated[int, msgspec.Meta(ge=0)] | None = None
     policy_latency_ms: float | None = None
     chunk_rate_hz: float = 0.0
     loop_overruns: int = 0

@@ -99,9 +99,7 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
     bodies = {name: find_body(name) for name in config.bodies}
     exams = make_exams(config)
     heights = {walker.name: walker.make(1).takes_height for walker in walkers}
-    figures: dict[str, Any] = {
-        body: {walker.name: {} for walker in walkers} for body in bodies
-    }
+    figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
     steps = sum(exam.course.steps for exam in exams)
     with _progress_bar() as bar:
         task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")

@@ -20,6 +20,7 @@ from bridge.child import child_server
 from bridge.commandline import told
 from bridge.contract import CONTROL_HZ, UserError
 from bridge.operator_client import Operator
+from bridge.operator_wire import Telemetry
 from bridge.results import write_results
 
 PAGES = (0, 1, 4)
@@ -91,7 +92,9 @@ _HITOGATA = (sys.executable, "-m", "hitogata")
 
 def _pace_with(n: int, browser: str, page: str, watcher: Operator, seconds: float) -> Pace:
     with (
-        tempfile.TemporaryDirectory(prefix="hitogata-browser-") as folder,
+        tempfile.TemporaryDirectory(
+            prefix="hitogata-browser-", ignore_cleanup_errors=True
+        ) as folder,
         _pages(browser, page, n, Path(folder)),
     ):
         _instruct(page, n)
@@ -153,13 +156,17 @@ def _instruct(page: str, n: int) -> None:
 
 def _pace(watcher: Operator, seconds: float) -> Pace:
     """The loop's own count of periods between two moments, by our clock."""
-    began = watcher.telemetry(OPEN_S)
-    began_s = time.monotonic()
+    began, began_s = _fresh(watcher)
     time.sleep(seconds)
-    watcher.telemetry(0)  # what waits is old
-    ended = watcher.telemetry(OPEN_S)
-    ended_s = time.monotonic()
-    if began is None or ended is None:
-        raise UserError("the simulation fell silent: run `hitogata simulate` to see why")
+    ended, ended_s = _fresh(watcher)
     periods = (ended.time_s - began.time_s) * CONTROL_HZ
     return Pace(periods / (ended_s - began_s), ended.loop_overruns - began.loop_overruns)
+
+
+def _fresh(watcher: Operator) -> tuple[Telemetry, float]:
+    """The next moment, and when it came."""
+    watcher.telemetry(0)  # what waits is old
+    moment = watcher.telemetry(OPEN_S)
+    if moment is None:
+        raise UserError("the simulation fell silent: run `hitogata simulate` to see why")
+    return moment, time.monotonic()

@@ -6,6 +6,7 @@ const HISTORY = "hitogata.history";
 const MOST_HISTORY = 50;
 const RETRY_MS = 1000;
 const WAIT_MS = 4000;
+const SILENT_MS = 3000;
 
 let socket = null;
 let asked = 0;
@@ -15,8 +16,7 @@ let history = recall();
 let place = history.length; // where in the history the text field is
 let draft = "";
 let picture = true;
-let scene = null;
-let newest = {};
+let heard = 0; // when the console last told a moment
 
 // --- the connection ---
 
@@ -26,6 +26,7 @@ function connect() {
   line.binaryType = "arraybuffer";
   line.onopen = () => {
     socket = line;
+    heard = performance.now();
     link("connected", false);
     order("look", { picture });
   };
@@ -43,6 +44,13 @@ function connect() {
     setTimeout(connect, RETRY_MS);
   };
 }
+
+// A connection may break without a word; then what is shown grows old.
+setInterval(() => {
+  if (!socket || performance.now() - heard < SILENT_MS) return;
+  link("connected, but the console is silent: what you see is old", true);
+  say("level", "?", { level: "" });
+}, RETRY_MS);
 
 function order(name, content = {}, answer = complain) {
   if (!socket || socket.readyState !== WebSocket.OPEN) {
@@ -68,8 +76,9 @@ function stop() {
   say("stopped", "stopping ...");
   order("stop", {}, (fault) => {
     const took = Math.round(performance.now() - began);
-    say("stopped", fault ? `NOT stopped (${fault}): use the robot's own emergency stop`
-      : `stop heard by the robot after ${took} ms; Release lets it go on`);
+    const failed = fault.startsWith("NOT stopped") ? fault
+      : `NOT stopped (${fault}): use the robot's own emergency stop`;
+    say("stopped", fault ? failed : `stop heard by the robot after ${took} ms; Release lets it go on`);
     $("stopped").dataset.ms = fault ? "" : took;
   });
 }
@@ -78,7 +87,7 @@ $("stop").onclick = stop;
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     event.preventDefault();
-    stop();
+    if (!event.repeat) stop();
   }
 }, true);
 addEventListener("message", (event) => {
@@ -104,16 +113,20 @@ $("say").onsubmit = (event) => {
 
 $("text").onkeydown = (event) => {
   const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-  if (!step || event.altKey) return;
+  if (!step || event.altKey || event.isComposing) return;
   event.preventDefault();
   if (place === history.length) draft = $("text").value;
   place = Math.min(Math.max(place + step, 0), history.length);
   $("text").value = place === history.length ? draft : history[place];
 };
 
-for (const name of ["release", "pause", "resume"]) {
+for (const name of ["pause", "resume"]) {
   $(name).onclick = () => order(name);
 }
+$("release").onclick = () => order("release", {}, (fault) => {
+  complain(fault);
+  if (!fault) say("stopped", "");
+});
 $("take").onclick = () => order("take", { command: !role.commands });
 $("record").onclick = () => {
   order("record", { on: $("record").getAttribute("aria-pressed") !== "true" });
@@ -143,7 +156,6 @@ function remember(text) {
   } catch {
     // a browser that keeps nothing
   }
-  fillKnown();
 }
 
 // --- what the console tells ---
@@ -170,9 +182,7 @@ function showRole(message) {
 }
 
 function showScene(message) {
-  scene = message;
   if (message.seed !== null) $("seed").value = message.seed;
-  fillKnown();
   buttons("suggestions", message.suggestions);
 }
 
@@ -183,9 +193,10 @@ function showFilm(message) {
 }
 
 function showMoment(message) {
-  newest = message;
+  heard = performance.now();
+  if ($("link").dataset.lost === "true") link("connected", false);
   say("level", message.silent ? "no robot" : message.level, { level: message.level });
-  say("cause", message.trouble || message.cause);
+  say("cause", [message.trouble, message.cause].filter(Boolean).join("; "));
   say("instruction", message.instruction || "nothing");
   say("understood", message.understood || "-");
   const sure = message.status ? ` (${Math.round(100 * message.probability)} %)` : "";
@@ -254,7 +265,7 @@ function canDraw() {
   const about = pen?.getExtension("WEBGL_debug_renderer_info");
   const name = about ? pen.getParameter(about.UNMASKED_RENDERER_WEBGL) : "";
   pen?.getExtension("WEBGL_lose_context")?.loseContext();
-  return crossOriginIsolated && Boolean(pen) && !/swiftshader|llvmpipe|software|basic render/i.test(name);
+  return window.crossOriginIsolated && Boolean(pen) && !/swiftshader|llvmpipe|software|basic render/i.test(name);
 }
 
 function look(drawn) {
@@ -303,14 +314,5 @@ function buttons(id, texts) {
   }));
 }
 
-function fillKnown() {
-  const texts = [...new Set([...history.toReversed(), ...(scene?.suggestions ?? [])])];
-  $("known").replaceChildren(...texts.map((text) => {
-    const option = document.createElement("option");
-    option.value = text;
-    return option;
-  }));
-}
-
+connect(); // before all else: stopping needs no picture
 look(canDraw());
-connect();

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import COMMAND_FIELDS, CONTROL_HZ, IMAGE_SIZE, Status, UserError
+from bridge.contract import COMMAND_FIELDS, CONTROL_HZ, IMAGE_SIZE, UserError
 from bridge.operator_wire import Telemetry
 from bridge.png import decode_png
 from bridge.safety import Level
-from tasks.console_scene import Painter, Stage
+from tasks.console_scene import Painter, Stage, level_name, status_name
 from tasks.video import EVERY, shot, write_film
 
 STEP_S = EVERY / CONTROL_HZ
@@ -66,6 +66,8 @@ class Film:
         """Keeps a moment, if its turn has come."""
         if told.image is not None:
             self._seen = told.image
+        if not np.isfinite(told.time_s):
+            return
         with self._lock:
             moments = self._moments
             if moments is None or (qpos := stage.qpos(told)) is None:
@@ -120,9 +122,8 @@ class Film:
 
 def _state(told: Telemetry) -> str:
     """Level and status in a few letters."""
-    status = Status(told.status).name.lower() if told.status in list(Status) else ""
-    level = Level(told.level)
-    return status if level == Level.RUN else f"{level.name} {status}".strip()
+    status = status_name(told)
+    return status if told.level == Level.RUN else f"{level_name(told)} {status}".strip()
 
 
 def _write_rerun(path: Path, moments: list[_Moment]) -> list[Path]:

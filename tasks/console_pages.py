@@ -21,7 +21,7 @@ from bridge.operator_wire import Telemetry
 from bridge.wire import WireError
 from tasks.console_film import Film
 from tasks.console_robot import RobotSide
-from tasks.console_scene import Painter, Stage, check_seed, jpeg
+from tasks.console_scene import Painter, Stage, jpeg
 from tasks.console_studio import Studio
 
 NEWS_S = 0.1
@@ -94,7 +94,7 @@ class _Page:
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
         self.wants_view = False
-        self.orders = 0
+        self.orders = threading.BoundedSemaphore(_MOST_ORDERS)
         self._slots: dict[str, str | bytes] = {}
         self._answers: list[str] = []
         self._news = threading.Condition()
@@ -153,6 +153,7 @@ class Pages:
         self._eye = b""
         self._ended = threading.Event()
         self._worker = ThreadPoolExecutor(1, "orders")
+        self._stops = 0
         self._threads = [
             threading.Thread(target=self._repeat, args=(act, every_s), name=name, daemon=True)
             for act, every_s, name in (
@@ -217,10 +218,11 @@ class Pages:
     def _obey(self, page: _Page, message: str | bytes) -> None:
         try:
             order = _ORDERS.decode(message)
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             page.answer(-1, "not understood")
             return
         if isinstance(order, Stop):
+            self._stops += 1
             page.answer(order.number, self._robot.stop())
         elif isinstance(order, Look):
             page.wants_view = order.picture
@@ -229,18 +231,22 @@ class Pages:
             page.answer(order.number, self._take(page, order.command))
         elif page is not self._commander:
             page.answer(order.number, "this page watches: another one commands")
-        elif page.orders >= _MOST_ORDERS:
+        elif not page.orders.acquire(blocking=False):
             page.answer(order.number, "too many orders at once: wait for the first")
         else:
-            page.orders += 1
-            self._worker.submit(self._carry_out, page, order)
+            self._worker.submit(self._carry_out, page, order, self._stops)
 
-    def _carry_out(self, page: _Page, order: AnyOrder) -> None:
+    def _carry_out(self, page: _Page, order: AnyOrder, stops: int) -> None:
+        """Carries an order out, unless it moves the robot and waited while `stops` went up."""
         try:
-            fault = self._fault_of(order)
+            if stops != self._stops and not isinstance(order, Record):
+                fault = "the robot has been stopped since: look, then ask again"
+            else:
+                fault = self._fault_of(order)
         except UserError as error:
             fault = str(error)
-        page.orders -= 1
+        finally:
+            page.orders.release()
         page.answer(order.number, fault)
 
     def _fault_of(self, order: AnyOrder) -> str:
@@ -256,7 +262,6 @@ class Pages:
             case Resume():
                 return command(lambda operator: operator.resume())
             case Scene(seed=seed):
-                check_seed(seed)
                 return command(lambda operator: operator.new_scene(seed))
             case Record(on=on):
                 assert self.film is not None
@@ -285,17 +290,18 @@ class Pages:
             page.put(kind, content)
 
     def _tell_roles(self) -> None:
-        commander, pages = self._commander, self._all()
-        others = f"; {len(pages) - 1} more open" if len(pages) > 1 else ""
-        for page in pages:
-            if page is commander:
-                line = f"this page commands{others}"
-            elif commander is None:
-                line = "nobody commands: take command to do so"
-            else:
-                line = "this page watches: another one commands"
-            role = {"commands": page is commander, "may_take": commander is None, "line": line}
-            page.put("role", _json("role", pages=len(pages), **role))
+        with self._lock:  # or an older role could replace a newer one
+            commander, pages = self._commander, self._pages
+            others = f"; {len(pages) - 1} more open" if len(pages) > 1 else ""
+            for page in pages:
+                if page is commander:
+                    line = f"this page commands{others}"
+                elif commander is None:
+                    line = "nobody commands: take command to do so"
+                else:
+                    line = "this page watches: another one commands"
+                role = {"commands": page is commander, "may_take": commander is None, "line": line}
+                page.put("role", _json("role", pages=len(pages), **role))
 
     def _tell_moment(self) -> None:
         if self._robot.newest is not None and self._robot.stage is not self._stage:

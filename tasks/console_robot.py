@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import Status, UserError
+from bridge.contract import UserError
 from bridge.operator_client import Operator
 from bridge.operator_wire import Telemetry
-from bridge.safety import Level
 from bridge.wire import WireError
 from tasks import console_scene
 
@@ -108,11 +107,11 @@ class RobotSide:
             for_s = self.silent_s
             line = f"no robot answers at {self.operator.address}: silent for {for_s:.0f} s"
             return {"silent": line, "level": "", "cause": line}
-        status = Status(told.status).name.lower() if told.status in list(Status) else ""
+        status = console_scene.status_name(told)
         return {
             "silent": "",
             "time_s": told.time_s,
-            "level": Level(told.level).name if told.level in list(Level) else str(told.level),
+            "level": console_scene.level_name(told),
             "cause": told.cause,
             "instruction": told.instruction,
             "commander": told.commander,
@@ -176,7 +175,7 @@ class RobotSide:
 
 
 def _place(told: Telemetry) -> tuple[float, float] | None:
-    if told.base_pose is not None:
+    if told.base_pose is not None and len(told.base_pose) >= 2:
         return told.base_pose[0], told.base_pose[1]
     state = told.state_vector()
     if state is None:

@@ -16,9 +16,9 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from bridge.contract import JOINT_NAMES, N_JOINTS, STANDING_HEIGHT_M, UserError
+from bridge.contract import JOINT_NAMES, N_JOINTS, STANDING_HEIGHT_M, Status, UserError
 from bridge.operator_wire import Telemetry
-from bridge.safety import tilt
+from bridge.safety import Level, tilt
 from sim.camera import ThirdPerson
 from sim.scene import Scene, SceneObject, sample_scene, scene_spec
 from tasks.catalogue import CATALOGUE
@@ -49,8 +49,10 @@ class Stage:
         A robot that does not know where it is stands where its odometry says.
         """
         if telemetry.qpos is not None:
+            if len(telemetry.qpos) != self.model.nq * np.dtype(np.float64).itemsize:
+                return None  # of another model
             qpos = np.frombuffer(telemetry.qpos, np.float64)
-            return qpos if len(qpos) == self.model.nq and np.isfinite(qpos).all() else None
+            return qpos if np.isfinite(qpos).all() else None
         state = telemetry.state_vector()
         if state is None or not np.isfinite(state).all():
             return None
@@ -96,6 +98,16 @@ def _plain_wording(meaning: Meaning, rng: np.random.Generator) -> str:
     drawn = {grammar.say(meaning.slots(), rng).lower().rstrip("?!. ") for _ in range(_WORDINGS)}
     names = [name for name in (meaning.colour, meaning.shape) if name]
     return min(drawn, key=lambda text: (sum(name not in text for name in names), len(text), text))
+
+
+def level_name(told: Telemetry) -> str:
+    """The level of safety in a word; of another release, its number."""
+    return Level(told.level).name if told.level in list(Level) else str(told.level)
+
+
+def status_name(told: Telemetry) -> str:
+    """What the policy says of its instruction, in a word, or nothing."""
+    return Status(told.status).name.lower() if told.status in list(Status) else ""
 
 
 def reading(understood: dict[str, str]) -> str:

@@ -44,9 +44,10 @@ _POLICY = POLICY.replace(
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
     " style-src 'self' 'unsafe-inline'; worker-src 'self' blob:;",
 )
-# Esc stops the robot, wherever the keyboard's focus is.
+# Esc stops the robot, wherever the keyboard's focus is. Tab leads on: the client would keep it.
 _ESCAPE = b"""<script>addEventListener("keydown", (event) => {
-  if (event.key === "Escape") parent.postMessage("stop", location.origin);
+  if (event.key === "Escape" && !event.repeat) parent.postMessage("stop", location.origin);
+  if (event.key === "Tab") event.stopImmediatePropagation();
 }, true);</script></head>"""
 
 

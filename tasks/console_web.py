@@ -1,14 +1,13 @@
 """The console's web server: who is let in, files, and connections that stay open.
 
 By default it listens on this machine alone. Web pages of others are kept out even there: a request
-must name the address that the console printed as its Host, and a connection must come from a page
-of the console (Origin). Reached from elsewhere, every request needs the token: once as ?token=,
-which becomes a cookie that scripts cannot read and other sites cannot send.
+must name this machine as its Host, and a connection must come from a page of the console (Origin).
+Reached from elsewhere, every request needs the token: once as ?token=, which becomes a cookie that
+scripts cannot read and other sites cannot send.
 """
 
 from __future__ import annotations
 
-import http.cookies
 import ipaddress
 import logging
 import secrets
@@ -19,7 +18,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -190,11 +189,15 @@ def _is_here(host: str) -> bool:
 
 
 def _cookie(request: Request) -> str:
-    try:
-        jar = http.cookies.SimpleCookie("; ".join(request.headers.get_all("Cookie")))
-        return bytes.fromhex(jar[_COOKIE].value).decode()
-    except (http.cookies.CookieError, KeyError, ValueError):
-        return ""
+    """The token of our cookie; those of other servers at this address may look like anything."""
+    for part in ";".join(request.headers.get_all("Cookie")).split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == _COOKIE:
+            try:
+                return bytes.fromhex(value).decode()
+            except ValueError:
+                return ""
+    return ""
 
 
 def _answer(status: HTTPStatus, file: File) -> Response:
@@ -219,4 +222,4 @@ def _give_up_when_stalled(connection: ServerConnection) -> None:
 
 def _address(host: str, port: int, token: str | None) -> str:
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")

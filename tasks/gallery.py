@@ -15,7 +15,7 @@ import numpy as np
 from tyro.conf import arg
 
 from bridge.client import Connection, RemotePolicy
-from bridge.contract import Policy, UserError
+from bridge.contract import COMMAND_DIM, Policy, UserError
 from bridge.files import write_bytes
 from tasks.evaluate import draw_success
 from tasks.reading import read_wording
@@ -132,7 +132,7 @@ def draw_latency(figures: Mapping[str, Any]) -> bytes:
     for side, percentile, colour in ((-1, "p50", "#4477aa"), (1, "p95", "#ccbb44")):
         values = [figures.get(f"chunk_{percentile}_ms{suffix}", np.nan) for suffix in suffixes]
         axes.bar(places + 0.2 * side, values, 0.38, color=colour, label=percentile)
-    words = [suffix.strip("_").replace("_", " ") or "18 tokens" for suffix in suffixes]
+    words = [suffix.strip("_").replace("_", " ") or f"{COMMAND_DIM} tokens" for suffix in suffixes]
     axes.set_xticks(places, words)
     axes.set_ylabel("observation to chunk, ms")
     axes.legend()

@@ -16,10 +16,10 @@ import numpy as np
 
 from bridge.files import write_text
 from bridge.results import wilson_interval
+from tasks.judge import GOAL_M
 from tasks.language import COLOURS, SHAPES
 
 # An object further away than this at the end was not reached.
-REACHED_M = 1.0
 NOWHERE = "none"
 MOST_FAILURES = 40
 BINS = 24
@@ -186,7 +186,7 @@ def confusion(rows: Iterable[Row], trait: str, values: Sequence[str]) -> np.ndar
     counts = np.zeros((len(values), len(values) + 1), dtype=int)
     for row in rows:
         if row.get("asked"):
-            near = row["nearest"] if row["nearest"] and row["nearest_m"] < REACHED_M else None
+            near = row["nearest"] if row["nearest"] and row["nearest_m"] < GOAL_M else None
             column = values.index(near[trait]) if near else len(values)
             counts[values.index(row["asked"][trait]), column] += 1
     return counts
@@ -195,7 +195,7 @@ def confusion(rows: Iterable[Row], trait: str, values: Sequence[str]) -> np.ndar
 def _confusions(rows: Sequence[Row]) -> str:
     if not any(row.get("asked") for row in rows):
         return ""
-    parts = [f"<p>Rows: asked for. Columns: nearest at the end, within {REACHED_M:g} m.</p>"]
+    parts = [f"<p>Rows: asked for. Columns: nearest at the end, within {GOAL_M:g} m.</p>"]
     for trait, values in (("colour", COLOURS), ("shape", SHAPES)):
         counts = confusion(rows, trait, values)
         parts.append(_matrix(trait, values, counts))

@@ -95,6 +95,8 @@ def _read(file: Path) -> NewTask:
 def _add(task: NewTask) -> None:
     patterns = {"train": task.wordings, "heldout": task.heldout}
     for split, texts in patterns.items():
+        if isinstance(texts, str):  # would be read as a pattern for each letter
+            raise UserError(f'{texts!r} is one text: write the {split} wordings as ("...",)')
         known = grammars(split)[0].words
         for name in re.findall(r"\{(\w+)\}", " ".join(texts)):
             if name not in known:
