@@ -37,6 +37,10 @@ class PolicyUnavailable(UserError):
     """No policy server answers: it is not there, it died, or it hangs."""
 
 
+class NoAnswer(PolicyUnavailable):
+    """One request has had no answer, which may be lost; the connection stands: ask again."""
+
+
 class MalformedReply(PolicyUnavailable):
     """What answers does not keep the contract; the connection stands."""
 
@@ -69,9 +73,10 @@ class RemotePolicy:
 
     The handshake happens here: UserError when the server speaks another protocol or contract, runs
     another model or normalisation than `expected`, or does not take `keys`. A server that dies is
-    noticed within 0.8 s by its silence on the heartbeat, one that computes for longer than
+    noticed within 0.8 s by its silence on the heartbeat, one that leaves requests unanswered for
     `timeout_s` counts as hung; both raise PolicyUnavailable. A lost connection stays lost: make a
-    new RemotePolicy.
+    new RemotePolicy. One answer is waited for no longer than `patience_s`, if that is less; then
+    NoAnswer says that another request may be sent.
 
     `info` says which policy answers. `dropped` counts replies that were late, repeated, or
     meant for others.
@@ -85,10 +90,12 @@ class RemotePolicy:
         expected: ServerInfo | None = None,
         timeout_s: float = 5.0,
         keys: ClientKeys | None = None,
+        patience_s: float = float("inf"),
     ) -> None:
         self.address = wire.local_address(address, encrypted=keys is not None)
         self.dropped = 0
-        self._timeout_s = timeout_s
+        self._timeout_s, self._patience_s = timeout_s, min(patience_s, timeout_s)
+        self._waited_s = 0.0  # for answers, since the last one
         self._keys = keys
         self._session = ""
         self._sequence = 0
@@ -212,7 +219,10 @@ class RemotePolicy:
             normalisation_id=expected.normalisation_id if expected else None,
         )
         self._send(wire.pack(hello))
-        reply, _ = self._receive(time.monotonic() + self._timeout_s)
+        received = self._receive(time.monotonic() + self._timeout_s)
+        if received is None:
+            raise self._no_answer(self._timeout_s)
+        reply, _ = received
         if isinstance(reply, wire.Refused):
             raise UserError(wire.one_line(str(reply)))
         if not isinstance(reply, wire.Welcome):
@@ -232,30 +242,37 @@ class RemotePolicy:
 
     def _await(self, kind: type[_Answer], sequence: int) -> tuple[_Answer, list[np.ndarray]]:
         """The answer to one request; whatever else arrives meanwhile is dropped and counted."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            reply, arrays = self._receive(deadline)
+        deadline = time.monotonic() + self._patience_s
+        while (received := self._receive(deadline)) is not None:
+            reply, arrays = received
             if isinstance(reply, (kind, wire.Fault)) and (
                 (reply.session, reply.sequence) == (self._session, sequence)
             ):
+                self._waited_s = 0.0
                 if isinstance(reply, wire.Fault):
                     raise UserError(wire.one_line(reply.message))
                 return reply, arrays
             self.dropped += 1
+        self._waited_s += self._patience_s
+        raise self._no_answer(self._waited_s)
 
-    def _receive(self, deadline: float) -> tuple[wire.Reply, list[np.ndarray]]:
-        while True:
+    def _receive(self, deadline: float) -> tuple[wire.Reply, list[np.ndarray]] | None:
+        """The next reply, or None once the deadline has passed."""
+        while time.monotonic() < deadline:
             try:
                 return wire.unpack_reply(self._socket.recv_multipart())
             except wire.WireError as error:
                 raise self._malformed(error) from error
             except zmq.Again:
                 self.check()
-            if time.monotonic() >= deadline:
-                raise PolicyUnavailable(
-                    f"the policy server at {self.address} gave no answer within"
-                    f" {self._timeout_s:g} s: restart it with `hitogata serve`"
-                )
+        return None
+
+    def _no_answer(self, within_s: float) -> PolicyUnavailable:
+        kind = NoAnswer if within_s < self._timeout_s else PolicyUnavailable
+        return kind(
+            f"the policy server at {self.address} gave no answer within {within_s:g} s:"
+            " restart it with `hitogata serve`"
+        )
 
     def _lost(self) -> PolicyUnavailable:
         return PolicyUnavailable(

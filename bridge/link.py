@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bridge import wire
-from bridge.client import MalformedReply, PolicyUnavailable, RemotePolicy
+from bridge.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, Observation, UserError
 from bridge.control_loop import Rejected
 from bridge.keys import ClientKeys
@@ -36,9 +36,11 @@ class LinkState:
 class PolicyLink:
     """The policy served at `address`, for a loop that must not wait; reconnects by itself.
 
-    A server that dies is noticed within 0.8 s by its silence on the heartbeat, one that computes
-    for longer than `timeout_s` counts as hung. The model and normalisation of `expected`, else the
-    first that answer, are the only ones ever accepted.
+    A server that dies is noticed within 0.8 s by its silence on the heartbeat, one that leaves
+    questions unanswered for `timeout_s` counts as hung. A question without an answer for
+    `patience_s` is asked again, or the newest in its place: one lost message does not end the
+    connection, and with it the walk. The model and normalisation of `expected`, else the first that
+    answer, are the only ones ever accepted.
 
     `session` counts the connections: an answer always belongs to a question of the same session.
     `trouble` is the state's line unless connected, then empty. All attributes are for reading.
@@ -54,10 +56,12 @@ class PolicyLink:
         expected: ServerInfo | None = None,
         keys: ClientKeys | None = None,
         timeout_s: float = 5.0,
+        patience_s: float = 1.0,
     ) -> None:
         self.address = wire.local_address(address, encrypted=keys is not None)
         self.session = 0
-        self._expected, self._keys, self._timeout_s = expected, keys, timeout_s
+        self._expected, self._keys = expected, keys
+        self._timeout_s, self._patience_s = timeout_s, patience_s
         self._turn = threading.Condition()
         self._closing = False
         self._epoch = 0  # what was asked in an earlier one is void
@@ -130,7 +134,9 @@ class PolicyLink:
             self._pause()
 
     def _connected(self) -> RemotePolicy:
-        policy = RemotePolicy(self.address, self._expected, self._timeout_s, self._keys)
+        policy = RemotePolicy(
+            self.address, self._expected, self._timeout_s, self._keys, self._patience_s
+        )
         self._expected = policy.info
         with self._turn:
             self.session += 1
@@ -149,7 +155,11 @@ class PolicyLink:
             if question is None:
                 policy.check()
                 continue
-            answer = self._answer_of(policy, *question, reset)
+            try:
+                answer = self._answer_of(policy, *question, reset)
+            except NoAnswer:
+                self._ask_again(question, reset, epoch)
+                continue
             with self._turn:
                 if epoch == self._epoch:
                     self._answer = answer
@@ -167,6 +177,13 @@ class PolicyLink:
             raise
         except UserError as error:
             return Rejected(wire.one_line(str(error)))
+
+    def _ask_again(self, question: tuple[str, Observation], reset: bool, epoch: int) -> None:
+        """Puts back what had no answer, unless it is void or a newer question waits."""
+        with self._turn:
+            self._reset_due = self._reset_due or reset
+            if epoch == self._epoch and self._question is None:
+                self._question = question
 
     def _fail(self, name: Literal["connecting", "lost", "refused"], line: str) -> None:
         with self._turn:

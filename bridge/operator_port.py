@@ -238,10 +238,17 @@ class OperatorPort:
 
     def _lend(self, claim: wire.Claim, now_s: float) -> wire.AnyReply:
         sequence = claim.sequence
-        spoken = (claim.protocol, claim.contract)
-        if spoken != (wire.PROTOCOL, contract_hash()):
-            message = "the robot runs another release: install the same one on both sides"
-            return wire.Denied(sequence=sequence, message=message)
+        terms = (
+            ("protocol version", claim.protocol, wire.PROTOCOL),
+            ("contract", claim.contract, contract_hash()),
+        )
+        for term, theirs, ours in terms:
+            if theirs != ours:
+                message = (
+                    f"{term} differs, {theirs} here and {ours} at the robot:"
+                    " install the same release of hitogata on both sides"
+                )
+                return wire.Denied(sequence=sequence, message=message)
         held = self._lease
         if held is not None and held.session != claim.session:
             self.counters["refused_commands"] += 1

@@ -59,7 +59,7 @@ class Claim(Request, frozen=True, kw_only=True, tag="claim"):
     """Asks for the lease; `name` is what others are told of its holder."""
 
     protocol: int
-    contract: str
+    contract: Annotated[str, msgspec.Meta(max_length=200)]
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 

@@ -388,14 +388,15 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         mass = self.batch.expand("body_mass")
         torso = self.model.body("torso_link").id
         torso_kg = next(b["mass_kg"] for b in facts()["bodies"] if b["name"] == "torso_link")
-        mass *= rng.uniform(*c.mass_ratio, (n, 1))
+        mass[:] = self.model.body_mass * rng.uniform(*c.mass_ratio, (n, 1))
         mass[:, torso] = torso_kg + rng.uniform(*c.torso_payload_kg, n)
         for side in ("left", "right"):
             carries = rng.random(n) < c.wrist_payload_share
             hand = self.model.body(f"{side}_wrist_yaw_link").id
             mass[:, hand] += carries * rng.uniform(*c.wrist_payload_kg, n)
         centre = self.batch.expand("body_ipos")
-        centre[:, torso] += rng.uniform(-c.torso_shift_m, c.torso_shift_m, (n, 3))
+        shift = rng.uniform(-c.torso_shift_m, c.torso_shift_m, (n, 3))
+        centre[:, torso] = self.model.body_ipos[torso] + shift
         self.delay = rng.integers(0, c.delay_substeps + 1, n)
         ratio = rng.uniform(*c.gain_ratio, (n, 1))
         gain, bias = self.batch.expand("actuator_gainprm"), self.batch.expand("actuator_biasprm")

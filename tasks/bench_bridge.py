@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge.commandline import told
+from bridge.contract import UserError
 from bridge.results import write_results
 from tasks.bench_faults import bench_endurance, bench_faults
 from tasks.bridge_rtt import rtt_figures
@@ -19,9 +20,11 @@ ROWS = (
     ("rtt_p99_ratio_ipc", "p99", 2.0),
     ("rtt_p50_ratio_tcp", "round trip over tcp against raw ZeroMQ, p50", 1.3),
     ("rtt_p99_ratio_tcp", "p99", 2.0),
-    ("openpi_rtt_ratio", "round trip over tcp against openpi's WebSocket, p50", 1.0),
+    ("openpi_rtt_ratio", "round trip over tcp against our openpi WebSocket server, p50", 1.0),
     ("stop_p99_ms", "stop to first safe command, in process, p99 ms", 20.0),
     ("stop_curve_p99_ms", "stop to first safe command, with keys over tcp, p99 ms", 100.0),
+    ("stops_failed", "stops of a walking robot without a safe stand", 0.0),
+    ("stops_left_out", "stops left out: the robot no longer walked", 0.0),
 )
 
 
@@ -58,7 +61,10 @@ def bench_bridge(
         return
     figures = rtt_figures(round_trips) | stop_figures(stops)
     write_results(results, figures, told())
-    table = Table("figure", "", "at most", "measured")
+    table = Table("figure", "", "at most", "measured", "")
     for key, what, most in ROWS:
-        table.add_row(key, what, f"{most:g}", f"{figures[key]:.3g}")
+        kept = "ok" if figures[key] <= most else "MISSED"
+        table.add_row(key, what, f"{most:g}", f"{figures[key]:.3g}", kept)
     Console().print(table)
+    if failed := figures["stops_failed"]:
+        raise UserError(f"{failed} stops had no safe stand: do not run this on a robot")

@@ -52,16 +52,19 @@ def bench_endurance(
     What was measured stands among the figures all the same.
     """
     figures: dict[str, Any] = {}
-    if minutes is not None:
-        figures["soak"] = soak(SoakConfig(minutes))
-    if seconds is not None:
-        figures["load"] = put_load(LoadConfig(seconds=seconds))
-    if frames is not None:
-        figures["fuzz"] = fuzz(frames)
-    for name, found in figures.items():
-        for key, value in found.items():
-            print(f"{name:6} {key:24} {value}")
-    write_results(results, figures, told())
+    try:
+        if minutes is not None:
+            figures["soak"] = soak(SoakConfig(minutes))
+        if seconds is not None:
+            figures["load"] = put_load(LoadConfig(seconds=seconds))
+        if frames is not None:
+            figures["fuzz"] = fuzz(frames)
+    finally:
+        for name, found in figures.items():
+            for key, value in found.items():
+                print(f"{name:6} {key:24} {value}")
+        if figures:
+            write_results(results, figures, told())
     if minutes is not None and not figures["soak"]["passed"]:
         raise UserError(f"the soak failed: {figures['soak']['robot']}")
     if seconds is not None and (starved := figures["load"]["starved"]):

@@ -95,26 +95,37 @@ class Walk:
 
 
 def stop_figures(stops: int) -> dict[str, float]:
-    """p99 of both ways, in ms; `stop_p99_ms` is in process, over ipc."""
+    """p99 of both ways in ms, and of the stops of both how many were left out, or failed.
+
+    `stop_p99_ms` is in process, over ipc. A stop that failed counts as one of WAIT_S.
+    """
+    waits = {"stop_p99_ms": stop_ms(stops), "stop_curve_p99_ms": stop_curve_ms(stops)}
+    if not all(map(len, waits.values())):
+        raise UserError("no stop met a walking robot: is this machine too busy for its loop?")
+    every = np.concatenate(list(waits.values()))
     return {
-        "stop_p99_ms": float(np.percentile(stop_ms(stops), 99)),
-        "stop_curve_p99_ms": float(np.percentile(stop_curve_ms(stops), 99)),
+        **{
+            key: float(np.percentile(np.minimum(each, 1000 * WAIT_S), 99))
+            for key, each in waits.items()
+        },
+        "stops_failed": int(np.isinf(every).sum()),
+        "stops_left_out": 2 * stops - len(every),
     }
 
 
 def stop_ms(stops: int) -> np.ndarray:
-    """(stops,) ms from Operator.stop to the first command of a safe stand, within one process.
+    """ms from Operator.stop to the first command of a safe stand, as `waits_ms`; in one process.
 
     The operator is a thread beside the loop's and reaches it through the port's own ipc sockets.
     """
     with TemporaryDirectory(prefix="hitogata-") as folder:
         port = OperatorPort(f"ipc://{folder}/robot.sock")
         with (
-            _walking(port, Path(folder)) as safe_s,
+            _walking(port, Path(folder)) as levels,
             Operator(port.addresses.commands, timeout_s=WAIT_S) as operator,
         ):
             asked_s = stop_again_and_again(operator, stops)
-        return waits_ms(asked_s, safe_s)
+        return waits_ms(asked_s, levels)
 
 
 def stop_curve_ms(stops: int) -> np.ndarray:
@@ -125,7 +136,7 @@ def stop_curve_ms(stops: int) -> np.ndarray:
         allow(folder / "robot", make_pair(folder / "anna", "anna"))
         keys = client_keys(folder / "anna", folder / "robot" / "robot.public")
         port = _port_with_keys(folder / "robot")
-        with _walking(port, folder) as safe_s:
+        with _walking(port, folder) as levels:
             context = multiprocessing.get_context("spawn")
             here, there = context.Pipe()
             arguments = (port.addresses.commands, keys, stops, there)
@@ -134,23 +145,32 @@ def stop_curve_ms(stops: int) -> np.ndarray:
             there.close()
             try:
                 asked_s = here.recv()
+            except EOFError as error:
+                raise UserError("the operator's process has ended: read its own error") from error
             finally:
                 process.terminate()
                 process.join()
-        return waits_ms(asked_s, safe_s)
+        return waits_ms(asked_s, levels)
 
 
-def waits_ms(asked_s: Sequence[float], safe_s: Sequence[float]) -> np.ndarray:
-    """ms from each stop to the safe stand that followed it, before the next stop.
+def waits_ms(asked_s: Sequence[float], levels: Sequence[tuple[float, Level]]) -> np.ndarray:
+    """ms from each stop to the safe stand that followed it, given when each level began.
 
-    A stop that met a robot which no longer walked, as on a machine too busy for its loop, has none.
+    Infinite for a stop that failed: there was no safe stand before the next stop. Left out is a
+    stop that met a robot which no longer walked, as on a machine too busy for its loop.
     """
-    safe = np.array(safe_s)
-    ends = [*asked_s[1:], np.inf]
-    first = [
-        safe[(begin <= safe) & (safe < end)][:1] for begin, end in zip(asked_s, ends, strict=True)
-    ]
-    return 1000 * np.concatenate([s - begin for begin, s in zip(asked_s, first, strict=True)])
+    waits: list[float] = []
+    for begin, end in zip(asked_s, [*asked_s[1:], np.inf], strict=True):
+        met = [level for since_s, level in levels if since_s <= begin][-1:]
+        if met != [Level.RUN]:
+            continue
+        safe_s = [
+            since_s
+            for since_s, level in levels
+            if begin < since_s < end and level == Level.SAFE_STAND
+        ]
+        waits.append(1000 * (safe_s[0] - begin) if safe_s else np.inf)
+    return np.array(waits)
 
 
 def _port_with_keys(folder: Path) -> OperatorPort:
@@ -164,22 +184,22 @@ def _port_with_keys(folder: Path) -> OperatorPort:
 
 
 @contextmanager
-def _walking(port: OperatorPort, folder: Path) -> Generator[list[float], None, None]:
-    """A puppet that obeys the port in a thread of its own; yields when each safe stand began.
+def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Level]], None, None]:
+    """A puppet that obeys the port in a thread of its own; yields when each level began.
 
     That is the moment in which its robot was given the first command, on the monotonic clock.
     """
     puppet, stopping = Puppet(), threading.Event()
     loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS))
-    safe_s: list[float] = []
+    levels: list[tuple[float, Level]] = []
 
     def work() -> None:
-        pace, level = Pace(), Level.HOLD
+        pace, last = Pace(), None
         while not stopping.is_set():
-            tick = station.period(pace.overruns)
-            if level == Level.RUN and tick.order.level == Level.SAFE_STAND:
-                safe_s.append(puppet.applied_s)
-            level = tick.order.level
+            level = station.period(pace.overruns).order.level
+            if level != last:
+                levels.append((puppet.applied_s, level))
+            last = level
             pace.wait(port.sleep)
 
     with port, Recorder(folder / "recordings") as recorder:
@@ -187,7 +207,7 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[float], None, N
         thread = threading.Thread(target=work, name="robot")
         thread.start()
         try:
-            yield safe_s
+            yield levels
         finally:
             stopping.set()
             thread.join()

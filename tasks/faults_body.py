@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from bridge.safety import Level
-from tasks.fault_rig import Rig, levels, policy_address, robot_at_work, scripted_server, upright
+from tasks.fault_rig import (
+    Noted,
+    Rig,
+    levels,
+    policy_address,
+    robot_at_work,
+    scripted_server,
+    upright,
+)
 from tasks.fault_trace import Outcome
 
 HOUR_S = 3600.0
@@ -61,9 +69,10 @@ def overrun(folder: Path) -> Outcome:
     """The control loop is kept from its work for many periods, three times."""
     with _walking(folder) as rig:
         before = rig.pace.overruns
+        during: list[Noted] = []
         for _ in range(3):
             rig.robot.late_s = LATE_S
-            during = rig.rest(0.6)
+            during += rig.rest(0.6)
         read = rig.until(lambda seen: True)
         missed = rig.pace.overruns - before
     return rig.outcome(

@@ -30,8 +30,7 @@ UPRIGHT_S = 10.0
 QUIET_S = 1.5
 STOPPED_S = 10.0
 HOLD_WITHIN_S, STAND_AFTER_S = 0.05, 0.5
-# A promise of one second; the rest is room for a busy machine.
-RECONNECT_S = 10.0
+RECONNECT_S = 1.0
 _SLOWER, _SLICE_S = 3, 0.03
 
 

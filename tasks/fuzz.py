@@ -17,6 +17,7 @@ from bridge.contract import (
     IMAGE_SIZE,
     STAND_COMMAND,
     STATE_DIM,
+    STATE_FIELDS,
     ActionChunk,
     Observation,
     Status,
@@ -24,8 +25,7 @@ from bridge.contract import (
     contract_hash,
 )
 from bridge.operator_port import OperatorPort
-from bridge.playback import CHUNK_S
-from bridge.safety import Safety
+from bridge.safety import PERIOD_S, Limits, Safety
 from sim.walker import command_limits
 from tasks.fault_peer import walk_commands
 from tasks.fault_rig import Child, policy_address, robot_address, scripted_server
@@ -37,6 +37,7 @@ MOST_GROWTH_MB = 20.0
 HANGS_MS, ASK_AGAIN_MS = 30_000, 1000
 _WARM_UP = 2000
 _LOOK_EVERY = 500
+_PLAYED_PERIODS = 20  # by then a chunk has faded in
 _MOST_MUTATIONS = 4
 _SESSION = "s" * 16
 # Bytes that begin something in msgpack, or end a range.
@@ -94,16 +95,16 @@ def _damaged(frame: bytes, rng: np.random.Generator) -> bytes:
 # --- valid messages, to be mutated ---
 
 
-def requests(session: str) -> list[Frames]:
-    """What a client says to a policy server."""
+def requests(session: str, sequence: int) -> list[Frames]:
+    """What a client says to a policy server in a session."""
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     seen = Observation.from_state(1.0, np.zeros(STATE_DIM, np.float32), image)
     hello = wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash(), model_id="script")
     return [
         wire.pack(hello),
-        wire.pack(wire.Reset(session=session, sequence=1)),
+        wire.pack(wire.Reset(session=session, sequence=sequence)),
         wire.pack(wire.Goodbye(session=session)),
-        wire.pack_observation(session, 2, "walk", seen),
+        wire.pack_observation(session, sequence, "walk", seen),
     ]
 
 
@@ -173,20 +174,28 @@ def _fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
                     continue
                 reply, arrays = wire.unpack_reply(message)
                 if isinstance(reply, wire.Chunk):
-                    _play(wire.chunk_of(reply, arrays), limits)
+                    sent = played(wire.chunk_of(reply, arrays), limits)
+                    if wrong := breaches(sent, limits):
+                        raise UserError(f"a mutated chunk reached the motors: {wrong}")
             except wire.WireError:
                 refused += 1
     return figures | {"refused": refused}
 
 
-def _play(chunk: ActionChunk, limits) -> None:
-    """What a chunk that could be read lets the motors do: never more than the limits allow."""
+def played(chunk: ActionChunk, limits: Limits) -> list[np.ndarray]:
+    """What a chunk that could be read sends to the motors of an upright robot."""
+    state = np.zeros(STATE_DIM, np.float32)
+    state[STATE_FIELDS.index("gravity_z")] = -1.0
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     safety = Safety(limits)
     safety.expect(0.0, chunks=True)
     safety.accept(chunk, 0.0)
-    sent = [STAND_COMMAND, *(safety.step(now_s, None).command for now_s in (0.0, 0.02, CHUNK_S))]
-    if wrong := breaches(sent, limits):
-        raise UserError(f"a mutated chunk reached the motors: {wrong}")
+    sent = [STAND_COMMAND, STAND_COMMAND]
+    for period in range(_PLAYED_PERIODS):
+        now_s = period * PERIOD_S
+        body = Observation.from_state(now_s, state, image)
+        sent.append(safety.step(now_s, body).command)
+    return sent
 
 
 def _fuzz_server(frames: int, rng: np.random.Generator) -> dict[str, float]:
@@ -195,25 +204,28 @@ def _fuzz_server(frames: int, rng: np.random.Generator) -> dict[str, float]:
         place = policy_address(Path(folder))
         with scripted_server(place) as server, _dealer(place) as socket:
             session = _greeted(socket)
-            valid = requests(session)
             refused = 0
             with _measured(frames, server) as (count, figures):
                 for number in count():
+                    # Of an older session, or with an older number, they would go unread.
+                    valid = requests(session, number + 1)
                     # The observation is the longest by far.
                     kind = int(rng.integers(len(valid))) if number % 4 else 3
-                    refused += _said(socket, mutated(valid[kind], rng))
+                    for reply in _said(socket, mutated(valid[kind], rng)):
+                        refused += isinstance(reply, wire.Fault)
+                        session = reply.session if isinstance(reply, wire.Welcome) else session
                     if number % _LOOK_EVERY == 0:
-                        _greeted(socket)
+                        session = _greeted(socket)
                 _greeted(socket)
             if server.poll() is not None:
                 raise UserError("the policy server has ended: read its log")
     return figures | {"refused": refused}
 
 
-def _said(socket: zmq.Socket[bytes], frames: Frames) -> int:
-    """Sends a message, reads what has been answered so far; how many faults were in it."""
+def _said(socket: zmq.Socket[bytes], frames: Frames) -> Iterator[wire.Reply]:
+    """Sends a message; what has been answered so far."""
     _send(socket, frames)
-    return sum(isinstance(reply, wire.Fault) for reply in _answers(socket, 0))
+    return _answers(socket, 0)
 
 
 def _greeted(socket: zmq.Socket[bytes]) -> str:

@@ -16,6 +16,8 @@ from bridge.playback import CHUNK_S
 from tasks.bench import INSTRUCTION, record_observations
 from tasks.fault_rig import BUNDLE, bundle_server, policy_address
 
+CONNECT_S = 60.0
+
 
 @dataclass(frozen=True)
 class LoadConfig:
@@ -61,7 +63,12 @@ def put_load(config: LoadConfig = LoadConfig()) -> dict[str, float]:
             ]
             for thread in threads:
                 thread.start()
-            begin.wait()
+            try:
+                begin.wait(CONNECT_S)
+            except threading.BrokenBarrierError as error:
+                raise UserError(
+                    f"not all of {config.clients} clients could connect: read the errors above"
+                ) from error
             begun_s = time.monotonic()
             for thread in threads:
                 thread.join()
@@ -95,7 +102,9 @@ def _figures(clients: list[_Client], config: LoadConfig, begun_s: float) -> dict
     ended_s = begun_s + config.seconds
     gaps_s = [client.longest_gap_s(begun_s, ended_s) for client in clients]
     latencies = np.concatenate([client.latencies_ms for client in clients])
-    p50, p99 = np.percentile(latencies, (50, 99)) if latencies.size else (np.inf, np.inf)
+    if not latencies.size:
+        raise UserError(f"no client was ever answered: {clients[0].faults or 'the server hangs'}")
+    p50, p99 = np.percentile(latencies, (50, 99))
     answered = [len(client.answered_s) for client in clients]
     return {
         "clients": config.clients,

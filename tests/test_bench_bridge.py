@@ -9,15 +9,38 @@ import pytest
 
 import hitogata
 from bridge.commandline import dispatch
+from bridge.contract import UserError
+from bridge.safety import Level
+from tasks import bridge_stop
 from tasks.bench_bridge import ROWS
 from tasks.bridge_rtt import BLOCK, interleaved_ms
 from tasks.bridge_stop import waits_ms
 
 
 def test_a_wait_ends_with_the_safe_stand_before_the_next_stop():
-    asked_s, safe_s = [1.0, 2.0, 3.0, 4.0], [0.5, 1.004, 3.5, 3.6, 4.02]
-    assert waits_ms(asked_s, safe_s) == pytest.approx([4.0, 500.0, 20.0])
-    assert len(waits_ms([1.0], [])) == 0
+    levels = [(0.0, Level.RUN), (0.5, Level.SAFE_STAND), (0.9, Level.RUN)]
+    levels += [(1.004, Level.SAFE_STAND), (1.5, Level.HOLD), (1.6, Level.RUN)]
+    levels += [(2.3, Level.HOLD), (2.5, Level.SAFE_STAND), (2.9, Level.RUN)]
+    assert waits_ms([1.0, 2.0], levels) == pytest.approx([4.0, 500.0])
+
+
+def test_a_stop_without_a_safe_stand_fails_and_one_of_a_resting_robot_is_left_out():
+    levels = [(0.0, Level.HOLD), (0.5, Level.RUN), (2.5, Level.SAFE_STAND)]
+    assert waits_ms([1.0, 2.0], levels) == pytest.approx([np.inf, 500.0])
+    assert waits_ms([1.0], levels[:2]) == pytest.approx([np.inf])
+    for asked_s in (0.2, 3.0):
+        assert len(waits_ms([asked_s], levels)) == 0
+
+
+def test_stops_that_failed_or_were_left_out_are_counted(monkeypatch):
+    monkeypatch.setattr(bridge_stop, "stop_ms", lambda stops: np.array([10.0, np.inf]))
+    monkeypatch.setattr(bridge_stop, "stop_curve_ms", lambda stops: np.array([20.0]))
+    figures = bridge_stop.stop_figures(2)
+    assert (figures["stops_failed"], figures["stops_left_out"]) == (1, 1)
+    assert figures["stop_p99_ms"] > 50_000 and figures["stop_curve_p99_ms"] == 20.0
+    monkeypatch.setattr(bridge_stop, "stop_ms", lambda stops: np.array([]))
+    with pytest.raises(UserError, match="no stop met a walking robot"):
+        bridge_stop.stop_figures(2)
 
 
 def test_kinds_take_turns_and_the_first_is_for_nothing():
@@ -40,5 +63,6 @@ def test_the_command_writes_every_figure(tmp_path, capsys):
     figures = json.loads(results.read_text())["figures"]
     told = capsys.readouterr().out
     for key, _, most in ROWS:
-        assert figures[key] > 0 and np.isfinite(figures[key]), key
+        assert np.isfinite(figures[key]) and (figures[key] > 0 or not most), key
         assert key in told and f"{most:g}" in told
+    assert figures["stops_failed"] == 0

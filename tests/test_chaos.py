@@ -12,7 +12,7 @@ import zmq
 
 from bridge.chaos import Chaos, ChaosProxy
 from bridge.client import PolicyUnavailable, RemotePolicy
-from bridge.contract import UserError
+from bridge.contract import ActionChunk, UserError
 from bridge.link import PolicyLink
 from tests.test_link import SOON_S, wait_for
 from tests.test_server import INFO, observe, running_server
@@ -221,6 +221,27 @@ def test_a_policy_behind_it(transport, tmp_path):
         proxy.replies = Chaos(loss=1.0)
         with pytest.raises(PolicyUnavailable, match="no answer within 2 s"):
             policy.act("go", observe(9.0))
+
+
+def test_a_question_whose_answer_is_lost_is_asked_again(tmp_path):
+    with (
+        running_server(f"ipc://{tmp_path}/p.sock") as process,
+        ChaosProxy(f"ipc://{tmp_path}/front.sock", process.address) as proxy,
+        PolicyLink(proxy.address, timeout_s=SOON_S, patience_s=0.5) as link,
+    ):
+        link.wait_connected(SOON_S)
+        proxy.replies = Chaos(loss=1.0)
+        link.ask("go", observe(1.0))
+        wait_for(lambda: proxy.counters["lost"] >= 2)
+        link.ask("go", observe(2.0))  # in place of the first
+        proxy.replies = Chaos()
+
+        def answered() -> bool:
+            answer = link.take()
+            return isinstance(answer, ActionChunk) and answer.observed_at_s == 2.0
+
+        wait_for(answered)
+        assert link.session == 1 and link.trouble == ""
 
 
 def test_a_server_that_dies_behind_it_is_noticed_in_front_of_it(tmp_path):

@@ -58,7 +58,7 @@ def test_a_trace_within_its_limits():
     [
         (VEL_X, [0.0, np.nan, 0.0], "finite"),
         (VEL_X, [0.0, np.inf], "finite"),
-        (VEL_X, [0.81, 0.81], "range"),
+        (VEL_X, [1.01, 1.01], "range"),
         (VEL_X, [0.0, 0.13], "too fast"),
         # 2 rad/s from rest within a period: allowed as a rate, not as its change of 100 rad/s².
         (7, [0.6, 0.6, 0.64], "rate changed"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bridge import wire
+from bridge.client import NoAnswer, RemotePolicy
 from bridge.contract import CHUNK_STEPS, ActionChunk, UserError
 from bridge.control_loop import Rejected
 from bridge.keys import allow, client_keys, make_pair
@@ -18,6 +19,7 @@ from bridge.wire import ServerInfo
 from tests.test_server import INFO, EchoPolicy, observe, running_server, scripted_server
 
 SOON_S = 60.0  # room for a busy machine
+FLOOD_S = 6.0
 Answer = ActionChunk | Rejected
 
 
@@ -65,7 +67,7 @@ def address(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def link(address) -> Iterator[PolicyLink]:
-    with PolicyLink(address) as link:
+    with PolicyLink(address, patience_s=SOON_S) as link:
         link.wait_connected(SOON_S)
         yield link
 
@@ -133,6 +135,22 @@ def test_replies_outside_the_contract_are_rejections(place):
             answer = answer_of(link, kind, 1.0)
             assert isinstance(answer, Rejected) and "contract" in answer.reason, kind
         assert link.session == 1 and chunk_of(link, 1.0)
+
+
+def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
+    foreign = wire.pack_chunk("foreign", 1, EchoPolicy().act("go", observe(3.0)))
+
+    def replies(act: wire.Act) -> Iterator[list[bytes]]:
+        until_s = time.monotonic() + FLOOD_S
+        while time.monotonic() < until_s:
+            yield foreign
+            time.sleep(0.001)
+
+    with scripted_server(place, replies), RemotePolicy(place, patience_s=0.3) as policy:
+        begin = time.monotonic()
+        with pytest.raises(NoAnswer, match=r"within 0\.3 s"):
+            policy.act("go", observe(3.0))
+        assert time.monotonic() - begin < FLOOD_S / 2 and policy.dropped > 0
 
 
 def test_nobody_there(place):

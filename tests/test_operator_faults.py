@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from bridge import operator_wire as wire
-from bridge.contract import UserError
+from bridge.contract import UserError, contract_hash
 from bridge.operator_client import Operator
 from bridge.operator_port import (
     CommanderLost,
@@ -207,9 +207,12 @@ def test_bad_wishes_are_denied_in_one_line(address):
             operator.instruct(" ")
         operator.leave()
         with raw_peer(robot.port.addresses.commands) as peer:
-            for changes in ({"protocol": 99}, {"contract": "beef"}):
+            for changes, both in (
+                ({"protocol": 99}, f"99 here and {wire.PROTOCOL} at the robot: install"),
+                ({"contract": "beef"}, f"beef here and {contract_hash()} at the robot: install"),
+            ):
                 reply = ask(peer, claim(1, **changes))
-                assert isinstance(reply, wire.Denied) and "same one on both" in reply.message
+                assert isinstance(reply, wire.Denied) and both in reply.message
             lease = ask(peer, claim(2, name=" an\x1b[2Jna\n"))
             assert isinstance(lease, wire.Lease) and robot.port.commander == "an [2Jna"
             for sequence, text in enumerate(("", "walk\x07", "é" * 600), 3):
