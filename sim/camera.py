@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +23,8 @@ from sim.scene import COLLISION_GROUP, HEAD_CAMERA, SHELL_GROUP
 HEAD_SLICES, HEAD_STACKS = 10, 6
 VIEW_SIZE = (640, 480)
 LAMP_M = 5.0
+
+_TURN = threading.Lock()
 
 
 @lru_cache
@@ -46,20 +51,29 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """OpenGL for this thread, and afterwards for any other: one context serves them all in turn."""
+    with _TURN:
+        context = _gl_context()
+        context.make_current()
+        try:
+            yield
+        finally:
+            if type(context).__module__ == "mujoco.egl":
+                from mujoco.egl import EGL_DISPLAY
+                from OpenGL import EGL
+
+                none = EGL.EGL_NO_SURFACE, EGL.EGL_NO_SURFACE, EGL.EGL_NO_CONTEXT
+                EGL.eglMakeCurrent(EGL_DISPLAY, *none)
+
+
 def opengl_renderer() -> str:
     """Name of the OpenGL driver that draws, e.g. llvmpipe; UserError where there is none."""
-    _gl_context().make_current()
-    from OpenGL import GL
+    with _drawing():
+        from OpenGL import GL
 
-    return GL.glGetString(GL.GL_RENDERER).decode()
-
-
-def release_opengl() -> None:
-    """Lets another thread draw: until then OpenGL belongs to the one that drew last."""
-    if _gl_context.cache_info().currsize and type(_gl_context()).__module__ == "mujoco.egl":
-        from OpenGL import EGL
-
-        EGL.eglReleaseThread()
+        return GL.glGetString(GL.GL_RENDERER).decode()
 
 
 class _Painter:
@@ -72,9 +86,9 @@ class _Painter:
         self._rect = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), dtype=np.uint8)
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        _gl_context().make_current()
         try:
-            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+            with _drawing():
+                self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except mujoco.FatalError as error:
             raise UserError(
                 f"OpenGL cannot draw ({_first_line(error)}); update its driver"
@@ -82,15 +96,15 @@ class _Painter:
 
     def draw(self, data: mujoco.MjData) -> np.ndarray:
         """(height, width, 3) uint8 picture of the state whose kinematics are in `data`."""
-        _gl_context().make_current()
         mujoco.mjv_updateScene(
             self.model, data, self.option, None, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
         self._prepare(data)
-        # Painters share one OpenGL context, whose target is that of the last one that drew.
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        mujoco.mjr_render(self._rect, self.scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
+        with _drawing():
+            # Painters share one OpenGL context, whose target is that of the last one that drew.
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+            mujoco.mjr_render(self._rect, self.scene, self._context)
+            mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
         return self._pixels[::-1].copy()
 
     def _prepare(self, data: mujoco.MjData) -> None:
@@ -99,8 +113,8 @@ class _Painter:
     def close(self) -> None:
         """Frees the OpenGL memory; nothing can be drawn afterwards."""
         if self._context is not None:
-            _gl_context().make_current()
-            self._context.free()
+            with _drawing():
+                self._context.free()
             self._context = None
 
 

@@ -29,7 +29,6 @@ from bridge.operator_wire import Telemetry
 from bridge.recorder import Recorder
 from bridge.safety import Level, Safety
 from bridge.station import Station, Truth
-from sim.camera import release_opengl
 from sim.scene import sample_scene
 from sim.walker import command_limits
 from sim.world import World
@@ -196,8 +195,7 @@ class Rig:
                 noted = Noted(tick.time_s, tick.order.level, tick.order.cause, upright)
                 self.noted.append(noted)
                 self.pace.wait(self.station.port.sleep)
-            self.robot.world.close()  # by the thread that has drawn
-            release_opengl()
+            self.robot.world.close()
         except BaseException as error:  # shown to whoever waits for this robot
             self._error = error
 
@@ -266,7 +264,6 @@ def robot_at_work(
     `render` gives it a camera that sees; `operators` are the keys of its port and its operator's.
     """
     port_keys, operator_keys = operators or (None, None)
-    release_opengl()  # to the thread of the loop
     place = robot_address(folder)
     world = World(sample_scene(np.random.default_rng(0)), render=render)
     robot = TracedRobot(world)
