@@ -140,7 +140,7 @@ def console_of(address: str, folder: Path, port: int) -> Iterator[Pages]:
     """The console's pages in front of a robot, as `tasks.console` puts them together."""
     listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
     with ExitStack() as stack:
-        operator = stack.enter_context(Operator(address, "the console", WAIT_S))
+        operator = stack.enter_context(Operator(address, "the console", 5.0))
         painter = Painter(VIEW_SIZE)
         robot = RobotSide(operator, lambda told: pages.see(told))
         studio = Studio()
