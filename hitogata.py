@@ -154,7 +154,7 @@ def make_collect() -> Callable[..., None]:
         families: tuple[str, ...] = (),
         seed: int = 0,
         processes: int = 2,
-        checkpoint: Path | None = None,
+        policy: Path | None = None,
     ) -> None:
         """Records demonstrations into a LeRobot data set; goes on where it was stopped.
 
@@ -166,10 +166,10 @@ def make_collect() -> Callable[..., None]:
             families: Which tasks; without any all of the catalogue, and those of --tasks.
             seed: Another seed, other scenes; no evaluation uses them.
             processes: Episodes at a time.
-            checkpoint: Let this trained policy act, and the expert label what it would have done.
+            policy: Let this run or bundle act, and the expert label what it would have done.
         """
-        policy = _torch_policies(checkpoint) if checkpoint else None
-        frames = collect_episodes(out, episodes, families, seed, processes, policy, config)
+        acting = _policies(policy) if policy else None
+        frames = collect_episodes(out, episodes, families, seed, processes, acting, config)
         print(f"{frames} frames added to {out}")
 
     return collect
@@ -341,6 +341,16 @@ def make_doctor() -> Callable[..., None]:
     from sim.doctor import doctor
 
     return doctor
+
+
+def _policies(path: Path) -> Callable[[], Policy]:
+    """Makes policies of a bundle or a run's checkpoint, in whichever process calls it."""
+    from policy.bundle import MANIFEST_FILE
+    from policy.runtime import OnnxPolicy
+
+    if (path / MANIFEST_FILE).is_file():
+        return partial(OnnxPolicy, path, threads=1)
+    return _torch_policies(path)
 
 
 def _torch_policies(checkpoint: Path) -> Callable[[], Policy]:

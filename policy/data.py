@@ -28,6 +28,7 @@ from bridge.contract import (
 from bridge.dataset import Episode, episode_count, read_episodes, read_slots
 from bridge.files import write_bytes
 from bridge.mirror import mirror_commands, mirror_states
+from bridge.sentences import Sentences, read_sentences
 from policy.model import TOKENS_PER_STEP, known_bands
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
@@ -93,6 +94,7 @@ class Demonstrations:
     `place` (M, 2).
     Per instruction: `text`, `word_states` (I, 24, 384) float16 and `word_mask` (I, 24).
     The last `n_held_out` labels belong to episodes that training never draws.
+    `sentences` (K,) are instructions known by words alone, `sentence_slots` (K, S) their meaning.
     """
 
     slot_names: Slots
@@ -109,6 +111,8 @@ class Demonstrations:
     word_states: np.ndarray
     word_mask: np.ndarray
     n_held_out: int
+    sentences: np.ndarray
+    sentence_slots: np.ndarray
 
     @property
     def n_labels(self) -> int:
@@ -128,6 +132,22 @@ class Demonstrations:
             return self.batch(rng.integers(0, self.n_labels, size), rng, augmentation)
         labels = np.searchsorted(self._likely, rng.random(size), side="right")
         return self.batch(labels, rng, augmentation)
+
+    def draw_named(
+        self, rng: np.random.Generator, size: int, augmentation: Augmentation | None
+    ) -> Batch:
+        """A batch of random labels whose instruction names an object."""
+        if not len(self._named):
+            raise UserError("no instruction of the data names an object: train with --eyes-share 0")
+        return self.batch(rng.choice(self._named, size), rng, augmentation)
+
+    def draw_sentences(
+        self, rng: np.random.Generator, size: int, augmentation: Augmentation
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States, mask and slots, as in `Batch`, of random sentences without pictures."""
+        chosen = rng.integers(0, len(self.sentences), size)
+        states, mask = self._words(self.sentences[chosen], rng, augmentation)
+        return states, mask, torch.from_numpy(self.sentence_slots[chosen].astype(np.int64) + 1)
 
     def emphasise(self, actions: Sequence[str], times: float) -> None:
         """Draws labels of these actions more often from now on, each so many times."""
@@ -150,7 +170,6 @@ class Demonstrations:
         commands, place = self.commands[labels].astype(np.float32), self.place[labels]
         place = place.astype(np.float32)
         instructions = self.instruction[labels]
-        mask = self.word_mask[instructions]
         if augmentation is not None:
             seen = self._of(augmentation.seen_actions, labels) & (place[:, 0] >= 0)
             other = seen & (rng.random(len(labels)) < augmentation.other_context)
@@ -162,15 +181,10 @@ class Demonstrations:
             place[turned, 0] = 1 - place[turned, 0]
             images = augment_images(rng, images, augmentation)
             state = self._augment_state(rng, state, augmentation)
-            dropped = rng.random(mask.shape) < augmentation.dropped_words
-            dropped[:, 0] = False
-            mask = mask & ~dropped
-        # Trailing padding costs time and says nothing.
-        used = int(np.flatnonzero(mask.any(0))[-1]) + 1
-        states = self.word_states[instructions, :used].astype(np.float32)
+        states, mask = self._words(instructions, rng, augmentation)
         return Batch(
-            states=torch.from_numpy(states),
-            mask=torch.from_numpy(mask[:, :used]),
+            states=states,
+            mask=mask,
             image=torch.from_numpy(images),
             state=torch.from_numpy(state),
             commands=torch.from_numpy(commands),
@@ -179,6 +193,19 @@ class Demonstrations:
             known=draw_known(rng, len(labels)),
             place=torch.from_numpy(place),
         )
+
+    def _words(
+        self, instructions: np.ndarray, rng: np.random.Generator, augmentation: Augmentation | None
+    ) -> tuple[Tensor, Tensor]:
+        """States and mask of instructions (B,), without the padding that none of them needs."""
+        mask = self.word_mask[instructions]
+        if augmentation is not None:
+            dropped = rng.random(mask.shape) < augmentation.dropped_words
+            dropped[:, 0] = False
+            mask = mask & ~dropped
+        used = int(np.flatnonzero(mask.any(0))[-1]) + 1
+        states = self.word_states[instructions, :used].astype(np.float32)
+        return torch.from_numpy(states), torch.from_numpy(mask[:, :used])
 
     def _of(self, actions: Sequence[str], labels: np.ndarray) -> np.ndarray:
         """(B,) bool: the labels whose instruction is one of these actions."""
@@ -202,6 +229,7 @@ class Demonstrations:
     def __post_init__(self) -> None:
         self._moments = self.state_moments()
         self._likely: np.ndarray | None = None
+        self._named = np.flatnonzero(~np.isnan(self.place[: self.n_labels, 0]))
 
 
 def draw_known(rng: np.random.Generator, size: int) -> Tensor:
@@ -215,14 +243,19 @@ def augment_images(
 ) -> np.ndarray:
     """Shifted images (B, 96, 96, 3) float32 in other light, still within 0..255."""
     n, shift = len(images), augmentation.shift_px
-    places = np.arange(images.shape[1]) + rng.integers(-shift, shift + 1, (2, n, 1))
-    rows, columns = places.clip(0, images.shape[1] - 1)
-    moved = np.stack([i[r][:, c] for i, r, c in zip(images, rows, columns, strict=True)])
+    side = images.shape[1]
+    wide = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), "edge")
+    corners = rng.integers(0, 2 * shift + 1, (n, 2))
+    moved = np.stack(
+        [i[y : y + side, x : x + side] for i, (y, x) in zip(wide, corners, strict=True)]
+    )
     around = rng.uniform(-1, 1, (3, n, 3)).astype(np.float32)
     gain = 1 + augmentation.contrast * around[0, :, :1] + augmentation.channel * around[1]
     offset = 127.5 * augmentation.brightness * around[2, :, :1] + 127.5 * (1 - gain)
-    lit = moved * gain[:, None, None] + offset[:, None, None]
-    return np.clip(lit, 0, 255, out=lit).astype(np.float32)
+    # By torch, on all of its threads: four passes over every pixel of a batch.
+    lit = torch.from_numpy(moved).float()
+    lit.mul_(torch.from_numpy(gain[:, None, None])).add_(torch.from_numpy(offset[:, None, None]))
+    return lit.clamp_(0, 255).numpy()
 
 
 def load_demonstrations(
@@ -244,7 +277,8 @@ def load_demonstrations(
         first_apart = count - int(count * held_out)
         for episode in read_episodes(folder):
             (train if episode.index < first_apart else apart).append(episode)
-    return assemble(train, apart, slots, encode, cache)
+    sentences = [found for folder in folders if (found := read_sentences(folder))]
+    return assemble(train, apart, slots, encode, cache, sentences)
 
 
 def assemble(
@@ -253,8 +287,9 @@ def assemble(
     slots: Slots,
     encode: Encode,
     cache: Path | None = None,
+    sentences: Sequence[Sentences] = (),
 ) -> Demonstrations:
-    """One array per quantity, from episodes to train on and episodes to set apart."""
+    """One array per quantity, from episodes to train on, episodes to set apart and sentences."""
     episodes = [*train, *apart]
     lengths = [len(episode.state) for episode in episodes]
     images = np.empty((sum(lengths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -271,6 +306,8 @@ def assemble(
         per_frame = labels.instruction.shape[1]
         frames.append(np.repeat(np.arange(start, start + length), per_frame))
         start += length
+    texts = [text for some in sentences for text in some.texts]
+    said = np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
     word_states, word_mask = encode_once(list(numbers), encode, cache)
     return Demonstrations(
         slot_names=slots,
@@ -287,6 +324,10 @@ def assemble(
         word_states=word_states,
         word_mask=word_mask,
         n_held_out=sum(episode.labels.status.size for episode in apart),
+        sentences=said,
+        sentence_slots=np.concatenate(
+            [np.empty((0, len(slots)), np.int8), *(some.slots for some in sentences)]
+        ),
     )
 
 

@@ -84,43 +84,46 @@ class FiLM(nn.Module):
 
 
 class Eyes(nn.Module):
-    """A convolutional stem whose every stage is told the words: which colour, which shape.
+    """Convolutions that are told the words at every stage: which colour, which shape.
 
-    Strides 4, 2, 1, then 3 x 3 patches make 4 x 4 tokens. From the second stage on, the place in
-    the picture is added to the channels: the bearing of an object is where it is seen. Before the
-    patches goes one token of gazes: each looks for one thing and says where it is and how surely.
-    The first gaze looks for the object that is named, and training shows it where that is.
+    A stem of three strides of two, then residual blocks on a 12 x 12 grid; 3 x 3 patches of it make
+    4 x 4 tokens. The place in the picture is added to the channels of the grid: the bearing of an
+    object is where it is seen. Before the patches goes one token of gazes: each looks for one thing
+    and says where it is and how surely. The first gaze looks for the object that is named, and
+    training shows it where that is.
     """
 
     grid: Tensor
 
-    def __init__(self, widths: tuple[int, ...], token_width: int, word_width: int) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], blocks: int, token_width: int, word_width: int
+    ) -> None:
         super().__init__()
-        first, second, third = widths
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(3, first, 4, stride=4),
-                nn.Conv2d(first, second, 3, stride=2, padding=1),
-                nn.Conv2d(second, third, 3, padding=1),
-            ]
+        width = widths[-1]
+        inputs = (3, *widths[:-1])
+        self.stem = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(inputs, widths, strict=True)
         )
-        self.films = nn.ModuleList(FiLM(word_width, width) for width in widths)
-        self.norms = nn.ModuleList([nn.GroupNorm(8, second), nn.GroupNorm(8, third)])
-        self.place = nn.Conv2d(2, second, 1, bias=False)
-        self.patches = nn.Conv2d(third, token_width, 3, stride=3)
-        side = IMAGE_SIZE // 24
-        self.tokens = 1 + side * side
-        self.positions = nn.Parameter(torch.randn(side * side, token_width) * 0.1)
-        self.gazes = nn.Conv2d(third, GAZES, 1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks))
+        stages = (*widths, *[width] * blocks)
+        self.films = nn.ModuleList(FiLM(word_width, stage) for stage in stages)
+        self.norms = nn.ModuleList(nn.GroupNorm(8, stage) for stage in stages[1:])
+        self.place = nn.Conv2d(2, width, 1, bias=False)
+        self.patches = nn.Conv2d(width, token_width, 3, stride=3)
+        cells = IMAGE_SIZE // 2 ** len(widths)
+        patches = (cells // 3) ** 2
+        self.tokens = 1 + patches
+        self.positions = nn.Parameter(torch.randn(patches, token_width) * 0.1)
+        self.gazes = nn.Conv2d(width, GAZES, 1)
         # Sharp enough from the start that what a gaze sees moves where it looks.
-        nn.init.normal_(self.gazes.weight, std=2 * third**-0.5)
+        nn.init.normal_(self.gazes.weight, std=2 * width**-0.5)
         self.nowhere = nn.Parameter(torch.zeros(1))
         self.gaze_token = nn.Linear(3 * GAZES, token_width)
         self.token_film = QuantLinear(word_width, token_width)
-        line = torch.linspace(-1, 1, IMAGE_SIZE // 8)
+        line = torch.linspace(-1, 1, cells)
         grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))
         self.register_buffer("grid", grid.unsqueeze(0), persistent=False)
-        for convolution in (*self.convolutions, self.patches):
+        for convolution in (*self.stem, *self.blocks, self.patches):
             convolution.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,17 +131,33 @@ class Eyes(nn.Module):
 
         Also the logits (B, 145) of where the named object is: a cell of 12 x 12, or nowhere.
         """
-        x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = F.relu(self.films[0](self.convolutions[0](x), word))
-        x = self.norms[0](self.convolutions[1](x)) + self.place(self.grid)
-        x = F.relu(self.films[1](x, word))
-        y = self.norms[1](self.convolutions[2](x))
-        x = x + F.relu(self.films[2](y, word)) if y.shape == x.shape else y
+        x, scores = self._look(image, word)
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = tokens + self.positions + self.token_film(word.unsqueeze(1))
-        scores = self.gazes(x).flatten(2)
-        named = torch.cat([scores[:, 0], self.nowhere.expand(len(scores), 1)], dim=1)
-        return torch.cat([self._gaze(scores), tokens], dim=1), named
+        return torch.cat([self._gaze(scores), tokens], dim=1), self._named(scores)
+
+    def find(self, image: Tensor, word: Tensor) -> Tensor:
+        """The logits (B, 145) of where the named object is, without the tokens."""
+        return self._named(self._look(image, word)[1])
+
+    def _look(self, image: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
+        """The grid's channels (B, C, 12, 12) and what each gaze makes of it (B, 16, 144)."""
+        x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+        stem, blocks = len(self.stem), len(self.blocks)
+        for i, convolution in enumerate(self.stem):
+            x = convolution(x)
+            if i > 0:
+                x = self.norms[i - 1](x)
+            if i == stem - 1:
+                x = x + self.place(self.grid)
+            x = F.relu(self.films[i](x, word))
+        for i in range(blocks):
+            y = self.norms[stem - 1 + i](self.blocks[i](x))
+            x = x + F.relu(self.films[stem + i](y, word))
+        return x, self.gazes(x).flatten(2)
+
+    def _named(self, scores: Tensor) -> Tensor:
+        return torch.cat([scores[:, 0], self.nowhere.expand(len(scores), 1)], dim=1)
 
     def _gaze(self, scores: Tensor) -> Tensor:
         """Where each gaze finds what it looks for, on average, and how strongly: (B, 1, D)."""

@@ -63,9 +63,7 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
     else:
         action = chunk_loss(output.bands, batch.commands, codec)
     status = F.cross_entropy(output.status, batch.status, weight=weights)
-    slots = torch.zeros(())
-    for i, logits in enumerate(output.slots):
-        slots = slots + F.cross_entropy(logits, batch.slots[:, i])
+    slots = slots_loss(output.slots, batch.slots)
     glance = F.smooth_l1_loss(output.glance, mean_velocity(batch.commands, codec), beta=0.2)
     place = place_loss(output.place, batch.place)
     found = {"action": action, "status": status, "slots": slots, "glance": glance, "place": place}
@@ -77,6 +75,18 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
         "place": PLACE_WEIGHT,
     }
     return found | {"total": sum(weights_of[name] * loss for name, loss in found.items())}
+
+
+def looking_losses(place: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    """What words and eyes alone can be scored by, and the weighted sum as "total"."""
+    found = {"slots": slots_loss(slots, batch.slots), "place": place_loss(place, batch.place)}
+    return found | {"total": SLOTS_WEIGHT * found["slots"] + PLACE_WEIGHT * found["place"]}
+
+
+def slots_loss(slots: list[Tensor], classes: Tensor) -> Tensor:
+    """Sum over the slots of the cross-entropies of logits (B, ...) with classes (B, S)."""
+    losses = [F.cross_entropy(logits, classes[:, i]) for i, logits in enumerate(slots)]
+    return sum(losses, torch.zeros(()))
 
 
 def place_loss(logits: Tensor, place: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class ModelConfig:
     top_k: int = 2
     word_width: int = 128
     words_hidden: int = 256
-    eyes_widths: tuple[int, ...] = (32, 64, 64)
+    eyes_widths: tuple[int, ...] = (16, 32, 64)
+    eyes_blocks: int = 3
     bin_rank: int = 32
     dropout: float = 0.15
     head: str = "bands"
@@ -200,7 +201,7 @@ class Model(nn.Module):
         self.words = Words(
             config.words_hidden, config.word_width, config.slot_sizes, config.dropout
         )
-        self.eyes = Eyes(config.eyes_widths, width, config.word_width)
+        self.eyes = Eyes(config.eyes_widths, config.eyes_blocks, width, config.word_width)
         self.joints = Joints(width, config.word_width)
         self.word_token = QuantLinear(config.word_width, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))

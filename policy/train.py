@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bridge.contract import YAW_RATE, UserError
 from bridge.files import write_json
+from policy.bundle import MANIFEST_FILE
 from policy.checkpoint import (
     CHECKPOINT_FILE,
     load_checkpoint,
@@ -28,20 +29,24 @@ from policy.checkpoint import (
     save_checkpoint,
 )
 from policy.data import Augmentation, Batch, Demonstrations, Encode, load_demonstrations
-from policy.losses import losses, status_weights
+from policy.losses import SLOTS_WEIGHT, looking_losses, losses, slots_loss, status_weights
 from policy.model import TOKENS_PER_STEP, Model, ModelConfig
 from policy.moe import mixtures
 from policy.quantize import set_quantized
+from policy.restore import restore_model
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. Its length is `minutes` if given, else `steps`.
 
-    `start` is a checkpoint or run to go on from, with its normalisation and action bins, as a
-    round on new data does. `no_text` and `no_image` train baselines that are not given these.
-    The last `quantized_share` trains with 8-bit weights and a frozen choice of experts. Labels of
-    the `emphasised` actions are drawn `emphasis` times as often: rare ones that take a rhythm.
+    `start` is a run, checkpoint or bundle to go on from, with its normalisation and action bins, as
+    a round on new data does. `no_text` and `no_image` train baselines that are not given these.
+    The first `eyes_share` trains words and eyes alone, many times as fast, to find what is named.
+    With `words_only` nothing but the reading of words learns, from sentences without pictures.
+    The last `quantized_share` trains with 8-bit weights and a frozen choice of experts. Both begin
+    at a rate that rises over `warmup_share`. Labels of the `emphasised` actions are drawn
+    `emphasis` times as often: rare ones that take a rhythm.
     """
 
     steps: int = 10_000
@@ -49,11 +54,12 @@ class TrainConfig:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 200
+    warmup_share: float = 0.02
     final_rate: float = 0.02
     clip_norm: float = 1.0
     average_decay: float = 0.998
     balance_rate: float = 2e-3
+    eyes_share: float = 0.15
     quantized_share: float = 0.15
     seed: int = 0
     threads: int = 2
@@ -63,6 +69,7 @@ class TrainConfig:
     start: Path | None = None
     no_text: bool = False
     no_image: bool = False
+    words_only: bool = False
     emphasised: tuple[str, ...] = ("wave",)
     emphasis: float = 3.0
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -105,8 +112,7 @@ class Trainer:
         set_quantized(self.model, quantized)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(progress)
-        batch = self._blinded(self.data.draw(rng, config.batch_size, config.augmentation))
-        found = self._losses(self.model, batch)
+        found = self._read(rng) if config.words_only else self._draw_and_score(rng, progress)
         self.optimizer.zero_grad()
         found["total"].backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
@@ -160,10 +166,12 @@ class Trainer:
         return figures
 
     def _new_model(self) -> Model:
-        if self.config.start is not None:
-            model = load_model(self.config.start)
+        start = self.config.start
+        if start is not None:
+            sealed = (start / MANIFEST_FILE).is_file()
+            model = restore_model(start, self.config.model) if sealed else load_model(start)
             if model.config.slots != self.data.slot_names:
-                raise UserError(f"{self.config.start} knows other slots: start from another run")
+                raise UserError(f"{start} knows other slots: start from another run")
             return model
         model = Model(replace(self.config.model, slots=self.data.slot_names))
         rng = np.random.default_rng(self.config.seed)
@@ -179,6 +187,36 @@ class Trainer:
         output = model(*batch[:4], tokens, batch.known)
         return losses(output, batch, model.codec, self.status_weights)
 
+    def _draw_and_score(self, rng: np.random.Generator, progress: float) -> dict[str, Tensor]:
+        """The losses of a batch, and of sentences without pictures where the data has some."""
+        config, data = self.config, self.data
+        looking = progress < config.eyes_share
+        draw = data.draw_named if looking else data.draw
+        batch = self._blinded(draw(rng, config.batch_size, config.augmentation))
+        found = self._looking(batch) if looking else self._losses(self.model, batch)
+        if len(data.sentences):
+            read = self._read(rng)
+            found |= {"reading": read["reading"], "total": found["total"] + read["total"]}
+        return found
+
+    def _read(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The loss of sentences without pictures: nothing but the reading of words learns by it."""
+        if not len(self.data.sentences):
+            raise UserError("the data holds no sentences without pictures: collect it anew")
+        config = self.config
+        states, mask, classes = self.data.draw_sentences(
+            rng, config.batch_size, config.augmentation
+        )
+        if config.no_text:
+            states = torch.zeros_like(states)
+        loss = slots_loss(self.model.read(states, mask)[1], classes)
+        return {"reading": loss, "total": SLOTS_WEIGHT * loss}
+
+    def _looking(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of words and eyes alone."""
+        word, slots = self.model.read(batch.states, batch.mask)
+        return looking_losses(self.model.eyes.find(batch.image, word), slots, batch)
+
     def _blinded(self, batch: Batch) -> Batch:
         """The batch without what a baseline is not given."""
         if self.config.no_text:
@@ -188,8 +226,10 @@ class Trainer:
         return batch
 
     def _rate(self, progress: float) -> float:
-        """Warm-up, then half a cosine down to `final_rate` of the peak."""
-        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        """Half a cosine down to `final_rate` of the peak; a warm-up wherever weights join in."""
+        since = progress - self.config.eyes_share
+        since = progress if since < 0 else since
+        warm = min(1.0, 0.01 + since / max(self.config.warmup_share, 1e-9))
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         low = self.config.final_rate
         return self.config.learning_rate * warm * (low + (1 - low) * cosine)

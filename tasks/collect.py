@@ -21,12 +21,16 @@ from rich.progress import (
 
 from bridge.contract import Policy
 from bridge.dataset import DatasetWriter
+from bridge.sentences import read_sentences, write_sentences
 from tasks.catalogue import CATALOGUE, family
-from tasks.language import SLOTS
+from tasks.grammar import pick
+from tasks.language import SLOTS, UNKNOWN, sample_meaning, sample_wording
 from tasks.record import RecordConfig, Recording, record_episode
 from tasks.task_file import add_tasks, check_tasks
 
 MakePolicy = Callable[[], Policy]
+
+OUT_OF_SCOPE_SHARE = 0.06
 
 # One per process, made when the process starts.
 _policy: Policy | None = None
@@ -77,7 +81,26 @@ def collect(
                 bar.update(task, advance=1, note=f"{frames} frames, {speed:.0f}/s")
         finally:
             writer.finalize()
+    if read_sentences(folder) is None:
+        texts, slots = sample_sentences(families, np.random.default_rng(seed), config.sentences)
+        write_sentences(folder, texts, slots)
     return frames
+
+
+def sample_sentences(
+    families: Sequence[str], rng: np.random.Generator, count: int
+) -> tuple[list[str], np.ndarray]:
+    """Training sentences about anything in some families, and their slots (count, S).
+
+    A few are out of scope.
+    """
+    texts, slots = [], []
+    for _ in range(count):
+        out_of_scope = rng.random() < OUT_OF_SCOPE_SHARE
+        meaning = UNKNOWN if out_of_scope else sample_meaning(pick(families, rng), rng, partial=0.2)
+        texts.append(sample_wording(meaning, rng, "train"))
+        slots.append(meaning.slot_vector())
+    return texts, np.array(slots, np.int8).reshape(count, len(SLOTS))
 
 
 def _record(job: _Job) -> Recording:

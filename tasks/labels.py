@@ -33,10 +33,10 @@ from tasks.language import (
 KINDS = {
     "object": 0.42,
     "point": 0.10,
-    "absent": 0.07,
-    "walk": 0.19,
+    "absent": 0.12,
+    "walk": 0.15,
     "gesture": 0.18,
-    "unknown": 0.04,
+    "unknown": 0.03,
 }
 
 
@@ -52,7 +52,9 @@ class LabelConfig:
     """`per_frame` labels, the first of them the instruction that the robot really had.
 
     `wordings` is how many ways all episodes together have of saying one meaning: a new sentence for
-    every label would be more text than a text encoder can read.
+    every label would be more text than a text encoder can read. Of the objects named that are not
+    there, the share `alike` has the colour or the shape of one in view, and the search for half of
+    them comes to its end.
     """
 
     per_frame: int = 6
@@ -60,6 +62,7 @@ class LabelConfig:
     in_view: float = 0.5
     approached: float = 0.25
     partial: float = 0.2
+    alike: float = 0.7
     imagined: float = 0.6
     drift: float = 0.02
 
@@ -162,7 +165,7 @@ def _draw(
         meaning = sample_meaning(kind, rng)
     else:
         meaning = _about_object(frames[t], kind, rng, config)
-    lost = kind == "absent" or (kind in ("object", "point") and rng.random() < 0.1)
+    lost = rng.random() < {"absent": 0.5, "object": 0.1, "point": 0.1}.get(kind, 0.0)
     if lost or rng.random() < config.imagined:
         context = imagined_start(meaning, context, lost, rng)
     return meaning, context
@@ -178,9 +181,7 @@ def _about_object(
         action = "point_at" if point else "go_to"
     view = frame.view
     if kind == "absent":
-        pairs = set(zip(view.colours, view.shapes, strict=True))
-        missing = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs]
-        colour, shape = missing[int(rng.integers(len(missing)))]
+        colour, shape = _absent_pair(view, rng, config)
     else:
         index = _pick_object(frame, rng, config)
         colour, shape = view.colours[index], view.shapes[index]
@@ -190,6 +191,17 @@ def _about_object(
     if action == "go_to" and rng.random() < 0.15:
         named["manner"] = "slowly" if rng.random() < 0.5 else "quickly"
     return Meaning(action, **named)
+
+
+def _absent_pair(view: WorldView, rng: np.random.Generator, config: LabelConfig) -> tuple[str, str]:
+    """A colour and a shape that no object has together, though one in view may have either."""
+    pairs = list(zip(view.colours, view.shapes, strict=True))
+    missing = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs]
+    seen = [pairs[i] for i in np.flatnonzero(view.visible)]
+    if seen and rng.random() < config.alike:
+        like = seen[int(rng.integers(len(seen)))]
+        missing = [pair for pair in missing if (pair[0] == like[0]) != (pair[1] == like[1])]
+    return missing[int(rng.integers(len(missing)))]
 
 
 def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) -> int:

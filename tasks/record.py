@@ -40,7 +40,8 @@ SHARES = {"go_to": 0.6, "gesture": 0.22, "walk": 0.18}
 class RecordConfig:
     """How episodes are varied. Shares and rates are probabilities, per episode or per second.
 
-    `tasks` are files with tasks of the user's own.
+    `tasks` are files with tasks of the user's own; `sentences` how many of them a data set has
+    besides those of its episodes.
     """
 
     tasks: tuple[Path, ...] = ()
@@ -61,6 +62,7 @@ class RecordConfig:
     done_s: tuple[float, float] = (0.4, 1.5)
     lost_before_fall_s: float = 1.0
     policy_replan_steps: int = 3
+    sentences: int = 12_000
     labels: LabelConfig = field(default_factory=LabelConfig)
 
 

@@ -29,9 +29,11 @@ from policy.export import (
     round_weights,
 )
 from policy.model import Model, ModelConfig
+from policy.moe import mixtures
 from policy.packing import dequantize_rows, pack_weights, quantize_rows
 from policy.parity import Sample, measure_parity
 from policy.parts import TorchParts
+from policy.restore import UNKEPT, restore_model
 from policy.runtime import OnnxParts, OnnxPolicy
 from policy.words import TextEncoder
 
@@ -85,6 +87,22 @@ def exact(graphs: Graphs, monkeypatch) -> Iterator[OnnxParts]:
     yield OnnxParts(plain, threads=1)
 
 
+def test_a_bundle_gives_its_model_back(model: Model, samples, tmp_path) -> None:
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():  # no two alike, as after training
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for mixture in mixtures(model):
+            mixture.selection_bias.normal_()
+    export_bundle(model, tmp_path, samples, {})
+    found = restore_model(tmp_path, CONFIG).state_dict()
+    for name, tensor in round_weights(model).state_dict().items():
+        if name in found and name not in UNKEPT:
+            np.testing.assert_allclose(found[name], tensor, atol=2e-3, err_msg=name)
+    with pytest.raises(UserError, match="other sizes"):
+        restore_model(tmp_path, dataclasses.replace(CONFIG, hidden=128))
+
+
 def test_graphs_compute_what_torch_computes(model: Model, exact: OnnxParts, samples) -> None:
     torch_parts = TorchParts(round_weights(model))
     states, mask = TextEncoder(threads=1).encode([samples[0].instruction])
@@ -128,11 +146,11 @@ def test_commands_are_the_sum_of_the_bands(model: Model, exact: OnnxParts, sampl
 
 
 def test_every_expert_and_every_dense_layer_arrives(graphs: Graphs) -> None:
-    for name, mixtures in ((WORDS_FILE, 0), (PREFILL_FILE, 2), (DECODE_FILE, 2)):
+    for name, count in ((WORDS_FILE, 0), (PREFILL_FILE, 2), (DECODE_FILE, 2)):
         graph = graphs[name]
         shapes = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
         nodes = [node for node in graph.graph.node if node.op_type == "QMoE"]
-        assert [shapes[node.input[2]] for node in nodes] == [[4, 128, 128]] * mixtures
+        assert [shapes[node.input[2]] for node in nodes] == [[4, 128, 128]] * count
         assert count_operators(graph, "MatMulNBits") > 0
         large = [t.name for t in graph.graph.initializer if t.data_type == 1 and len(t.dims) > 1]
         scales = {name for node in graph.graph.node if node.domain for name in node.input}

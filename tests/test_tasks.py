@@ -8,6 +8,7 @@ import pytest
 
 from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
 from bridge.dataset import read_episodes
+from bridge.sentences import read_sentences
 from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, joint_facts
 from sim.world import World
 from tasks import record
@@ -16,6 +17,7 @@ from tasks.collect import collect
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
 from tasks.language import Meaning
+from tasks.reading import read_wording
 from tasks.record import RecordConfig
 from tasks.video import caption
 
@@ -87,7 +89,7 @@ def test_walks_have_a_clear_way():
     assert clear_way(trial.scene, Meaning("stop")) == trial.scene
 
 
-QUICK = RecordConfig(most_s=2.5, chained=0.0, absent=0.0)
+QUICK = RecordConfig(most_s=2.5, chained=0.0, absent=0.0, sentences=60)
 
 
 def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -102,6 +104,14 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
         np.testing.assert_array_equal(one.state, other.state)
         np.testing.assert_array_equal(one.labels.commands, other.labels.commands)
         assert len(one.pngs) == len(one.qpos) <= 25
+    sentences = read_sentences(whole)
+    assert sentences is not None and sentences.texts == read_sentences(parts).texts
+    assert len(sentences.texts) == QUICK.sentences
+    read = [read_wording(text, ("train",)) for text in sentences.texts]
+    meant = [Meaning.from_slots(slots) for slots in sentences.slots]
+    right = [one == other for one, other in zip(read, meant, strict=True)]
+    assert np.mean(right) > 0.6, "all but those with a typing error"
+    assert all(one is None or fits for one, fits in zip(read, right, strict=True))
 
 
 def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, UserError
 from bridge.dataset import DatasetWriter, Labels
+from bridge.sentences import write_sentences
 from policy.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.data import Augmentation, Demonstrations, augment_images, load_demonstrations
 from policy.losses import action_loss, place_loss, status_weights
@@ -86,7 +87,10 @@ def data(squares) -> Demonstrations:
 
 
 def config(**changes) -> TrainConfig:
-    settings = {"steps": 4, "batch_size": 16, "threads": 1, "model": TINY, "warmup_steps": 2}
+    settings = {
+        "steps": 4, "batch_size": 16, "threads": 1, "model": TINY, "warmup_share": 0.5,
+        "eyes_share": 0.0,
+    }  # fmt: skip
     return TrainConfig(**(settings | changes))
 
 
@@ -185,9 +189,47 @@ def test_rare_statuses_weigh_more():
     assert weights[1] == pytest.approx(3.0)
 
 
+def changed(before: dict, model: torch.nn.Module) -> set[str]:
+    """The parts of a model, by the beginning of their names, that differ from a state before."""
+    return {
+        name.split(".")[0]
+        for name, tensor in model.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+
+
+def test_words_and_eyes_learn_first(data, tmp_path):
+    trainer = Trainer(config(eyes_share=0.5), data, tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert set(trainer.train_step()) == {"slots", "place", "total"}
+    assert changed(before, trainer.model) == {"words", "eyes"}
+    trainer.step = 2
+    assert "action" in trainer.train_step()
+    assert {"blocks", "joints", "status"} <= changed(before, trainer.model)
+
+
+def test_sentences_without_pictures_teach_words_alone(data, squares, tmp_path):
+    spoken = ("towards the crimson one", "towards the navy one")
+    write_sentences(squares, spoken, np.array([[0, -1], [1, -1]]))
+    told = load_demonstrations([squares], encode, held_out=0.1)
+    (squares / "labels/sentences.npz").unlink()
+    assert [told.text[i] for i in told.sentences] == list(spoken)
+    states, mask, classes = told.draw_sentences(np.random.default_rng(0), 20, Augmentation())
+    assert states.shape[0] == mask.shape[0] == 20 and {*map(tuple, classes.tolist())} == {
+        (1, 0), (2, 0)
+    }  # fmt: skip
+    trainer = Trainer(config(words_only=True), told, tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert set(trainer.train_step()) == {"reading", "total"}
+    assert changed(before, trainer.model) == {"words"}
+    assert torch.equal(before["words.meaning.weight"], trainer.model.words.meaning.weight)
+    with pytest.raises(UserError, match="sentences"):
+        Trainer(config(words_only=True), data, tmp_path / "none").train_step()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_two_steps_then_resume_equal_four(data, tmp_path, share):
-    settings = config(quantized_share=share)
+    settings = config(quantized_share=share, eyes_share=0.5 - share / 2)
     whole = Trainer(settings, data, tmp_path / "whole")
     for _ in range(4):
         whole.train_step()

@@ -1,0 +1,47 @@
+"""Sentences of a dataset that stand without pictures: language has more wordings than a recording.
+
+labels/sentences.npz    texts as JSON, and for each the classes of its slots
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bridge.contract import UserError
+from bridge.files import write_bytes
+
+_FILE = "labels/sentences.npz"
+
+
+class Sentences(NamedTuple):
+    """`texts` and what they mean: `slots` (N, S) int8, each the index of a value, -1 for none."""
+
+    texts: tuple[str, ...]
+    slots: np.ndarray
+
+
+def write_sentences(folder: Path | str, texts: Sequence[str], slots: np.ndarray) -> None:
+    """Writes, or replaces, the sentences of a dataset."""
+    content = json.dumps(list(texts), ensure_ascii=False).encode()
+    buffer = io.BytesIO()
+    np.savez(buffer, texts=np.frombuffer(content, np.uint8), slots=slots.astype(np.int8))
+    write_bytes(Path(folder) / _FILE, buffer.getvalue())
+
+
+def read_sentences(folder: Path | str) -> Sentences | None:
+    """The sentences of a dataset; none if it was recorded without any."""
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        return None
+    with np.load(path) as archive:
+        texts = tuple(json.loads(archive["texts"].tobytes()))
+        slots = archive["slots"]
+    if len(texts) != len(slots):
+        raise UserError(f"{path} has {len(texts)} texts and {len(slots)} meanings: collect again")
+    return Sentences(texts, slots)
