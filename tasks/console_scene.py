@@ -16,7 +16,14 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from bridge.contract import JOINT_NAMES, N_JOINTS, STANDING_HEIGHT_M, Status, UserError
+from bridge.contract import (
+    IMAGE_SIZE,
+    JOINT_NAMES,
+    STANDING_HEIGHT_M,
+    Observation,
+    Status,
+    UserError,
+)
 from bridge.operator_wire import Telemetry
 from bridge.safety import Level, tilt
 from sim.camera import ThirdPerson
@@ -26,8 +33,7 @@ from tasks.language import Meaning, describe, grammars
 
 _DRAWS, _WORDINGS = 3, 24
 _JPEG_QUALITY = 80
-_ODOMETRY = slice(-3, None)
-_GRAVITY = slice(2 * N_JOINTS + 3, 2 * N_JOINTS + 6)
+_NO_IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
 class Stage:
@@ -53,15 +59,15 @@ class Stage:
                 return None  # of another model
             qpos = np.frombuffer(telemetry.qpos, np.float64)
             return qpos if np.isfinite(qpos).all() else None
-        state = telemetry.state_vector()
-        if state is None or not np.isfinite(state).all():
+        sensed = sensors(telemetry)
+        if sensed is None:
             return None
         qpos = self.model.qpos0.copy()
-        x, y, yaw = state[_ODOMETRY]
-        roll, pitch = tilt(state[_GRAVITY])
+        x, y, yaw = sensed.odometry
+        roll, pitch = tilt(sensed.gravity)
         qpos[:3] = x, y, STANDING_HEIGHT_M
         mujoco.mju_euler2Quat(qpos[3:7], np.array([yaw, pitch, roll], np.float64), "zyx")
-        qpos[self._joints] = state[:N_JOINTS]
+        qpos[self._joints] = sensed.joint_pos_rad
         return qpos
 
     def fitting(self, understood: dict[str, str]) -> list[SceneObject]:
@@ -98,6 +104,14 @@ def _plain_wording(meaning: Meaning, rng: np.random.Generator) -> str:
     drawn = {grammar.say(meaning.slots(), rng).lower().rstrip("?!. ") for _ in range(_WORDINGS)}
     names = [name for name in (meaning.colour, meaning.shape) if name]
     return min(drawn, key=lambda text: (sum(name not in text for name in names), len(text), text))
+
+
+def sensors(told: Telemetry) -> Observation | None:
+    """What the robot's sensors said, its picture left black; None unless all of it is known."""
+    state = told.state_vector()
+    if state is None or not np.isfinite(state).all():
+        return None
+    return Observation.from_state(told.time_s, state, _NO_IMAGE)
 
 
 def level_name(told: Telemetry) -> str:
