@@ -118,6 +118,7 @@ class RobotSide:
             "status": status if told.instruction else "",
             "probability": told.status_probability,
             "understood": console_scene.reading(told.understood) if told.understood else "",
+            "doubt": console_scene.doubt(told.instruction),
             "choices": self._choices(told) if status == "ambiguous" else [],
             "latency_ms": told.policy_latency_ms,
             "rate_hz": told.chunk_rate_hz,

@@ -29,7 +29,8 @@ from bridge.safety import Level, tilt
 from sim.camera import ThirdPerson
 from sim.scene import Scene, SceneObject, sample_scene, scene_spec
 from tasks.catalogue import CATALOGUE
-from tasks.language import Meaning, describe, grammars
+from tasks.grammar import words_of
+from tasks.language import SPLITS, Meaning, describe, grammars
 
 _DRAWS, _WORDINGS = 3, 24
 _JPEG_QUALITY = 80
@@ -130,6 +131,19 @@ def reading(understood: dict[str, str]) -> str:
         return describe(Meaning(**understood))
     except (TypeError, ValueError):  # of another release, which knows other words
         return " ".join(f"{slot}={value}" for slot, value in understood.items())
+
+
+def doubt(instruction: str) -> str:
+    """A line for people who use a language that no wording is in, or nothing."""
+    if not instruction or _taught().intersection(words_of(instruction)):
+        return ""
+    return "none of these words was ever taught: expect nothing that is not said as understood"
+
+
+@lru_cache
+def _taught() -> frozenset[str]:
+    known = [grammar.vocabulary() for split in SPLITS for grammar in grammars(split)]
+    return frozenset().union(*known)
 
 
 class Painter:
