@@ -312,8 +312,12 @@ def test_all_can_be_done_by_keyboard_and_read_on_a_small_screen(tmp_path: Path) 
         page.level("SAFE_STAND")
         page.shot("console_narrow.png")
         assert driver.execute_script(FAINT) == []
-        page.alt("r")
-        page.level("HOLD")
+
+        def released() -> bool:
+            page.alt("r")  # in the moment of a stop this is refused
+            return page.data("level", "level") == "HOLD"
+
+        page.wait(released)
         page.alt("t")
         page.wait(lambda: driver.switch_to.active_element.get_attribute("id") == "text")
         page.alt("c")

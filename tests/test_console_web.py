@@ -180,6 +180,38 @@ def test_on_this_machine_without_a_token_a_browser_opens_what_it_likes() -> None
         assert fetched(place)[0] == 200
 
 
+def test_browsers_that_read_nothing_are_given_up(monkeypatch: Any) -> None:
+    monkeypatch.setattr(console_web, "STALL_S", 1)
+    ended = threading.Event()
+    much = bytes(64 << 20)
+
+    def flood(connection: Any) -> None:
+        try:
+            connection.send(much)
+        finally:
+            ended.set()
+
+    port = free_port()
+    listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
+    files = {"/": File(much, "text/plain")}
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+    def serve_both() -> None:
+        with web_server(listener, gate, lambda path, _: files.get(path), {"/live": flood}):
+            for line, path, headers in ((file, "/", ""), (talk, "/live", upgrade)):
+                asked = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}\r\n"
+                line.sendall(asked.encode())
+                line.recv(1)
+            assert ended.wait(WAIT_S)
+        over.set()
+
+    over = threading.Event()
+    with opened(port) as file, opened(port) as talk:
+        threading.Thread(target=serve_both, daemon=True).start()
+        assert over.wait(2 * WAIT_S), "neither holds the server up when it ends"
+
+
 # --- what is told, and what is sent ---
 
 
