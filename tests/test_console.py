@@ -26,7 +26,7 @@ from tasks.console import page_file
 from tasks.console_film import Film
 from tasks.console_pages import Pages
 from tasks.console_robot import RobotSide
-from tasks.console_scene import Painter, Stage, reading
+from tasks.console_scene import Painter, Stage, doubt, reading
 from tasks.console_studio import Studio
 from tasks.console_web import listen, web_server
 from tasks.video import VIEW_SIZE
@@ -137,6 +137,29 @@ def test_whatever_is_typed_is_answered_in_words(tmp_path: Path, text: str, compl
         page.close()
 
 
+def test_words_of_a_language_that_was_never_taught_are_doubted() -> None:
+    for foreign in ("赤いボールまで歩いて", "иди к красному мячу", "12345 !?"):
+        assert "none of these words" in doubt(foreign)
+    for known in ("", "walk to the red ball", "Walk, please!", "geh zum roten BALL"):
+        assert doubt(known) == ""
+
+
+def test_a_fault_of_the_console_is_answered_and_told(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    def broken(*_: Any) -> str:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(RobotSide, "command", broken)
+    port = free_port()
+    with working_station(tmp_path) as (_, address), console_of(address, tmp_path, port):
+        page = Client(port)
+        assert "the console failed" in page.ask("pause")
+        assert page.ask("stop") == "", "and all the rest goes on"
+        page.close()
+    assert "a fault of ours" in caplog.text
+
+
 def test_a_page_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
     port = free_port()
     with (
@@ -230,6 +253,8 @@ def test_which_one_names_what_fits() -> None:
     assert balls == {("red", "ball"), ("green", "ball")}
     assert stage.fitting({"action": "wave"}) == []
     assert reading({"action": "go_to", "shape": "ball"}) == "go to the ball"
+    assert reading({"action": "unknown", "shape": "ball"}) == "something this robot cannot do"
+    assert reading({"action": "point_at"}) == "point at something"
     assert reading({"mood": "calm"}) == "mood=calm"
     assert len(stage.suggestions()) >= 3
 
