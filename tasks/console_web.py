@@ -171,7 +171,7 @@ class _Strangers:
         try:
             _give_up_when_stalled(line)
             return _Arriving(self, line, protocol, server, **options)
-        except OSError:
+        except (OSError, RuntimeError):  # the line broke, or no thread can be started
             self.leave(line)
             raise
 
