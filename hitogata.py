@@ -326,15 +326,9 @@ def make_bench_console() -> Callable[..., None]:
 
 
 def make_console() -> Callable[..., None]:
-    from bridge.contract import COMMAND_DIM
-    from policy.bundle import load_manifest
     from tasks.console import make_console as make
 
-    def decoded(bundle: Path) -> tuple[int, int]:
-        bands = load_manifest(bundle).bands
-        return bands * COMMAND_DIM, bands
-
-    return make(BUNDLE, decoded)
+    return make(BUNDLE)
 
 
 def make_doctor() -> Callable[..., None]:

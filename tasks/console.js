@@ -198,10 +198,11 @@ function showMoment(message) {
   say("level", message.silent ? "no robot" : message.level, { level: message.level });
   say("cause", [message.trouble, message.cause].filter(Boolean).join("; "));
   say("instruction", message.instruction || "nothing");
-  say("understood", message.understood || "-");
+  say("understood", message.understood || (message.status ? "it does not say" : "-"));
+  say("doubt", message.doubt ?? "");
   const sure = message.status ? ` (${Math.round(100 * message.probability)} %)` : "";
-  const which = message.status === "ambiguous" ? ": which one?" : "";
-  say("status", (message.status || "-") + which + sure, { status: message.status || "" });
+  const advice = { ambiguous: ": which one?", refused: ": say it in other words, in English" }[message.status] ?? "";
+  say("status", (message.status || "-") + advice + sure, { status: message.status || "" });
   say("speed", `${number(message.speed_m_s, 2)} m/s`);
   say("policy", `${number(message.latency_ms, 0)} ms, ${number(message.rate_hz, 1)} chunks/s`);
   say("decoding", message.tokens ? `${message.tokens} tokens in ${message.steps} steps` : "not reported");
@@ -283,6 +284,10 @@ function look(drawn) {
 }
 
 $("mode").onclick = () => look(picture);
+
+$("keys").ontoggle = () => {
+  if ($("keys").open) $("keys").scrollIntoView({ block: "nearest" });
+};
 
 // --- small things ---
 

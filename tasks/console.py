@@ -61,16 +61,8 @@ class ConsoleConfig:
     recordings: Path = Path("out/console")
 
 
-def open_console(
-    config: ConsoleConfig,
-    bundle: Path,
-    decoded: tuple[int, int] | None,
-    ready: Callable[[str], object],
-) -> None:
-    """Serves the page until interrupted; `ready` is called with its address.
-
-    `decoded` is how many tokens the bundle decodes for a chunk, and in how many steps.
-    """
+def open_console(config: ConsoleConfig, bundle: Path, ready: Callable[[str], object]) -> None:
+    """Serves the page until interrupted; `ready` is called with its address."""
     token = read_token(config.token_file) if config.token_file else None
     door = Door(config.address, config.exposed, token)
     stage(check_seed(config.seed), config.robot)  # a robot file that is none ends it here
@@ -83,7 +75,7 @@ def open_console(
         address = stack.enter_context(_robot_address(config, bundle))
         studio = Studio()
         operator = stack.enter_context(Operator(address, "the console", keys=keys))
-        pages = stack.enter_context(_at_work(operator, config, decoded, studio))
+        pages = stack.enter_context(_at_work(operator, config, studio))
         talks = {
             "/live": pages.converse,
             "/state": studio.stream,
@@ -107,13 +99,11 @@ def _robot_address(config: ConsoleConfig, bundle: Path) -> AbstractContextManage
 
 
 @contextmanager
-def _at_work(
-    operator: Operator, config: ConsoleConfig, decoded: tuple[int, int] | None, studio: Studio
-) -> Iterator[Pages]:
+def _at_work(operator: Operator, config: ConsoleConfig, studio: Studio) -> Iterator[Pages]:
     """The pages of a robot, told and shown what it does."""
     painter = Painter(VIEW_SIZE)
     robot = RobotSide(operator, lambda told: pages.see(told), config.robot)
-    pages = Pages(robot, painter, studio, decoded)
+    pages = Pages(robot, painter, studio)
     pages.film = Film(config.recordings, painter, pages.tell_film)
     robot.start()
     pages.start()
@@ -134,8 +124,8 @@ def page_file(studio: Studio, path: str, query: Mapping[str, list[str]]) -> File
     return File((_HERE / name).read_bytes(), media_type)
 
 
-def make_console(bundle: Path, decoded: Callable[[Path], tuple[int, int]]) -> Callable[..., None]:
-    """The command `hitogata console`; `decoded` tells tokens and steps of a bundle's chunk."""
+def make_console(bundle: Path) -> Callable[..., None]:
+    """The command `hitogata console`."""
     shipped = bundle
 
     def console(
@@ -149,7 +139,6 @@ def make_console(bundle: Path, decoded: Callable[[Path], tuple[int, int]]) -> Ca
         Args:
             bundle: The exported policy of the simulation.
         """
-        known = decoded(bundle) if config.connect is None else None
-        open_console(config, bundle, known, lambda page: print(f"console at {page}", flush=True))
+        open_console(config, bundle, lambda page: print(f"console at {page}", flush=True))
 
     return console

@@ -6,6 +6,7 @@ byte. What a slow page has not taken is replaced by what is newer.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class Record(Order, frozen=True):
 
 
 AnyOrder = Stop | Look | Take | Instruct | Release | Pause | Resume | Scene | Record
+_log = logging.getLogger(__name__)
 _ORDERS = msgspec.json.Decoder(AnyOrder)
 _encode = msgspec.json.Encoder().encode
 
@@ -133,17 +135,11 @@ class _Page:
 
 
 class Pages:
-    """All pages, and what they are told and shown. `decoded` is tokens and steps per chunk."""
+    """All pages, and what they are told and shown."""
 
-    def __init__(
-        self,
-        robot: RobotSide,
-        painter: Painter,
-        studio: Studio,
-        decoded: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, robot: RobotSide, painter: Painter, studio: Studio) -> None:
         self.film: Film | None = None
-        self._robot, self._painter, self._studio, self._decoded = robot, painter, studio, decoded
+        self._robot, self._painter, self._studio = robot, painter, studio
         self._pages: list[_Page] = []
         self._commander: _Page | None = None
         self._lock = threading.Lock()
@@ -245,6 +241,9 @@ class Pages:
                 fault = self._fault_of(order)
         except UserError as error:
             fault = str(error)
+        except Exception:
+            _log.exception("an order failed")
+            fault = "the console failed: what it printed tells why"
         finally:
             page.orders.release()
         page.answer(order.number, fault)
@@ -308,10 +307,7 @@ class Pages:
             self._stage = self._robot.stage
             self._scene = _scene_news(self._stage)
             self._put_all("scene", self._scene)
-        moment = self._robot.moment()
-        if self._decoded and not moment.get("tokens"):
-            moment["tokens"], moment["steps"] = self._decoded
-        self._put_all("moment", _json("moment", **moment))
+        self._put_all("moment", _json("moment", **self._robot.moment()))
 
     def _show_view(self) -> None:
         told, pages = self._robot.newest, [page for page in self._all() if page.wants_view]
@@ -335,6 +331,9 @@ class Pages:
             except (UserError, WireError) as error:  # no OpenGL: all the rest goes on
                 self._film_line = str(error)
                 self._put_all("film", self._film_news())
+                self._ended.wait(1.0)
+            except Exception:
+                _log.exception("the pages could not be told")
                 self._ended.wait(1.0)
             self._ended.wait(max(every_s - (time.monotonic() - began_s), every_s / 4))
 

@@ -22,7 +22,6 @@ _LOOK_S = 0.2
 _RETRY_S = 1.0
 _SPEED_S = 0.5
 _PACE_S = 2.0
-_ODOMETRY_XY = slice(-3, -1)
 # What a reading needs to be a whole sentence again, once its object is known.
 _ABOUT_OBJECTS = {"go_to": "walk to the {}", "point_at": "point at the {}"}
 
@@ -119,6 +118,7 @@ class RobotSide:
             "status": status if told.instruction else "",
             "probability": told.status_probability,
             "understood": console_scene.reading(told.understood) if told.understood else "",
+            "doubt": console_scene.doubt(told.instruction),
             "choices": self._choices(told) if status == "ambiguous" else [],
             "latency_ms": told.policy_latency_ms,
             "rate_hz": told.chunk_rate_hz,
@@ -177,8 +177,8 @@ class RobotSide:
 def _place(told: Telemetry) -> tuple[float, float] | None:
     if told.base_pose is not None and len(told.base_pose) >= 2:
         return told.base_pose[0], told.base_pose[1]
-    state = told.state_vector()
-    if state is None:
+    sensed = console_scene.sensors(told)
+    if sensed is None:
         return None
-    x, y = state[_ODOMETRY_XY]
+    x, y, _ = sensed.odometry
     return float(x), float(y)

@@ -16,18 +16,25 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from bridge.contract import JOINT_NAMES, N_JOINTS, STANDING_HEIGHT_M, Status, UserError
+from bridge.contract import (
+    IMAGE_SIZE,
+    JOINT_NAMES,
+    STANDING_HEIGHT_M,
+    Observation,
+    Status,
+    UserError,
+)
 from bridge.operator_wire import Telemetry
 from bridge.safety import Level, tilt
 from sim.camera import ThirdPerson
 from sim.scene import Scene, SceneObject, sample_scene, scene_spec
 from tasks.catalogue import CATALOGUE
-from tasks.language import Meaning, describe, grammars
+from tasks.grammar import words_of
+from tasks.language import SPLITS, Meaning, describe, grammars
 
 _DRAWS, _WORDINGS = 3, 24
 _JPEG_QUALITY = 80
-_ODOMETRY = slice(-3, None)
-_GRAVITY = slice(2 * N_JOINTS + 3, 2 * N_JOINTS + 6)
+_NO_IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
 class Stage:
@@ -53,15 +60,15 @@ class Stage:
                 return None  # of another model
             qpos = np.frombuffer(telemetry.qpos, np.float64)
             return qpos if np.isfinite(qpos).all() else None
-        state = telemetry.state_vector()
-        if state is None or not np.isfinite(state).all():
+        sensed = sensors(telemetry)
+        if sensed is None:
             return None
         qpos = self.model.qpos0.copy()
-        x, y, yaw = state[_ODOMETRY]
-        roll, pitch = tilt(state[_GRAVITY])
+        x, y, yaw = sensed.odometry
+        roll, pitch = tilt(sensed.gravity)
         qpos[:3] = x, y, STANDING_HEIGHT_M
         mujoco.mju_euler2Quat(qpos[3:7], np.array([yaw, pitch, roll], np.float64), "zyx")
-        qpos[self._joints] = state[:N_JOINTS]
+        qpos[self._joints] = sensed.joint_pos_rad
         return qpos
 
     def fitting(self, understood: dict[str, str]) -> list[SceneObject]:
@@ -100,6 +107,14 @@ def _plain_wording(meaning: Meaning, rng: np.random.Generator) -> str:
     return min(drawn, key=lambda text: (sum(name not in text for name in names), len(text), text))
 
 
+def sensors(told: Telemetry) -> Observation | None:
+    """What the robot's sensors said, its picture left black; None unless all of it is known."""
+    state = told.state_vector()
+    if state is None or not np.isfinite(state).all():
+        return None
+    return Observation.from_state(told.time_s, state, _NO_IMAGE)
+
+
 def level_name(told: Telemetry) -> str:
     """The level of safety in a word; of another release, its number."""
     return Level(told.level).name if told.level in list(Level) else str(told.level)
@@ -116,6 +131,19 @@ def reading(understood: dict[str, str]) -> str:
         return describe(Meaning(**understood))
     except (TypeError, ValueError):  # of another release, which knows other words
         return " ".join(f"{slot}={value}" for slot, value in understood.items())
+
+
+def doubt(instruction: str) -> str:
+    """A line for people who use a language that no wording is in, or nothing."""
+    if not instruction or _taught().intersection(words_of(instruction)):
+        return ""
+    return "none of these words was ever taught: expect nothing that is not said as understood"
+
+
+@lru_cache
+def _taught() -> frozenset[str]:
+    known = [grammar.vocabulary() for split in SPLITS for grammar in grammars(split)]
+    return frozenset().union(*known)
 
 
 class Painter:

@@ -7,11 +7,13 @@ control the viewer or load another model, lead nowhere here.
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import mujoco
@@ -32,6 +34,8 @@ _TYPES = {
     ".js": "text/javascript",
     ".wasm": "application/wasm",
 }
+# For links slower than this machine; higher levels take four times as long, for a tenth.
+_GZIP_LEVEL = 1
 _CONTROLLER_TAKEN = 4001
 _ROSTER = "viewers=1;role=spectator;queue_pos=0;queue_len=0;max_spectators=32"
 _ACKNOWLEDGED = "state_ack"
@@ -70,6 +74,7 @@ class Studio:
         self._viewers = 0
         self._due_s = 0.0
         self._news = threading.Condition()
+        self._reading = threading.Lock()
         self._camera, self._option = mujoco.MjvCamera(), mujoco.MjvOption()
         self._camera.distance = _LOOK_M
         self._camera.azimuth, self._camera.elevation = _AZIMUTH_DEG, _ELEVATION_DEG
@@ -126,10 +131,8 @@ class Studio:
         file = folder / name
         if file.parent != folder or not file.is_file():
             return None
-        content = file.read_bytes()
-        if name == "index.html":
-            content = content.replace(b"</head>", _ESCAPE, 1)
-        return File(content, _TYPES.get(file.suffix, "application/octet-stream"), _POLICY)
+        with self._reading:  # or two browsers would have the same compressed at once
+            return _client_file(file)
 
     def _model(self, query: Mapping[str, list[str]]) -> File | None:
         """The model's bytes, a part of them, or how many there are."""
@@ -184,6 +187,16 @@ class Studio:
 
     def _ready(self, flight: _Flight, sent: int) -> bool:
         return self._count > sent and flight.states < _MOST_IN_FLIGHT
+
+
+@lru_cache(maxsize=64)
+def _client_file(file: Path) -> File:
+    """A file of the client, read and compressed once."""
+    content = file.read_bytes()
+    if file.name == "index.html":
+        content = content.replace(b"</head>", _ESCAPE, 1)
+    media_type = _TYPES.get(file.suffix, "application/octet-stream")
+    return File(content, media_type, _POLICY, gzip.compress(content, _GZIP_LEVEL))
 
 
 @dataclass

@@ -3,7 +3,8 @@
 By default it listens on this machine alone. Web pages of others are kept out even there: a request
 must name this machine as its Host, and a connection must come from a page of the console (Origin).
 Reached from elsewhere, every request needs the token: once as ?token=, which becomes a cookie that
-scripts cannot read and other sites cannot send.
+scripts cannot read and other sites cannot send. Who has not shown it yet gets little: few
+connections at a time, seconds for each, and a late answer to a wrong token.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.server import ServerProtocol
+from websockets.sync.server import Server, ServerConnection, serve
 
 from bridge.contract import UserError
 from bridge.foreign import Door
@@ -34,6 +38,10 @@ MAX_MESSAGE_BYTES = 2 << 20
 MOST_CONNECTIONS = 64
 # A browser that reads nothing for this long is given up.
 STALL_S = 10
+# Connections that have not been let in yet: all, those of one address where a token is asked, the
+# time they have to ask for something, and how late a wrong token is answered.
+MOST_STRANGERS, MOST_OF_ONE = 64, 16
+ASK_S, WRONG_TOKEN_S = 5.0, 1.0
 _COOKIE = "hitogata_token"
 # The scene's client shares memory between its threads, which browsers allow isolated pages alone.
 _HEADERS = {
@@ -51,11 +59,12 @@ POLICY = (
 
 @dataclass(frozen=True)
 class File:
-    """What is answered at a path."""
+    """What is answered at a path; `gzipped` is its content for browsers that take it so."""
 
     content: bytes
     media_type: str
     policy: str = POLICY
+    gzipped: bytes = b""
 
 
 # Path and query to a file, or None where there is none.
@@ -89,19 +98,21 @@ def web_server(
 
     Yields the address for people.
     """
-    quiet = logging.getLogger(f"{__name__}.websockets")
-    quiet.setLevel(logging.CRITICAL)
     seats = threading.Semaphore(MOST_CONNECTIONS)
+    strangers = _Strangers(MOST_STRANGERS if gate.token is None else MOST_OF_ONE)
 
     def greet(connection: ServerConnection, request: Request) -> Response | None:
         refusal = gate.refusal(request)
         if refusal is not None:
             return refusal
+        strangers.leave(connection.socket)
         url = urlsplit(request.path)
         if url.path in talks:
             return gate.stranger(request)
         file = files(url.path, parse_qs(url.query, keep_blank_values=True))
-        return _answer(HTTPStatus.OK, file) if file else _line(HTTPStatus.NOT_FOUND, "not here")
+        if file is None:
+            return _line(HTTPStatus.NOT_FOUND, "not here")
+        return _answer(HTTPStatus.OK, file, _takes_gzip(request))
 
     def isolate(_: ServerConnection, __: Request, response: Response) -> None:
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
@@ -112,7 +123,6 @@ def web_server(
             connection.close(1013, "too many pages")
             return
         try:
-            _give_up_when_stalled(connection)
             assert connection.request is not None
             talks[urlsplit(connection.request.path).path](connection)
         except ConnectionClosed:
@@ -126,8 +136,10 @@ def web_server(
         process_request=greet,
         process_response=isolate,
         compression=None,
+        open_timeout=ASK_S,
         max_size=MAX_MESSAGE_BYTES,
-        logger=quiet,
+        logger=_logger(),
+        create_connection=strangers.welcome,  # type: ignore[arg-type]
     )
     with server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -136,6 +148,51 @@ def web_server(
         yield _address(host, port, gate.token)
         server.shutdown()
         thread.join()
+
+
+class _Strangers:
+    """Connections that have not been let in yet, at most `each` of one address."""
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._addresses: dict[socket.socket, str] = {}
+        self._lock = threading.Lock()
+
+    def welcome(
+        self, line: socket.socket, protocol: ServerProtocol, server: Server, **options: Any
+    ) -> ServerConnection:
+        """A connection; ConnectionRefusedError, upon which it is closed, if there are too many."""
+        address = line.getpeername()[0]
+        with self._lock:
+            here = list(self._addresses.values())
+            if len(here) >= MOST_STRANGERS or here.count(address) >= self._each:
+                raise ConnectionRefusedError(f"too many connections of {address}")
+            self._addresses[line] = address
+        try:
+            _give_up_when_stalled(line)
+            return _Arriving(self, line, protocol, server, **options)
+        except (OSError, RuntimeError):  # the line broke, or no thread can be started
+            self.leave(line)
+            raise
+
+    def leave(self, line: socket.socket) -> None:
+        """A connection has been let in, or is gone; the second time nothing happens."""
+        with self._lock:
+            self._addresses.pop(line, None)
+
+
+class _Arriving(ServerConnection):
+    """A connection that counts among strangers until its handshake is over, or before."""
+
+    def __init__(self, strangers: _Strangers, *parts: Any, **options: Any) -> None:
+        self._strangers = strangers
+        super().__init__(*parts, **options)
+
+    def handshake(self, *parts: Any, **options: Any) -> None:
+        try:
+            super().handshake(*parts, **options)
+        finally:
+            self._strangers.leave(self.socket)
 
 
 class Gate:
@@ -160,11 +217,14 @@ class Gate:
         host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
         if self._local and not _is_here(host):
             return _line(HTTPStatus.FORBIDDEN, "use the address that the console printed")
-        if self._door.token is None or self._door.admits(_cookie(request)):
+        kept = _cookie(request)
+        if self._door.token is None or self._door.admits(kept):
             return None
         url = urlsplit(request.path)
         given = parse_qs(url.query).get("token", [""])[0]
         if not (given and self._door.admits(given)):
+            if kept or given:
+                _wait_after_guess()  # as a stranger still: guesses are few and slow
             return _line(HTTPStatus.UNAUTHORIZED, "open the address with ?token=TOKEN at its end")
         response = _line(HTTPStatus.SEE_OTHER, "go on")
         response.headers["Location"] = url.path
@@ -179,6 +239,10 @@ class Gate:
         if origin is None or urlsplit(origin).netloc == request.headers.get("Host"):
             return None
         return _line(HTTPStatus.FORBIDDEN, "only the console's own page may connect")
+
+
+def _wait_after_guess() -> None:
+    time.sleep(WRONG_TOKEN_S)
 
 
 def _is_here(host: str) -> bool:
@@ -200,24 +264,49 @@ def _cookie(request: Request) -> str:
     return ""
 
 
-def _answer(status: HTTPStatus, file: File) -> Response:
+def _takes_gzip(request: Request) -> bool:
+    for offer in ",".join(request.headers.get_all("Accept-Encoding")).split(","):
+        coding, _, weight = offer.replace(" ", "").lower().partition(";q=")
+        if coding in ("gzip", "*"):
+            return not weight or weight.strip("0.") != ""
+    return False
+
+
+def _answer(status: HTTPStatus, file: File, takes_gzip: bool = False) -> Response:
     headers = Headers(_HEADERS)
+    content = file.content
+    if file.gzipped:
+        headers["Vary"] = "Accept-Encoding"
+    if file.gzipped and takes_gzip:
+        headers["Content-Encoding"], content = "gzip", file.gzipped
     headers["Content-Type"] = file.media_type
-    headers["Content-Length"] = str(len(file.content))
+    headers["Content-Length"] = str(len(content))
     headers["Content-Security-Policy"] = file.policy
     headers["Cache-Control"] = "no-cache"
     headers["Connection"] = "close"
-    return Response(status.value, status.phrase, headers, file.content)
+    return Response(status.value, status.phrase, headers, content)
 
 
 def _line(status: HTTPStatus, text: str) -> Response:
     return _answer(status, File(f"{text}\n".encode(), "text/plain; charset=utf-8"))
 
 
-def _give_up_when_stalled(connection: ServerConnection) -> None:
+def _logger() -> logging.Logger:
+    """Faults of ours are told; what strangers send that is no request is not worth a line."""
+    logger = logging.getLogger(f"{__name__}.websockets")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.msg != "opening handshake failed"
+
+
+def _give_up_when_stalled(line: socket.socket) -> None:
     """A browser that stops reading blocks the thread that sends to it, for STALL_S at most."""
     limit = struct.pack("ll", STALL_S, 0)
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _address(host: str, port: int, token: str | None) -> str:

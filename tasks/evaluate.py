@@ -165,8 +165,19 @@ def _try(job: _Job) -> _Tried:
         "wording": wording,
         "meaning": trial.meaning.slots(),
         "latency_p50_ms": float(np.median(outcome.latencies_ms)),
+        "expert_use": expert_use(frames),
     }
     return _Tried(row, trial.scene, clip_frames(frames) if config.clips else [])
+
+
+def expert_use(frames: Sequence[Frame]) -> list[list[float]]:
+    """The share of the choices of each expert, per layer, over an episode's chunks, each alike.
+
+    Empty for a policy without experts.
+    """
+    chunks = {id(frame.chunk): frame.chunk for frame in frames if frame.chunk is not None}
+    found = [chunk.thinking.expert_use for chunk in chunks.values() if chunk.thinking.expert_use]
+    return np.mean(found, axis=0).tolist() if found else []
 
 
 def _objects(trial: Trial, judge: Judge) -> dict[str, Any]:

@@ -103,10 +103,23 @@ class Grammar:
             entry = entry[values[slot]] if known else [""]
         return self._fill(pick(entry, rng), values, said, rng)
 
+    def vocabulary(self) -> set[str]:
+        """Every word that it can say, in lower case."""
+        lists = [*self.imperatives.values(), *self.sentences.values(), self.adverbs, self.frames]
+        for entry in self.words.values():
+            lists += entry.values() if isinstance(entry, dict) else [entry]
+        plain = (_NAME.sub(" ", _CONDITIONS.sub(r"\2", text)) for texts in lists for text in texts)
+        return {word for text in plain for word in words_of(text)}
+
     def slot_of(self, name: str) -> str | None:
         """The slot that decides which of `words[name]` is said, if one does."""
         entry = self.words[name]
         return self.slot_of_value[next(iter(entry))] if isinstance(entry, dict) else None
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, of any script, in lower case and without their marks."""
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def patterns_of(table: dict[str, list[str]], action: str) -> list[str]:

@@ -164,7 +164,7 @@ UNKNOWN = Meaning("unknown")
 
 def describe(meaning: Meaning) -> str:
     """A meaning in a few plain words, always the same ones."""
-    if meaning == UNKNOWN:
+    if meaning.action == UNKNOWN.action:
         return "something this robot cannot do"
     action = {"raise_hand": "raise hand", "lower_arms": "lower arms"}.get(
         meaning.action, meaning.action.replace("_", " ")
@@ -172,6 +172,8 @@ def describe(meaning: Meaning) -> str:
     parts = [action]
     if meaning.colour or meaning.shape:
         parts.append(f"the {' '.join(filter(None, (meaning.colour, meaning.shape or 'object')))}")
+    elif meaning.action in OBJECT_ACTIONS:
+        parts.append("something")
     if meaning.side:
         parts.append(f"({meaning.side})")
     if meaning.amount:

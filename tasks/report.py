@@ -21,6 +21,7 @@ from tasks.language import COLOURS, SHAPES
 
 # An object further away than this at the end was not reached.
 NOWHERE = "none"
+BLUE, RED = "68, 119, 170", "204, 102, 119"
 MOST_FAILURES = 40
 BINS = 24
 
@@ -92,6 +93,7 @@ def page(
         _section("Families", _families(rows)),
         _section("Clips", _clips(clips)),
         _section("Which object was reached", _confusions(rows)),
+        _section("Which experts were chosen", _experts(rows)),
         _section("Observation to chunk", _latencies(rows)),
         _section("What failed", _failures(rows)),
     ]
@@ -206,10 +208,7 @@ def _matrix(trait: str, values: Sequence[str], counts: np.ndarray) -> str:
     head = "".join(f"<th>{value}</th>" for value in (trait, *values, NOWHERE))
     lines = []
     for i, (value, row) in enumerate(zip(values, counts, strict=True)):
-        cells = "".join(
-            _shaded(n, row.sum(), "68, 119, 170" if i == j else "204, 102, 119")
-            for j, n in enumerate(row)
-        )
+        cells = "".join(_shaded(n, row.sum(), BLUE if i == j else RED) for j, n in enumerate(row))
         lines.append(f"<tr><th>{value}</th>{cells}</tr>")
     return f'<table class="matrix"><tr>{head}</tr>{"".join(lines)}</table>'
 
@@ -217,6 +216,38 @@ def _matrix(trait: str, values: Sequence[str], counts: np.ndarray) -> str:
 def _shaded(count: int, total: int, rgb: str) -> str:
     depth = 0.7 * count / total if total else 0.0
     return f'<td style="background: rgba({rgb}, {depth:.2f})">{count or ""}</td>'
+
+
+# --- experts ----------------------------------------------------------------------------------
+
+
+def expert_use(rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """The mean (layers, experts) share of the choices in each family, every episode alike.
+
+    Families whose policy has no experts are left out.
+    """
+    shares: dict[str, list[Any]] = {}
+    for row in rows:
+        if row.get("expert_use"):
+            shares.setdefault(row["family"], []).append(row["expert_use"])
+    return {family: np.mean(found, axis=0) for family, found in shares.items()}
+
+
+def _experts(rows: Sequence[Row]) -> str:
+    """A table for every family: a line for each layer, a column for each expert."""
+    used = expert_use(rows)
+    if not used:
+        return ""
+    parts = ["<p>Rows: layers. Columns: experts. Shares of the choices, in percent.</p>"]
+    for family, shares in used.items():
+        names = (family.replace("_", " "), *map(str, range(1, shares.shape[1] + 1)))
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        lines = [
+            f"<tr><th>{i}</th>{''.join(_shaded(round(100 * x), 100, BLUE) for x in layer)}</tr>"
+            for i, layer in enumerate(shares, 1)
+        ]
+        parts.append(f'<table class="matrix"><tr>{head}</tr>{"".join(lines)}</table>')
+    return "\n".join(parts)
 
 
 # --- time -------------------------------------------------------------------------------------

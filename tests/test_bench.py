@@ -1,5 +1,6 @@
 """Measuring: latencies of a policy whose slowness is known, memory of a process whose size is."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from assets import asset_path
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -17,6 +19,7 @@ from bridge.contract import (
     Status,
 )
 from tasks.bench import chunk_figures
+from tasks.bench_console import BROWSERS, PAGES, console_figures, draw_figures, table_of
 from tasks.bench_demo import session_bytes
 
 SLOW_S = 0.02
@@ -63,3 +66,31 @@ def test_memory_of_a_session() -> None:
     child.communicate(b"\n")
     assert 50e6 < held < 90e6
     assert session_bytes(child.pid) == 0
+
+
+LOOP = {
+    "loop_hz_0_pages": 50.0, "loop_hz_1_pages": 49.5, "loop_hz_4_pages": 48.0,
+    "overruns_0_pages": 0, "overruns_1_pages": 25, "overruns_4_pages": 100, "loss_percent": 4.0,
+}  # fmt: skip
+
+
+def test_what_pages_cost_is_a_table_with_a_verdict_and_a_picture() -> None:
+    lines = [line.split() for line in table_of(LOOP).splitlines()]
+    assert lines[1] == ["0", "50.00", "0.00", "0"]
+    assert lines[2] == ["1", "49.50", "1.00", "25"]
+    assert lines[3] == ["4", "48.00", "4.00", "100"]
+    assert "MORE than 2 %" in table_of(LOOP)
+    assert "within 2 %" in table_of(LOOP | {"loss_percent": 2.0})
+    assert draw_figures(LOOP).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, BROWSERS)), reason="no browser is installed: apt-get install chromium"
+)
+def test_pages_are_opened_and_the_loop_is_watched() -> None:
+    figures = console_figures(asset_path("models/bundle"), seconds=1.0)
+    assert figures.keys() == LOOP.keys()
+    assert all(figures[f"loop_hz_{n}_pages"] > 0 for n in PAGES)
+    worst = min(figures[f"loop_hz_{n}_pages"] for n in PAGES)
+    assert figures["loss_percent"] == pytest.approx(100 * (1 - worst / figures["loop_hz_0_pages"]))

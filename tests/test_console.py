@@ -1,14 +1,10 @@
-"""The console without a browser: who is let in, pages that are programs, scenes, recordings."""
+"""The console without a browser: pages that are programs, scenes, recordings."""
 
 from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,10 +14,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from bridge.contract import STATE_DIM, UserError
+from bridge.contract import STATE_DIM
 from bridge.foreign import Door
 from bridge.operator_client import Operator
 from bridge.operator_wire import Telemetry, floats
@@ -30,107 +26,12 @@ from tasks.console import page_file
 from tasks.console_film import Film
 from tasks.console_pages import Pages
 from tasks.console_robot import RobotSide
-from tasks.console_scene import Painter, Stage, reading
+from tasks.console_scene import Painter, Stage, doubt, reading
 from tasks.console_studio import Studio
-from tasks.console_web import File, listen, web_server
+from tasks.console_web import listen, web_server
 from tasks.video import VIEW_SIZE
+from tests.test_console_web import WAIT_S, fetched, free_port
 from tests.test_station import working_station
-
-ROOT = Path(__file__).parent.parent
-WAIT_S = 60.0
-TOKEN = "a token that nobody guesses"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def served(door: Door) -> Iterator[str]:
-    """A server of one file and one connection that echoes."""
-
-    def echo(connection: Any) -> None:
-        for message in connection:
-            connection.send(message)
-
-    listener, gate = listen(door)
-    content = {"/": File(b"hello", "text/plain")}
-    with web_server(listener, gate, lambda path, _: content.get(path), {"/live": echo}) as place:
-        yield place
-
-
-def fetched(place: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    request = urllib.request.Request(place, headers=headers)
-    opener = urllib.request.build_opener(_Stay)
-    try:
-        with opener.open(request, timeout=WAIT_S) as answer:
-            return answer.status, answer.read(), dict(answer.headers)
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(), dict(error.headers)
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def test_only_the_console_s_own_page_connects() -> None:
-    port = free_port()
-    with served(Door(f"http://127.0.0.1:{port}")) as place:
-        status, content, headers = fetched(place)
-        assert (status, content) == (200, b"hello")
-        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
-        assert fetched(f"{place}none")[0] == 404
-        assert fetched(place, Host="evil.example")[0] == 403, "a name made to point here"
-        line = f"ws://127.0.0.1:{port}/live"
-        with connect(line, origin=f"http://127.0.0.1:{port}") as page:  # type: ignore[arg-type]
-            page.send("hello")
-            assert page.recv(WAIT_S) == "hello"
-        with pytest.raises(InvalidStatus, match="403"):
-            connect(line, origin="http://evil.example")  # type: ignore[arg-type]
-
-
-def test_the_token_is_asked_once_and_then_a_cookie() -> None:
-    port = free_port()
-    with served(Door(f"http://127.0.0.1:{port}", token=TOKEN)) as place:
-        base = f"http://127.0.0.1:{port}/"
-        assert fetched(base)[0] == 401
-        assert fetched(f"{base}?token=wrong")[0] == 401
-        status, _, headers = fetched(place.replace(" ", "%20"))
-        assert status == 303 and headers["Location"] == "/"
-        cookie = headers["Set-Cookie"]
-        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and TOKEN not in cookie
-        assert fetched(base, Cookie=cookie.split(";")[0])[1] == b"hello"
-        with pytest.raises(InvalidStatus, match="401"):
-            connect(f"ws://127.0.0.1:{port}/live")
-
-
-@pytest.mark.parametrize(
-    ("door", "complaint"),
-    [
-        (Door("http://0.0.0.0:8090"), "--exposed"),
-        (Door("http://0.0.0.0:8090", exposed=True), "--token-file"),
-        (Door("http://127.0.0.1:8090", token="short"), "longer"),
-        (Door("ftp://127.0.0.1"), "http://127.0.0.1:8090"),
-    ],
-)
-def test_places_that_are_refused(door: Door, complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint):
-        listen(door)
-
-
-def test_a_port_in_use_is_one_line_with_another_port() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        command = [sys.executable, "-m", "hitogata", "console"]
-        command += ["--address", f"http://127.0.0.1:{port}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert str(port) in done.stderr and f"--address http://127.0.0.1:{port + 1}" in done.stderr
-
 
 # --- pages without a browser ---
 
@@ -144,7 +45,7 @@ def console_of(address: str, folder: Path, port: int) -> Iterator[Pages]:
         painter = Painter(VIEW_SIZE)
         robot = RobotSide(operator, lambda told: pages.see(told))
         studio = Studio()
-        pages = Pages(robot, painter, studio, decoded=(108, 6))
+        pages = Pages(robot, painter, studio)
         pages.film = Film(folder, painter, pages.tell_film)
         stack.callback(painter.close)
         stack.callback(robot.close)
@@ -195,7 +96,6 @@ def test_one_page_commands_the_others_watch_and_may_stop(tmp_path: Path) -> None
         assert first.ask("instruct", text="walk on") == ""
         running = second.news("moment", lambda told: told["level"] == "RUN")
         assert running["instruction"] == "walk on" and running["commander"] == "the console"
-        assert (running["tokens"], running["steps"]) == (108, 6)
         assert second.ask("stop") == ""
         assert first.news("moment", lambda told: told["level"] == "SAFE_STAND")
         time.sleep(0.6)  # what is asked in the moment of a stop is refused
@@ -235,6 +135,29 @@ def test_whatever_is_typed_is_answered_in_words(tmp_path: Path, text: str, compl
         assert page.news("answer", lambda answer: answer["number"] == -1)["fault"]
         assert "seed" in page.ask("scene", seed=-1)
         page.close()
+
+
+def test_words_of_a_language_that_was_never_taught_are_doubted() -> None:
+    for foreign in ("赤いボールまで歩いて", "иди к красному мячу", "12345 !?"):
+        assert "none of these words" in doubt(foreign)
+    for known in ("", "walk to the red ball", "Walk, please!", "geh zum roten BALL"):
+        assert doubt(known) == ""
+
+
+def test_a_fault_of_the_console_is_answered_and_told(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    def broken(*_: Any) -> str:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(RobotSide, "command", broken)
+    port = free_port()
+    with working_station(tmp_path) as (_, address), console_of(address, tmp_path, port):
+        page = Client(port)
+        assert "the console failed" in page.ask("pause")
+        assert page.ask("stop") == "", "and all the rest goes on"
+        page.close()
+    assert "a fault of ours" in caplog.text
 
 
 def test_a_page_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
@@ -316,7 +239,8 @@ def test_a_browser_that_draws_gets_model_and_states() -> None:
         with connect(f"{line}state?sid=1") as states:
             assert "role=spectator" in str(states.recv(WAIT_S))
             studio.see(told, stage)
-            assert qpos.tobytes() in states.recv(WAIT_S)
+            payload = states.recv(WAIT_S)
+            assert isinstance(payload, bytes) and qpos.tobytes() in payload
         model = fetched(f"{place}model")[1]
         assert json.loads(fetched(f"{place}model?total_bytes")[1]) == {"total_bytes": len(model)}
         part = fetched(f"{place}model?offset_bytes=10&size_bytes=20")[1]
@@ -329,6 +253,8 @@ def test_which_one_names_what_fits() -> None:
     assert balls == {("red", "ball"), ("green", "ball")}
     assert stage.fitting({"action": "wave"}) == []
     assert reading({"action": "go_to", "shape": "ball"}) == "go to the ball"
+    assert reading({"action": "unknown", "shape": "ball"}) == "something this robot cannot do"
+    assert reading({"action": "point_at"}) == "point at something"
     assert reading({"mood": "calm"}) == "mood=calm"
     assert len(stage.suggestions()) >= 3
 

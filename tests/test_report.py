@@ -5,11 +5,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from bridge.contract import CHUNK_STEPS, STAND_COMMAND, ActionChunk, Status, Thinking
 from sim.scene import Scene, scene_spec
 from tasks.episode import Frame
 from tasks.evaluate import EvaluateConfig, figures_of
+from tasks.evaluate import expert_use as use_of_episode
 from tasks.language import COLOURS, SHAPES
-from tasks.report import Clip, confusion, page, rank, rates
+from tasks.report import Clip, confusion, expert_use, page, rank, rates
 from tasks.video import CLIP_PICTURES, clip_frames, draw_clip
 
 VOID = {"meta", "img", "br", "link"}
@@ -126,6 +128,33 @@ def test_words_cannot_become_markup() -> None:
     content = of([evil], clips=[Clip("worst run", evil, b"")])
     assert "script" not in Page(content).tags and "<b>" not in content
     assert content.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)") == 2
+
+
+def test_experts_are_counted_per_layer_and_family() -> None:
+    rows = [
+        row(expert_use=[[0.5, 0.5], [1.0, 0.0]]),
+        row(expert_use=[[0.7, 0.3], [0.0, 1.0]]),
+        row(family="walk", expert_use=[[0.25, 0.75], [1.0, 0.0]]),
+        row(family="gesture", expert_use=[]),
+    ]
+    used = expert_use(rows)
+    assert list(used) == ["go_to", "walk"]
+    assert used["go_to"] == pytest.approx(np.array([[0.6, 0.4], [0.5, 0.5]]))
+    texts = Page(of(rows)).texts
+    start = texts.index("go to")
+    assert texts[start : start + 9] == ["go to", "1", "2", "1", "60", "40", "2", "50", "50"]
+
+
+def test_each_chunk_of_an_episode_counts_once() -> None:
+    def chunk(*layers: tuple[float, ...]) -> ActionChunk:
+        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+        return ActionChunk(0.0, commands, Status.ACTING, 1.0, {}, Thinking(layers))
+
+    long, short, bare = chunk((1.0, 0.0)), chunk((0.0, 1.0)), chunk()
+    played = [None, long, long, long, short, bare]
+    frames = [Frame(i / 50, np.zeros(7), chunk) for i, chunk in enumerate(played)]
+    assert use_of_episode(frames) == [[0.5, 0.5]]
+    assert use_of_episode(frames[:1]) == []
 
 
 def test_sections_without_data_are_left_out() -> None:
