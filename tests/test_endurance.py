@@ -41,6 +41,8 @@ def test_fuzz_in_miniature():
     for end, found in figures.items():
         assert found["messages"] == 600 and found["refused"] > 100, end
         assert found["growth_mb"] < 20, end
+    port = figures["operator_port"]
+    assert port["epochs"] > 1 and port["obeyed"] > 10, "mutated commands of later leases are obeyed"
 
 
 def test_a_footprint_sees_memory_files_and_threads(tmp_path):
