@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge import wire
+from bridge import sockets
 from bridge.accidents import Chaos, Frames, Way
 from bridge.contract import UserError
 
@@ -49,13 +49,13 @@ class ChaosProxy:
     ) -> None:
         self.requests, self.replies = requests, replies
         self.counters: Counter[str] = Counter()
-        self._back_address = wire.local_address(back_address)
+        self._back_address = sockets.local_address(back_address)
         self._seed, self._met = seed, 0
         self._peers: dict[bytes, _Peer] = {}
         self._context: zmq.Context[_Socket] = zmq.Context()
         self._ended = threading.Event()
         try:
-            self._front = self._listen(wire.local_address(front_address))
+            self._front = self._listen(sockets.local_address(front_address))
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -81,12 +81,7 @@ class ChaosProxy:
     def _listen(self, address: str) -> _Socket:
         front = self._context.socket(zmq.ROUTER)
         _set_options(front, address)
-        try:
-            front.bind(address)
-        except zmq.ZMQError as error:
-            raise UserError(
-                f"cannot listen at {address} ({error.strerror}): choose another address"
-            ) from error
+        sockets.bind(front, address)
         return front
 
     def _run(self) -> None:
@@ -170,7 +165,7 @@ class _Peer:
 
 
 def _set_options(socket: _Socket, address: str) -> None:
-    wire.set_options(socket, address)
+    sockets.set_options(socket, address)
     socket.sndhwm = socket.rcvhwm = _MOST_WAITING  # what is lost is lost by chance
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge import wire
+from bridge import sockets, wire
 from bridge.contract import (
     ActionChunk,
     Observation,
@@ -92,7 +92,7 @@ class RemotePolicy:
         keys: ClientKeys | None = None,
         patience_s: float = float("inf"),
     ) -> None:
-        self.address = wire.local_address(address, encrypted=keys is not None)
+        self.address = sockets.local_address(address, encrypted=keys is not None)
         self.dropped = 0
         self._timeout_s, self._patience_s = timeout_s, min(patience_s, timeout_s)
         self._waited_s = 0.0  # for answers, since the last one
@@ -101,7 +101,7 @@ class RemotePolicy:
         self._sequence = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        wire.set_options(self._socket, self.address)
+        sockets.set_options(self._socket, self.address)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_TIMEOUT_MS)
@@ -171,12 +171,7 @@ class RemotePolicy:
 
     def _connect(self) -> None:
         """Waits until the transport stands: with IMMEDIATE nothing can be sent before."""
-        try:
-            self._socket.connect(self.address)
-        except zmq.ZMQError as error:
-            raise UserError(
-                f"{self.address} is no address ({error.strerror}): choose another"
-            ) from error
+        sockets.connect(self._socket, self.address)
         # Where nobody listens this ends at once; a server on a busy machine may need a while.
         if self._monitor.poll(int(self._timeout_s * 1000)):
             event = recv_monitor_message(self._monitor)
@@ -236,7 +231,7 @@ class RemotePolicy:
 
     def _send(self, frames: list[bytes]) -> None:
         try:
-            wire.send(self._socket, frames)
+            sockets.send(self._socket, frames)
         except zmq.Again as error:
             raise self._lost() from error
 
@@ -260,7 +255,7 @@ class RemotePolicy:
         """The next reply, or None once the deadline has passed."""
         while time.monotonic() < deadline:
             try:
-                return wire.unpack_reply(self._socket.recv_multipart())
+                return wire.unpack_reply(sockets.receive(self._socket))
             except wire.WireError as error:
                 raise self._malformed(error) from error
             except zmq.Again:

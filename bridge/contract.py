@@ -10,6 +10,7 @@ import json
 import unicodedata
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -113,12 +114,8 @@ class Observation:
     @classmethod
     def from_state(cls, time_s: float, state: np.ndarray, image: np.ndarray) -> Observation:
         """The observation whose `state()` is `state` (STATE_DIM,)."""
-        parts: list[np.ndarray] = []
-        start = 0
-        for width in (N_JOINTS, N_JOINTS, 3, 3, COMMAND_DIM, 1, 3):
-            parts.append(state[start : start + width])
-            start += width
-        return cls(time_s, *parts[:5], elapsed_s=float(parts[5][0]), odometry=parts[6], image=image)
+        *body, elapsed_s, odometry = [state[part] for part in _STATE_PARTS]
+        return cls(time_s, *body, elapsed_s=float(elapsed_s[0]), odometry=odometry, image=image)
 
 
 STATE_FIELDS: tuple[str, ...] = (
@@ -133,6 +130,8 @@ STATE_FIELDS: tuple[str, ...] = (
     "odometry_yaw_rad",
 )
 STATE_DIM = len(STATE_FIELDS)
+_STATE_ENDS = list(accumulate((N_JOINTS, N_JOINTS, 3, 3, COMMAND_DIM, 1, 3), initial=0))
+_STATE_PARTS = [slice(*ends) for ends in pairwise(_STATE_ENDS)]
 # The part of the state that counts from the start of an instruction: relabelling replaces it.
 STATE_CONTEXT = slice(STATE_DIM - 4, STATE_DIM)
 
@@ -180,7 +179,10 @@ class Robot(Protocol):
     def observe(self) -> Observation: ...
 
     def apply(self, command: np.ndarray) -> None:
-        """Executes a (18,) command for one control period (1 / CONTROL_HZ)."""
+        """Executes a (18,) command for one control period (1 / CONTROL_HZ).
+
+        Whatever it raises ends in DAMP, and is told to the operator.
+        """
         ...
 
     def hold(self) -> None:

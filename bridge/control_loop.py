@@ -7,6 +7,7 @@ clock, which belongs to the robot, and the pace.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +26,15 @@ from bridge.contract import (
     check_instruction,
 )
 from bridge.safety import Level, Order, Safety
+from bridge.wire import one_line
 
 PERIOD_S = 1 / CONTROL_HZ
 # A policy is asked again this long after it was asked last, or as soon as it has answered.
 REPLAN_S = 0.3
 # Said as a whole instruction, these need no policy.
 STOP_WORDS = ("stop", "halt", "freeze", "emergency stop", "stop now", "stop immediately")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -212,10 +216,11 @@ class ControlLoop:
         rejected = self._take()
         now_s = self._clock()
         order = self.safety.step(now_s, observation)
+        if order.level < Level.DAMP and (trouble := self._apply(order.command)):
+            self.safety.cut(trouble)
+            order = self.safety.step(now_s, None)
         if order.level == Level.DAMP:
             self.robot.damp()
-        else:
-            self.robot.apply(order.command)
         return Tick(now_s, order, observation, self.chunk, rejected)
 
     def run(
@@ -227,6 +232,15 @@ class ControlLoop:
             if on_tick is not None:
                 on_tick(tick)
             pace.wait()
+
+    def _apply(self, command: np.ndarray) -> str:
+        """Moves the robot, or says in one line why it could not be."""
+        try:
+            self.robot.apply(command)
+        except Exception as error:  # a loop that ended would leave the motors as they are
+            _log.exception("the robot could not be moved")
+            return f"the robot could not be moved: {one_line(str(error)) or type(error).__name__}"
+        return ""
 
     def _observe(self) -> Observation | None:
         try:

@@ -27,7 +27,7 @@ import numpy as np
 import zmq
 from numpy.lib import format as npy
 
-from bridge import wire
+from bridge import sockets
 from bridge.contract import (
     ARMS,
     BASE_HEIGHT,
@@ -106,14 +106,9 @@ def serve_gr00t(
     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         # A ROUTER speaks to REQ as a REP would, and no lost client can wedge it.
-        wire.set_options(router, address)
+        sockets.set_options(router, address)
         router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        try:
-            router.bind(address)
-        except zmq.ZMQError as error:
-            raise UserError(
-                f"cannot serve at {address} ({error.strerror}): choose another address"
-            ) from error
+        sockets.bind(router, address)
         with stop_on_signals() as stopping:
             if ready is not None:
                 ready(router.getsockopt_string(zmq.LAST_ENDPOINT))

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge import wire
+from bridge import sockets, wire
 from bridge.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, Observation, UserError
 from bridge.control_loop import Rejected
@@ -58,7 +58,7 @@ class PolicyLink:
         timeout_s: float = 5.0,
         patience_s: float = 1.0,
     ) -> None:
-        self.address = wire.local_address(address, encrypted=keys is not None)
+        self.address = sockets.local_address(address, encrypted=keys is not None)
         self.session = 0
         self._expected, self._keys = expected, keys
         self._timeout_s, self._patience_s = timeout_s, patience_s

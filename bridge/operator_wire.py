@@ -11,18 +11,17 @@ Telemetry has one byte before it, which tells whether it holds a picture.
 
 from __future__ import annotations
 
-import socket as unix
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
 import zmq
 
+from bridge import sockets
 from bridge.contract import COMMAND_DIM, INSTRUCTION_MAX_BYTES, STATE_DIM, UserError
 from bridge.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
-from bridge.wire import WireError, local_address
+from bridge.wire import WireError
 
 PROTOCOL = 1
 BEAT_S = 0.5
@@ -257,7 +256,7 @@ class Addresses:
 
 def addresses_of(address: str, encrypted: bool = False) -> Addresses:
     """The sockets of an address; UserError unless they are encrypted or stay on this machine."""
-    address = local_address(address, encrypted)
+    address = sockets.local_address(address, encrypted)
     scheme, _, place = address.partition("://")
     if scheme == "ipc" and place != "*":
         return Addresses(address, f"{address}.stop", f"{address}.telemetry")
@@ -286,7 +285,6 @@ def listen(
 
     With keys, within their `authenticator`.
     """
-    _refuse_taken_ipc(address)
     socket = _open(context, kind, address, stops)
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
     if kind == zmq.ROUTER:
@@ -294,16 +292,12 @@ def listen(
     if keys is not None:
         secure_server(socket, keys)
     try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
+        sockets.bind(socket, address)
+    except UserError:
         socket.close()
-        raise UserError(
-            f"cannot listen at {address} ({error.strerror}): choose another address"
-        ) from error
+        raise
     if keys is not None:
         check_secured(socket)
-    if (file := _ipc_file(address)) is not None and file.is_socket():
-        file.chmod(0o600)
     return socket
 
 
@@ -326,16 +320,16 @@ def connect(
         socket.setsockopt(zmq.CONFLATE, 1)
         socket.setsockopt(zmq.SUBSCRIBE, topic)
     try:
-        socket.connect(address)
-    except zmq.ZMQError as error:
+        sockets.connect(socket, address)
+    except UserError:
         socket.close()
-        raise UserError(f"{address} is no address ({error.strerror}): choose another") from error
+        raise
     return socket
 
 
 def remove_ipc(address: str) -> None:
     """Removes the socket file of a robot that listens no more."""
-    if (file := _ipc_file(address)) is not None:
+    if (file := sockets.ipc_file(address)) is not None:
         file.unlink(missing_ok=True)
 
 
@@ -356,21 +350,3 @@ def _open(context: Context, kind: int, address: str, stops: bool) -> Socket:
         socket.setsockopt(option, value)
     socket.setsockopt(zmq.AFFINITY, _STOP_THREAD if stops else _SHARED_THREAD)
     return socket
-
-
-def _ipc_file(address: str) -> Path | None:
-    scheme, _, path = address.partition("://")
-    return Path(path) if scheme == "ipc" else None
-
-
-def _refuse_taken_ipc(address: str) -> None:
-    """ZeroMQ takes a socket file over without a word, even from a robot that is alive."""
-    file = _ipc_file(address)
-    if file is None or not file.exists():
-        return
-    with unix.socket(unix.AF_UNIX) as probe:
-        try:
-            probe.connect(str(file))
-        except OSError:
-            return  # left over by a process that was killed
-    raise UserError(f"a robot already listens at {address}: end it or choose another address")

@@ -184,9 +184,10 @@ class Safety:
         """The operator's stop: SAFE_STAND."""
         self._latch(Level.SAFE_STAND, cause)
 
-    def cut(self) -> None:
-        """The operator's cut: DAMP. A standing robot will fall."""
-        self._latch(Level.DAMP, "the operator cut the motors")
+    def cut(self, cause: str = "the operator cut the motors") -> None:
+        """The operator's cut, or that of a body that nothing can move: DAMP. A standing robot will
+        fall."""
+        self._latch(Level.DAMP, cause)
 
     def release(self, now_s: float) -> str | None:
         """Ends a latched level, to HOLD; or returns why it stays."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import secrets
 import signal
-import socket as unix
 import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import numpy as np
 import zmq
 
-from bridge import wire
+from bridge import sockets, wire
 from bridge.contract import Policy, UserError, check_instruction, contract_hash
 from bridge.keys import ServerKeys, authenticator, check_secured, secure_server
 from bridge.wire import ServerInfo
@@ -42,8 +40,7 @@ def serve_policy(
     (which resolves a port given as *) once clients can connect. Raises UserError for an address
     that is taken or unusable, or that leads off this machine without keys.
     """
-    address = wire.local_address(address, encrypted=keys is not None)
-    _refuse_taken_ipc(address)
+    address = sockets.local_address(address, encrypted=keys is not None)
     with _bound_router(address, keys) as router, stop_on_signals() as stopping:
         if ready is not None:
             ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
@@ -71,11 +68,11 @@ class _Server:
         self._router.rcvtimeo = _POLL_MS
         while not stopping.is_set():
             arrived = self._receive()
-            newest = {peer: place for place, (peer, _) in enumerate(arrived)}
-            for place, (peer, frames) in enumerate(arrived):
+            for place, (peer, frames) in enumerate(arrived, start=1):
                 if stopping.is_set():
                     break
-                reply = self._reply_to(peer, frames, superseded=place < newest[peer])
+                superseded = any(other == peer for other, _ in arrived[place:])
+                reply = self._reply_to(peer, frames, superseded)
                 if reply:
                     self._send(peer, reply)
 
@@ -88,18 +85,18 @@ class _Server:
         size = 0
         while len(arrived) < _MAX_MESSAGES_AT_ONCE and size < _MAX_MESSAGE_BYTES:
             try:
-                peer, *frames = self._router.recv_multipart()
+                peer, *frames = sockets.receive(self._router)
             except zmq.Again:
                 break
             arrived.append((peer, frames))
             size += sum(map(len, frames))
-            if not self._router.poll(0):
+            if not self._router.get(zmq.EVENTS) & zmq.POLLIN:
                 break
         return arrived
 
     def _send(self, peer: bytes, frames: list[bytes]) -> None:
         try:
-            wire.send(self._router, [peer, *frames])
+            sockets.send(self._router, [peer, *frames])
         except zmq.ZMQError as error:
             # Gone, or too slow to read: the policy waits for nobody.
             _log.info("a reply was not taken: %s", error.strerror)
@@ -192,38 +189,18 @@ def _bound_router(address: str, keys: ServerKeys | None) -> Generator[zmq.Socket
         if keys is not None:
             undo.enter_context(authenticator(context, keys))
         router = undo.enter_context(context.socket(zmq.ROUTER))
-        wire.set_options(router, address)
+        sockets.set_options(router, address)
         router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if keys is not None:
             secure_server(router, keys)
-        try:
-            router.bind(address)
-        except zmq.ZMQError as error:
-            raise UserError(
-                f"cannot serve at {address} ({error.strerror}): choose another address"
-            ) from error
+        sockets.bind(router, address)
         if keys is not None:
             check_secured(router)
-        file = Path(address.removeprefix("ipc://"))
-        if address.startswith("ipc://") and file.is_socket():
-            file.chmod(0o600)
+        if (file := sockets.ipc_file(address)) is not None:
             undo.callback(file.unlink, missing_ok=True)
             undo.callback(router.close)
         yield router
-
-
-def _refuse_taken_ipc(address: str) -> None:
-    """ZeroMQ takes a socket file over without a word, even from a server that is alive."""
-    scheme, _, path = address.partition("://")
-    if scheme != "ipc" or not Path(path).exists():
-        return
-    with unix.socket(unix.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return  # left over by a server that was killed
-    raise UserError(f"a server already answers at {address}: stop it or choose another address")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What travels between robot and policy server: messages, their frames, and the sockets' options.
+"""What travels between robot and policy server: messages, and their frames.
 
 A message is one msgpack frame, a tagged union below, followed by one raw frame per array that it
 declares. Requests carry the session of the handshake and the client's own sequence number; a reply
@@ -7,15 +7,14 @@ repeats both, so that late, repeated and foreign replies are known for what they
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
-import zmq
 
 from bridge.contract import (
     CHUNK_STEPS,
@@ -26,21 +25,18 @@ from bridge.contract import (
     Observation,
     Status,
     Thinking,
-    UserError,
 )
+from bridge.sockets import Frames
 
 PROTOCOL = 1
 LINE_CHARACTERS = 500
 _MAX_ARRAYS = 4
-_MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 _ROUNDING = 1e-3  # how far float32 may take a probability beyond 1
 _DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
-_OBSERVATION = [
-    (_DTYPES["float32"], (STATE_DIM,)),
-    (_DTYPES["uint8"], (IMAGE_SIZE, IMAGE_SIZE, 3)),
-]
-_CHUNK = [(_DTYPES["float32"], (CHUNK_STEPS, COMMAND_DIM))]
-_NAMES: dict[str, Literal["float32", "uint8"]] = {"<f4": "float32", "|u1": "uint8"}
+_NAMES: dict[np.dtype, Literal["float32", "uint8"]] = {
+    _DTYPES["float32"]: "float32",
+    _DTYPES["uint8"]: "uint8",
+}
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 _Id = Annotated[str, msgspec.Meta(max_length=200)]
 _Text = Annotated[str, msgspec.Meta(max_length=64 << 10)]
@@ -48,8 +44,6 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1 + _ROUNDING)]
 _Shares = Annotated[tuple[_Share, ...], msgspec.Meta(max_length=64)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Slots = Annotated[dict[_Id, _Text], msgspec.Meta(max_length=64)]
-
-Frames = Sequence[bytes]
 
 
 class WireError(ValueError):
@@ -69,6 +63,13 @@ class ArraySpec(msgspec.Struct, frozen=True):
 
     dtype: Literal["float32", "uint8"]
     shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=4)]
+
+
+_OBSERVATION = (
+    ArraySpec("float32", (STATE_DIM,)),
+    ArraySpec("uint8", (IMAGE_SIZE, IMAGE_SIZE, 3)),
+)
+_CHUNK = (ArraySpec("float32", (CHUNK_STEPS, COMMAND_DIM)),)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
@@ -173,9 +174,10 @@ _reply_decoder = msgspec.msgpack.Decoder(Reply)
 
 def pack(message: Message, *arrays: np.ndarray) -> list[bytes]:
     """The frames of a message with its arrays, float32 or uint8."""
-    specs = tuple([_spec_of(array) for array in arrays])
-    header = _encoder.encode(msgspec.structs.replace(message, arrays=specs))
-    return [header, *(array.tobytes() for array in arrays)]
+    if arrays:
+        specs = tuple([_spec_of(array.dtype, array.shape) for array in arrays])
+        message = msgspec.structs.replace(message, arrays=specs)
+    return [_encoder.encode(message), *[array.tobytes() for array in arrays]]
 
 
 def unpack_request(frames: Frames) -> tuple[Request, list[np.ndarray]]:
@@ -205,7 +207,7 @@ def pack_observation(
 
 def observation_of(act: Act, arrays: Sequence[np.ndarray]) -> Observation:
     """The observation in an Act, or WireError when it breaks the contract."""
-    _expect(arrays, _OBSERVATION)
+    _expect(act, _OBSERVATION)
     state, image = arrays
     if not (_finite(state) and math.isfinite(act.observed_at_s)):
         raise WireError("the observation holds values that are not finite")
@@ -223,7 +225,7 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk) -> list[bytes]:
         observed_at_s=float(chunk.observed_at_s),
         status=Status(chunk.status),
         status_probability=float(chunk.status_probability),
-        understood=dict(chunk.understood),
+        understood=chunk.understood,
         expert_use=chunk.thinking.expert_use,
         tokens=chunk.thinking.tokens,
         steps=chunk.thinking.steps,
@@ -233,7 +235,7 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk) -> list[bytes]:
 
 def chunk_of(message: Chunk, arrays: Sequence[np.ndarray]) -> ActionChunk:
     """The chunk in a Chunk, or WireError when it breaks the contract."""
-    _expect(arrays, _CHUNK)
+    _expect(message, _CHUNK)
     (commands,) = arrays
     _check_commands(commands)
     _check_probability(message.status_probability)
@@ -254,57 +256,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())[:LINE_CHARACTERS]
 
 
-def local_address(address: str, encrypted: bool = False) -> str:
-    """The address in ZeroMQ's spelling; UserError when it leaves this machine unencrypted."""
-    scheme, _, place = address.partition("://")
-    if scheme == "ipc" and place:
-        return address
-    host, _, port = place.rpartition(":")
-    if scheme == "tcp" and host and (port == "*" or port.isdecimal()):
-        host = "127.0.0.1" if host == "localhost" else host
-        if encrypted or _is_loopback(host):
-            return f"tcp://{host}:{port}"
-        raise UserError(
-            f"{address} may leave this machine, and without keys nothing on the wire is encrypted:"
-            " make keys at both ends (hitogata keys --help) and give --keys FOLDER, or use"
-            " ipc:///tmp/hitogata.sock or tcp://127.0.0.1:5555"
-        )
-    raise UserError(
-        f"{address or 'nothing'} is no address: use ipc:///tmp/hitogata.sock or"
-        " tcp://127.0.0.1:5555"
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False  # a name or an interface: it may lead anywhere
-
-
-def set_options(socket: zmq.Socket[bytes], address: str) -> None:
-    """The options both ends share: short queues, no lingering, a heartbeat."""
-    socket.linger = 0
-    socket.sndhwm = socket.rcvhwm = 4
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 200)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 600)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 600)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-    socket.setsockopt(zmq.IPV6, int("[" in address))
-
-
-def send(socket: zmq.Socket[bytes], frames: Frames) -> None:
-    """Sends a message or raises ZMQError; waits for nobody. Cheaper than send_multipart."""
-    for frame in frames[:-1]:
-        socket.send(frame, _MORE)
-    socket.send(frames[-1], zmq.NOBLOCK)
-
-
-def _spec_of(array: np.ndarray) -> ArraySpec:
-    name = _NAMES.get(array.dtype.str)
+@lru_cache
+def _spec_of(dtype: np.dtype, shape: tuple[int, ...]) -> ArraySpec:
+    name = _NAMES.get(dtype)
     if name is None:
-        raise WireError(f"{array.dtype} arrays do not travel: use float32 or uint8")
-    return ArraySpec(dtype=name, shape=array.shape)
+        raise WireError(f"{dtype} arrays do not travel: use float32 or uint8")
+    return ArraySpec(dtype=name, shape=shape)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_Message], frames: Frames) -> _Message:
@@ -323,18 +280,16 @@ def _arrays(message: Message, frames: Frames) -> list[np.ndarray]:
 
 
 def _array(spec: ArraySpec, frame: bytes) -> np.ndarray:
-    dtype = _DTYPES[spec.dtype]
-    if math.prod(spec.shape) * dtype.itemsize != len(frame):
-        raise WireError(f"{spec.dtype} {spec.shape} declared, {len(frame)} bytes sent")
-    return np.ndarray(spec.shape, dtype, frame)
+    try:
+        return np.frombuffer(frame, _DTYPES[spec.dtype]).reshape(spec.shape)
+    except ValueError as error:
+        sizes = f"{spec.dtype} {spec.shape} declared, {len(frame)} bytes sent"
+        raise WireError(sizes) from error
 
 
-def _expect(
-    arrays: Sequence[np.ndarray], terms: Sequence[tuple[np.dtype, tuple[int, ...]]]
-) -> None:
-    found = [(array.dtype, array.shape) for array in arrays]
-    if found != terms:
-        asked, sent = ([(dtype.name, shape) for dtype, shape in s] for s in (terms, found))
+def _expect(message: Message, terms: tuple[ArraySpec, ...]) -> None:
+    if message.arrays != terms:
+        asked, sent = ([(s.dtype, s.shape) for s in specs] for specs in (terms, message.arrays))
         raise WireError(f"the contract asks for {asked}, not {sent}")
 
 

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge import wire
+from bridge import sockets, wire
 from bridge.contract import (
     ARMS,
     CHUNK_STEPS,
@@ -124,7 +124,7 @@ class ScriptedPolicy:
 def serve_frames(address: str) -> None:
     """Greets like a server, answers honestly at first, then with the instruction's frames."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        wire.set_options(router, address)
+        sockets.set_options(router, address)
         router.bind(address)
         print("ready", flush=True)
         answered, earlier = 0, []

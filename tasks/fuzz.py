@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,24 +126,31 @@ def replies() -> list[Frames]:
     ]
 
 
-def wishes() -> tuple[list[Frames], list[Frames]]:
-    """What operators say: commands, and halts."""
-    terms: dict[str, Any] = {"session": _SESSION, "epoch": 1}
-    claim = operator_wire.Claim(
-        session=_SESSION, sequence=1, protocol=1, contract=contract_hash(), name="anna"
-    )
+def wishes(epoch: int, sequence: int) -> tuple[list[Frames], list[Frames]]:
+    """What operators say: commands under the lease of an epoch, and halts."""
+    terms: dict[str, Any] = {"session": _SESSION, "sequence": sequence, "epoch": epoch}
     asked = (
-        claim,
-        operator_wire.Beat(sequence=2, **terms),
-        operator_wire.Instruct(sequence=3, text="walk", **terms),
-        operator_wire.Release(sequence=4, **terms),
-        operator_wire.NewScene(sequence=5, seed=7, **terms),
-        operator_wire.Leave(sequence=6, **terms),
+        _claim(sequence),
+        operator_wire.Beat(**terms),
+        operator_wire.Instruct(text="walk", **terms),
+        operator_wire.Release(**terms),
+        operator_wire.NewScene(seed=7, **terms),
+        operator_wire.Leave(**terms),
     )
-    halts = (operator_wire.Stop(sequence=1), operator_wire.Cut(sequence=2))
+    halts = (operator_wire.Stop(sequence=sequence), operator_wire.Cut(sequence=sequence))
     return [[operator_wire.pack(each)] for each in asked], [
         [operator_wire.pack(each)] for each in halts
     ]
+
+
+def _claim(sequence: int) -> operator_wire.Claim:
+    return operator_wire.Claim(
+        session=_SESSION,
+        sequence=sequence,
+        protocol=operator_wire.PROTOCOL,
+        contract=contract_hash(),
+        name="anna",
+    )
 
 
 # --- what listens ---
@@ -151,7 +159,8 @@ def wishes() -> tuple[list[Frames], list[Frames]]:
 def fuzz(frames: int = FRAMES, seed: int = 0) -> dict[str, dict[str, float]]:
     """Sends so many mutated messages to each end; UserError names the first that breaks.
 
-    For each end: messages, how many were refused, seconds, growth of memory in MB.
+    For each end: messages, how many were refused, seconds, growth of memory in MB; for the port
+    also how many were obeyed, and of how many epochs.
     """
     ends = {"server": _fuzz_server, "client": _fuzz_client, "operator_port": _fuzz_port}
     return {name: end(frames, np.random.default_rng(seed)) for name, end in ends.items()}
@@ -256,27 +265,76 @@ def _answers(socket: zmq.Socket[bytes], patience_ms: int) -> Iterator[wire.Reply
 
 def _fuzz_port(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The robot's operator port: the sockets for commands and for stops."""
-    commands, halts = wishes()
+    clock = _Clock()
+    epoch = obeyed = 0
     with TemporaryDirectory(prefix="hitogata-") as folder:
         place = robot_address(Path(folder))
-        with OperatorPort(place, simulated=True) as port:
+        with OperatorPort(place, simulated=True, clock=clock) as port:
             with _dealer(port.addresses.commands) as peer, _dealer(port.addresses.stop) as stopper:
                 with _measured(frames) as (count, figures):
                     for number in count():
-                        socket, kind = (stopper, halts) if number % 4 == 0 else (peer, commands)
-                        message = mutated(kind[int(rng.integers(len(kind)))], rng)
-                        _heard(port, socket, message)
+                        clock.now_s += PERIOD_S
+                        if number % _LOOK_EVERY == 0 or not port.commander:
+                            epoch = _claimed(port, peer, clock)
+                        # Of an older epoch, or with an older number, they would not be obeyed.
+                        commands, halts = wishes(epoch, number + 1)
+                        if number % 4 == 0:
+                            _heard(port, stopper, mutated(_one_of(halts, rng), rng))
+                            continue
+                        for frame in _heard(port, peer, mutated(_one_of(commands, rng), rng)):
+                            reply = operator_wire.unpack(operator_wire.REPLIES, frame)
+                            obeyed += isinstance(reply, operator_wire.Done)
+                            epoch = _epoch_of(reply) or epoch
                 _still_stops(port, stopper)
-            return figures | {"refused": port.counters["malformed_messages"]}
+            refused = port.counters["malformed_messages"]
+    return figures | {"refused": refused, "obeyed": obeyed, "epochs": epoch}
 
 
-def _heard(port: OperatorPort, socket: zmq.Socket[bytes], message: Frames) -> None:
+@dataclass
+class _Clock:
+    """The port's own time: a period for each message, however fast they come."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def _one_of(messages: list[Frames], rng: np.random.Generator) -> Frames:
+    return messages[int(rng.integers(len(messages)))]
+
+
+def _claimed(port: OperatorPort, peer: zmq.Socket[bytes], clock: _Clock) -> int:
+    """The epoch of a fresh lease; the last one, whatever its number has become, goes stale."""
+    clock.now_s += 2 * operator_wire.STALE_S
+    port.poll()
+    clock.now_s += operator_wire.STALE_S / 2  # a port that slept so long obeys nobody for a while
+    port.poll()
+    deadline = time.monotonic() + HANGS_MS / 1000
+    frames = _heard(port, peer, [operator_wire.pack(_claim(0))])
+    while time.monotonic() < deadline:
+        for frame in frames:
+            if epoch := _epoch_of(operator_wire.unpack(operator_wire.REPLIES, frame)):
+                return epoch
+        port.poll()
+        frames = [peer.recv()] if peer.poll(1) else []
+    raise UserError(f"the operator port has lent nothing for {HANGS_MS / 1000:g} s")
+
+
+def _epoch_of(reply: operator_wire.AnyReply) -> int:
+    return reply.epoch if isinstance(reply, operator_wire.Lease) else 0
+
+
+def _heard(port: OperatorPort, socket: zmq.Socket[bytes], message: Frames) -> list[bytes]:
+    """Sends a message; what has been answered so far."""
     while not socket.poll(0, zmq.POLLOUT):
         port.poll()
     socket.send_multipart(message, zmq.NOBLOCK)
     port.poll()
+    answers: list[bytes] = []
     while socket.poll(0):
-        socket.recv_multipart()
+        answers.append(socket.recv())
+    return answers
 
 
 def _still_stops(port: OperatorPort, stopper: zmq.Socket[bytes]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bridge.chaos import Chaos, ChaosProxy
+from bridge.contract import UserError
 from bridge.safety import Level
 from tasks.fault_rig import Child, Rig, bundle_server, command, policy_address, robot_at_work
 from tasks.fault_trace import verdict
@@ -61,6 +62,7 @@ class Soak:
     def __init__(self, folder: Path, rng: np.random.Generator) -> None:
         self.counts: Counter[str] = Counter()
         self.wrong: set[str] = set()
+        self.doing = "beginning"
         self._folder, self._rng = folder, rng
         self._front = f"ipc://{folder}/network.sock"
         self._serving, self._network = ExitStack(), ExitStack()
@@ -80,7 +82,8 @@ class Soak:
         """One fault at random, and what an operator does after it."""
         faults = (self._kill, self._suspend, self._disturb, self._stop)
         fault: Callable[[], None] = faults[int(self._rng.integers(len(faults)))]
-        self.counts[fault.__name__.strip("_")] += 1
+        self.doing = fault.__name__.strip("_")
+        self.counts[self.doing] += 1
         fault()
         self._instruct()
         time.sleep(float(self._rng.uniform(*_QUIET_S)))
@@ -90,6 +93,7 @@ class Soak:
 
     def settled(self) -> Footprint:
         """What this process holds with a fresh network and a running robot."""
+        self.doing = "settling"
         self._network.close()
         self._proxy = self._connect()
         self._instruct()
@@ -151,11 +155,17 @@ class Soak:
 
 
 def soak(config: SoakConfig = SoakConfig()) -> dict[str, Any]:
-    """Soaks a robot; how often each fault came, what has grown, and an outcome as of a fault."""
+    """Soaks a robot; how often each fault came, what has grown, and an outcome as of a fault.
+
+    What ends the soak before its time is named among what was wrong, beside the figures so far.
+    """
     rng = np.random.default_rng(config.seed)
-    ends_s = time.monotonic() + 60 * config.minutes
-    warm_s = time.monotonic() + min(WARM_UP_S, 15 * config.minutes)
+    begun_s = time.monotonic()
+    ends_s = begun_s + 60 * config.minutes
+    warm_s = begun_s + min(WARM_UP_S, 15 * config.minutes)
     before: Footprint | None = None
+    after: Footprint | None = None
+    told = ""
     with TemporaryDirectory(prefix="hitogata-") as folder:
         soaked = Soak(Path(folder), rng)
         try:
@@ -165,32 +175,43 @@ def soak(config: SoakConfig = SoakConfig()) -> dict[str, Any]:
                 if before is None and time.monotonic() > warm_s:
                     before = soaked.settled()
             after = soaked.settled()
-            read = soaked.rig.until(lambda seen: True)
+            told = soaked.rig.until(lambda seen: True).cause
+        except (TimeoutError, UserError, RuntimeError) as error:
+            soaked.wrong |= {f"{soaked.doing}: {error}", *soaked.rig.forget()}
         finally:
             soaked.close()
-    return _figures(config, soaked, before, after) | {"operator": read.cause}
-
-
-def _figures(
-    config: SoakConfig, soaked: Soak, before: Footprint, after: Footprint
-) -> dict[str, Any]:
-    growth_mb = after.memory_mb - before.memory_mb
-    wrong = sorted(soaked.wrong)
-    wrong += [f"memory grew by {growth_mb:.0f} MB"] if growth_mb > MOST_GROWTH_MB else []
-    for kind in ("files", "threads"):
-        if (leaked := getattr(after, kind) - getattr(before, kind)) > 0:
-            wrong.append(f"{leaked} {kind} leaked")
-    outcome = verdict(wrong, f"upright after {config.minutes:g} minutes", "")
+    minutes = min(config.minutes, (time.monotonic() - begun_s) / 60)
+    grown = _growth(before, after) if before and after else {}
+    wrong = sorted(soaked.wrong) + _leaks(grown)
+    outcome = verdict(wrong, f"upright after {minutes:.3g} minutes", told)
     counters = {name: int(soaked.rig.station.loop.safety.counters[name]) for name in _SHOWN}
     return {
         **asdict(outcome),
-        "minutes": config.minutes,
+        "minutes": minutes,
         "faults": dict(soaked.counts),
-        "growth_mb": growth_mb,
-        "files": [before.files, after.files],
-        "threads": [before.threads, after.threads],
+        **grown,
         **counters,
     }
+
+
+def _growth(before: Footprint, after: Footprint) -> dict[str, Any]:
+    return {
+        "growth_mb": after.memory_mb - before.memory_mb,
+        "files": [before.files, after.files],
+        "threads": [before.threads, after.threads],
+    }
+
+
+def _leaks(grown: dict[str, Any]) -> list[str]:
+    """What has grown more than it should, in words."""
+    found: list[str] = []
+    if (growth_mb := grown.get("growth_mb", 0.0)) > MOST_GROWTH_MB:
+        found.append(f"memory grew by {growth_mb:.0f} MB")
+    for kind in ("files", "threads"):
+        first, last = grown.get(kind, (0, 0))
+        if last > first:
+            found.append(f"{last - first} {kind} leaked")
+    return found
 
 
 _SHOWN = ("rejected", "clamped", "holds", "stands", "damps")

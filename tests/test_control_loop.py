@@ -186,6 +186,27 @@ def test_a_silent_robot_is_held_then_damped():
     assert puppet.damped > 0
 
 
+def test_a_robot_that_cannot_be_moved_brakes_until_released():
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.3)
+
+    def refuse(command):
+        raise ValueError("the walker was given gravity that is\nnot finite")
+
+    puppet.apply = refuse
+    struck = loop.tick()
+    assert struck.order.level == Level.DAMP and puppet.damped == 1
+    assert struck.order.cause == (
+        "the robot could not be moved: the walker was given gravity that is not finite"
+    )
+    del puppet.apply
+    assert set(ticks(loop, 1.0)) == {Level.DAMP}, "latched, though it could be moved again"
+    assert loop.safety.counters["damps"] == 1
+    assert loop.release() is None
+    assert ticks(loop, 0.3)[-1] == Level.RUN
+
+
 def test_joins_are_bounded_in_value_and_rate():
     rng = np.random.default_rng(0)
 

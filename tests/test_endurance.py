@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tasks.fault_peer import walk_commands
 from tasks.footprint import footprint_of
 from tasks.fuzz import fuzz, mutated, played, replies
 from tasks.load import LoadConfig, put_load
-from tasks.soak import SoakConfig, soak
+from tasks.soak import Soak, SoakConfig, soak
 
 
 def test_mutations_differ_and_repeat_by_seed():
@@ -41,6 +43,8 @@ def test_fuzz_in_miniature():
     for end, found in figures.items():
         assert found["messages"] == 600 and found["refused"] > 100, end
         assert found["growth_mb"] < 20, end
+    port = figures["operator_port"]
+    assert port["epochs"] > 1 and port["obeyed"] > 0, "mutated commands of later leases are obeyed"
 
 
 def test_a_footprint_sees_memory_files_and_threads(tmp_path):
@@ -61,6 +65,32 @@ def test_load_in_miniature():
     figures = put_load(LoadConfig(clients=3, hz=2.0, seconds=4.0))
     assert figures["clients"] == 3 and figures["faults"] == 0
     assert figures["answered_hz"] > 1.0 and figures["p99_ms"] >= figures["p50_ms"] > 0
+
+
+def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkeypatch):
+    counters = {"rejected": 3, "clamped": 0, "holds": 2, "stands": 1, "damps": 0}
+    station = SimpleNamespace(loop=SimpleNamespace(safety=SimpleNamespace(counters=counters)))
+
+    def befall(soaked):
+        soaked.doing = "kill"
+        soaked.counts["kill"] += 1
+        if soaked.counts["kill"] == 3:
+            raise TimeoutError("the robot never showed it; last seen HOLD")
+
+    def begin(soaked, folder, rng):
+        soaked.counts, soaked.wrong = Counter(), {"it limped"}
+        soaked.rig = SimpleNamespace(station=station, forget=lambda: ["a command was not finite"])
+
+    monkeypatch.setattr(Soak, "__init__", begin)
+    monkeypatch.setattr(Soak, "settled", lambda soaked: footprint_of())
+    monkeypatch.setattr(Soak, "befall", befall)
+    monkeypatch.setattr(Soak, "close", lambda soaked: None)
+    figures = soak(SoakConfig(minutes=1.0))
+    assert not figures["passed"]
+    for wrong in ("kill: the robot never showed it", "it limped", "not finite"):
+        assert wrong in figures["robot"]
+    assert figures["faults"] == {"kill": 3} and figures["rejected"] == 3
+    assert figures["minutes"] < 0.5 and "growth_mb" not in figures
 
 
 @pytest.mark.slow

@@ -23,6 +23,9 @@ from bridge.recorder import Recorder
 from bridge.recording import read_recording
 from bridge.safety import Level, Safety
 from bridge.station import Station
+from sim.scene import Scene
+from sim.walker import command_limits
+from sim.world import World
 from tests.test_control_loop import Puppet, Walk
 from tests.test_safety import LIMITS
 
@@ -105,6 +108,42 @@ def test_a_stop_word_stops_and_a_lost_commander_ends_the_instruction(tmp_path):
         bert.claim()
         bert.instruct("Stop!")
         assert "told to" in seen(bert, lambda t: t.level == Level.SAFE_STAND).cause
+
+
+def test_a_body_that_is_nowhere_brakes_until_released(tmp_path):
+    """The real walker refuses a state that is not finite: the loop goes on, at DAMP."""
+    world, address = World(Scene(), render=False), f"ipc://{tmp_path}/robot.sock"
+    loop = ControlLoop(world, DirectLink(Walk()), Safety(command_limits()), lambda: world.time_s)
+    with (
+        OperatorPort(address) as port,
+        Recorder(tmp_path / "box") as recorder,
+        Operator(address, "anna", WAIT_S) as anna,
+    ):
+        station = Station(loop, port, recorder)
+        loop.instruct("walk on")
+        levels = [station.period().order.level for _ in range(25)]
+        assert levels[-1] == Level.RUN
+        world.data.qvel[8] = np.nan
+        struck = station.period()
+        refused = "the walker was given joint velocities that are not finite"
+        cause = f"the robot could not be moved: {refused}"
+        assert (struck.order.level, struck.order.cause) == (Level.DAMP, cause)
+        assert np.isfinite(world.data.qvel).all(), "the simulation begins anew"
+        after = [station.period().order for _ in range(50)]
+        assert {(order.level, order.cause) for order in after} == {(Level.DAMP, cause)}, "latched"
+        while (told := anna.telemetry(0.1)) is None or told.level != Level.DAMP:
+            station.period()
+        assert told.cause == cause
+        assert loop.safety.counters["damps"] == 1
+        world.reset()
+        loop.idle()
+        assert station.period().order.level == Level.DAMP, "only a release ends it"
+        assert loop.release() is None
+        assert station.period().order.level == Level.HOLD
+    [recording] = sorted((tmp_path / "box").glob("recording-*.npz"))
+    kept = read_recording(recording)
+    assert kept.events[0][1] == f"DAMP: {cause}"
+    assert np.isfinite(kept.sent).all()
 
 
 @pytest.mark.slow

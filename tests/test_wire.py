@@ -7,10 +7,11 @@ import dataclasses
 import msgspec
 import numpy as np
 import pytest
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import wire
+from bridge import sockets, wire
 from bridge.contract import (
     IMAGE_SIZE,
     INSTRUCTION_MAX_BYTES,
@@ -176,17 +177,17 @@ def test_a_status_has_a_probability(probability):
 
 
 def test_only_addresses_on_this_machine():
-    assert wire.local_address("ipc:///tmp/a.sock") == "ipc:///tmp/a.sock"
-    assert wire.local_address("tcp://localhost:5555") == "tcp://127.0.0.1:5555"
-    assert wire.local_address("tcp://127.1.2.3:*") == "tcp://127.1.2.3:*"
-    assert wire.local_address("tcp://[::1]:5555") == "tcp://[::1]:5555"
+    assert sockets.local_address("ipc:///tmp/a.sock") == "ipc:///tmp/a.sock"
+    assert sockets.local_address("tcp://localhost:5555") == "tcp://127.0.0.1:5555"
+    assert sockets.local_address("tcp://127.1.2.3:*") == "tcp://127.1.2.3:*"
+    assert sockets.local_address("tcp://[::1]:5555") == "tcp://[::1]:5555"
     for address in ("tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://10.0.0.1:1", "tcp://robot:1"):
         with pytest.raises(UserError, match=r"--keys FOLDER, or use ipc"):
-            wire.local_address(address)
-        assert wire.local_address(address, encrypted=True) == address
+            sockets.local_address(address)
+        assert sockets.local_address(address, encrypted=True) == address
     for address in ("udp://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "", "nonsense", "tcp://a:b"):
         with pytest.raises(UserError, match="use ipc"):
-            wire.local_address(address, encrypted=True)
+            sockets.local_address(address, encrypted=True)
 
 
 def test_instructions_are_one_line_of_text():
@@ -198,3 +199,28 @@ def test_instructions_are_one_line_of_text():
         with pytest.raises(UserError) as caught:
             check_instruction(instruction)
         assert "\n" not in str(caught.value)
+
+
+def test_messages_go_through_sockets_whole():
+    with zmq.Context() as context, context.socket(zmq.PAIR) as a, context.socket(zmq.PAIR) as b:
+        b.bind("inproc://here")
+        a.connect("inproc://here")
+        for sent in ([b"one"], [b"", b"two"], [b"head", b"x" * 100_000, b"", b"tail"]):
+            sockets.send(a, sent)
+            assert sockets.receive(b) == sent
+
+
+def test_a_full_queue_is_told_and_nothing_of_the_message_stays():
+    with zmq.Context() as context, context.socket(zmq.PUSH) as a, context.socket(zmq.PULL) as b:
+        a.sndhwm = b.rcvhwm = 1
+        a.linger = 0
+        b.bind("inproc://here")
+        a.connect("inproc://here")
+        numbers = iter(range(100))
+        with pytest.raises(zmq.Again):
+            for number in numbers:
+                sockets.send(a, [bytes([number]), b"end"])
+        taken = next(numbers) - 1
+        assert [sockets.receive(b)[0][0] for _ in range(taken)] == list(range(taken))
+        sockets.send(a, [b"again", b"end"])
+        assert sockets.receive(b) == [b"again", b"end"], "room is found at once"
