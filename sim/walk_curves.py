@@ -114,6 +114,5 @@ def _matching(curves: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
         name
         for name in curves
         for want in wanted
-        if curves[name]
-        and (name.startswith(want[:-1]) if want.endswith("*") else name == want)
+        if curves[name] and (name.startswith(want[:-1]) if want.endswith("*") else name == want)
     ]
