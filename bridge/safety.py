@@ -3,7 +3,7 @@
     RUN         a chunk is playing
     HOLD        no valid step: the pose is kept, the base comes to rest
     SAFE_STAND  latched: the arms come home and the walker keeps the balance
-    DAMP        latched: motors only brake
+    DAMP        latched: motors only brake, unless a fallen robot was let get up
 
 The more severe level wins. A latched level ends by an operator's release alone. Nothing here reads
 a clock, a socket or a file: times come as arguments, in seconds of one monotonic clock.
@@ -210,6 +210,16 @@ class Safety:
         if self._expecting_since_s is not None:
             self.expect(now_s, chunks=True)
         return None
+
+    def is_down(self, now_s: float) -> bool:
+        """Whether the robot has fallen and lies there."""
+        trouble = self._body_trouble(now_s)
+        return self.level == Level.DAMP and trouble is not None and trouble[1] == FALLEN
+
+    def after_fall(self, level: Level, cause: str) -> None:
+        """What has become of a fallen robot: up to SAFE_STAND, or still at DAMP."""
+        assert level >= Level.SAFE_STAND, "only a release goes further"
+        self._latched = (level, cause)
 
     # --- every period ---
 

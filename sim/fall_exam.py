@@ -1,13 +1,22 @@
-"""Examines how soon a fall is noticed, and that no walk which goes on is taken for one."""
+"""Examines falls: how soon they are noticed, what is taken for one, who gets up again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 
-from bridge.contract import ARMS, CONTROL_HZ, N_ARM_JOINTS, STAND_COMMAND
+from bridge.contract import (
+    ARMS,
+    CONTROL_HZ,
+    DAMP_KD_NMS_RAD,
+    N_ARM_JOINTS,
+    N_JOINTS,
+    STAND_COMMAND,
+)
 from bridge.safety import KNEES, SafetyConfig, is_falling
+from sim.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.robot import joint_facts
 from sim.scene import Scene, scene_spec
 from sim.walk_bodies import BodyBatch
@@ -15,6 +24,7 @@ from sim.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
 from sim.world import FALLEN_HEIGHT_M
 
 LOST_TILT_COS = np.cos(np.pi / 4)
+LYING_S, STANDING_S, DROP_M = 1.5, 2.0, 0.45
 COMMAND_S, PUSH_S, ORDINARY_PUSH_M_S = 2.5, 2.0, 0.8
 
 
@@ -91,3 +101,56 @@ def _commands(rng: np.random.Generator, n: int) -> np.ndarray:
     raised = rng.random((n, 1)) < 0.3
     commands[:, ARMS] += raised * rng.uniform(-0.5, 0.5, (n, N_ARM_JOINTS))
     return commands
+
+
+def examine_getting_up(n: int = 30, seed: int = 0) -> np.ndarray:
+    """(n,) bool: which of `n` robots got up and stood on the walker for two seconds.
+
+    They were dropped with their motors braking, in random poses, every other one face down.
+    """
+    rng, kp, kd = np.random.default_rng(seed), joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
+    model, every = scene_spec(Scene()).compile(), np.ones(n, dtype=bool)
+    limp = BodyBatch(model, n, np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD), threads=1)
+    limp.qpos[:] = _dropped(rng, n)
+    for _ in range(round(LYING_S * CONTROL_HZ)):
+        limp.step(limp.joint_pos, every)
+
+    stiff = BodyBatch(model, n, STIFFNESS_RATIO * kp, DAMPING_RATIO * kd, threads=1)
+    stiff.qpos[:], stiff.qvel[:] = limp.qpos, limp.qvel
+    ways, targets = [GetUp() for _ in range(n)], stiff.joint_pos.copy()
+    rising = every.copy()
+    while rising.any():
+        gravity = stiff.gravity()
+        for i in np.flatnonzero(rising):
+            wanted = ways[i].step(stiff.joint_pos[i], stiff.qvel[i, 3:6], gravity[i])
+            if wanted is None:
+                rising[i] = False
+            else:
+                targets[i] = wanted
+        stiff.step(targets, rising)
+
+    bodies, walker = BodyBatch(model, n, kp, kd, threads=1), Walker(n=n)
+    bodies.qpos[:], bodies.qvel[:] = stiff.qpos, stiff.qvel
+    stands = ~np.array([way.failed for way in ways])
+    commands = np.tile(STAND_COMMAND, (n, 1))
+    for _ in range(round(STANDING_S * CONTROL_HZ)):
+        turn, gravity = bodies.qvel[:, 3:6], bodies.gravity()
+        bodies.step(
+            walker.step(commands, bodies.joint_pos, bodies.joint_vel, turn, gravity), stands
+        )
+        stands &= ~bodies.fallen()
+    return stands
+
+
+def _dropped(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(n, 36) positions of robots over the floor, lying in the air in random poses."""
+    low, high = joint_facts("range_rad").T
+    qpos = np.zeros((n, 7 + N_JOINTS))
+    qpos[:, 2] = DROP_M
+    for i in range(n):
+        pitch = (np.pi / 2 if i % 2 else -np.pi / 2) + rng.uniform(-0.3, 0.3)
+        angles = np.array([rng.uniform(-np.pi, np.pi), pitch, rng.uniform(-0.4, 0.4)])
+        mujoco.mju_euler2Quat(qpos[i, 3:7], angles, "zyx")
+    near = joint_facts("home_rad") + rng.uniform(-0.5, 0.5, (n, N_JOINTS))
+    qpos[:, 7:] = np.clip(near, low, high)
+    return qpos
