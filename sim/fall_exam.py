@@ -25,6 +25,7 @@ from sim.world import FALLEN_HEIGHT_M
 
 LOST_TILT_COS = np.cos(np.pi / 4)
 LYING_S, STANDING_S, DROP_M = 1.5, 2.0, 0.45
+AFTER_FALL_S = 0.5  # a robot that sinks on its knees goes on falling
 COMMAND_S, PUSH_S, ORDINARY_PUSH_M_S = 2.5, 2.0, 0.8
 
 
@@ -73,21 +74,25 @@ def _walk(
     bodies.place(rng.uniform(-np.pi, np.pi, n), joint_facts("home_rad"))
     walker, every = Walker(n=n), np.ones(n, dtype=bool)
     lost, alarm, fell = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=bool)
+    left = np.full(n, round(AFTER_FALL_S * CONTROL_HZ))
     for period in range(round(seconds * CONTROL_HZ)):
         if period % round(COMMAND_S * CONTROL_HZ) == 0:
             commands = _commands(rng, n)
-        if period and period % round(PUSH_S * CONTROL_HZ) == 0:
+        # None in the last seconds: the run must tell whether it led to a fall.
+        shoved = period % round(PUSH_S * CONTROL_HZ) == 0
+        if period and shoved and period <= (seconds - PUSH_S) * CONTROL_HZ:
             angle, speed = rng.uniform(-np.pi, np.pi, n), rng.uniform(slow_m_s, fast_m_s, n)
             bodies.push(every, speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
         gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
-        standing = ~fell & ~bodies.fallen()
+        moving = left > 0
         targets = walker.step(commands, bodies.joint_pos, bodies.joint_vel, turn, gravity)
-        bodies.step(targets, standing)
-        fell |= ~standing | bodies.fallen()
+        bodies.step(targets, moving)
+        fell |= bodies.fallen()
+        left -= fell
         gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
         beyond = (gravity[:, 2] > -LOST_TILT_COS) | (bodies.height() < FALLEN_HEIGHT_M)
         lost[beyond] = np.minimum(lost[beyond], period)
-        for i in np.flatnonzero(standing & np.isinf(alarm)):
+        for i in np.flatnonzero(moving & np.isinf(alarm)):
             if is_falling(gravity[i], turn[i], bodies.joint_pos[i, KNEES], SafetyConfig()):
                 alarm[i] = period
     return lost, alarm, fell
