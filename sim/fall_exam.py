@@ -56,7 +56,7 @@ def examine_falls(n: int = 60, seed: int = 0, seconds: float = 7.0) -> FallExam:
     rng = np.random.default_rng(seed)
     fall_lost, fall_alarm, fell = _walk(rng, n, PUSH_S + 2.5, 1.6, 3.0)
     _, walk_alarm, walk_fell = _walk(rng, n, seconds, ORDINARY_PUSH_M_S, ORDINARY_PUSH_M_S)
-    noticed = (fall_alarm - fall_lost)[fell] / CONTROL_HZ
+    noticed = (fall_alarm[fell] - fall_lost[fell]) / CONTROL_HZ
     return FallExam(
         noticed_s=tuple(noticed.tolist()),
         walks=int((~walk_fell).sum()),
