@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +64,15 @@ class Link(Protocol):
 
     def reset(self) -> None:
         """Forgets questions and answers, and lets the policy forget."""
+        ...
+
+
+@runtime_checkable
+class SelfRighting(Protocol):
+    """A robot that can get up from lying."""
+
+    def get_up(self) -> bool | None:
+        """One control period on the way up; or, without moving, whether it has come to stand."""
         ...
 
 
@@ -155,6 +164,7 @@ class ControlLoop:
         self._session = link.session
         self._lost = False
         self._begun_at_s = -np.inf
+        self._rising = False
 
     # --- what operators do ---
 
@@ -182,14 +192,24 @@ class ControlLoop:
         """Ends the instruction and stands safely, until released."""
         self.idle()
         self.safety.stop(cause)
+        self._stay_down("stopped as the robot got up")
 
     def cut(self) -> None:
         """Lets the motors only brake, until released."""
         self.idle()
         self.safety.cut()
+        self._stay_down("the operator cut the motors")
 
     def release(self) -> str | None:
-        """Ends a latched level, or says why it stays. What was asked of the policy is void."""
+        """Ends a latched level, or says why it stays. What was asked of the policy is void.
+
+        A robot that lies gets up, if it can, to SAFE_STAND, which another release ends.
+        """
+        if self.safety.is_down(self._clock()) and isinstance(self.robot, SelfRighting):
+            if not self._rising:
+                self._rising = True
+                self.safety.after_fall(Level.DAMP, "the robot is getting up")
+            return "release again once it stands"
         if self.link.trouble:
             return self.link.trouble
         stays = self.safety.release(self._clock())
@@ -199,6 +219,11 @@ class ControlLoop:
             self._begun_at_s = self._clock()
             self._asked_at_s = -np.inf
         return stays
+
+    def _stay_down(self, cause: str) -> None:
+        if self._rising:
+            self._rising = False
+            self.safety.after_fall(Level.DAMP, cause)
 
     def _forget(self) -> None:
         self.instruction, self.chunk = "", None
@@ -216,12 +241,32 @@ class ControlLoop:
         rejected = self._take()
         now_s = self._clock()
         order = self.safety.step(now_s, observation)
+        if self._rising:
+            stands = self._get_up(observation)
+            if stands is None:
+                return Tick(now_s, order, observation, self.chunk, rejected)
+            order = self.safety.step(now_s, observation)
         if order.level < Level.DAMP and (trouble := self._apply(order.command)):
             self.safety.cut(trouble)
             order = self.safety.step(now_s, None)
         if order.level == Level.DAMP:
             self.robot.damp()
         return Tick(now_s, order, observation, self.chunk, rejected)
+
+    def _get_up(self, observation: Observation | None) -> bool | None:
+        """None while the robot moves on its way up; else whether it stands."""
+        assert isinstance(self.robot, SelfRighting)
+        try:
+            stands = self.robot.get_up() if observation is not None else False
+        except Exception:  # as in `_apply`
+            _log.exception("the robot could not be moved")
+            stands = False
+        if stands:
+            self._rising = False
+            self.safety.after_fall(Level.SAFE_STAND, "the robot has got up")
+        elif stands is not None:
+            self._stay_down("the robot could not get up")
+        return stands
 
     def run(
         self, stopping: threading.Event, pace: Pace, on_tick: Callable[[Tick], None] | None = None

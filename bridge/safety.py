@@ -3,7 +3,7 @@
     RUN         a chunk is playing
     HOLD        no valid step: the pose is kept, the base comes to rest
     SAFE_STAND  latched: the arms come home and the walker keeps the balance
-    DAMP        latched: motors only brake
+    DAMP        latched: motors only brake, unless a fallen robot was let get up
 
 The more severe level wins. A latched level ends by an operator's release alone. Nothing here reads
 a clock, a socket or a file: times come as arguments, in seconds of one monotonic clock.
@@ -24,6 +24,7 @@ from bridge.contract import (
     CHUNK_STEPS,
     COMMAND_DIM,
     CONTROL_HZ,
+    JOINT_NAMES,
     N_ARM_JOINTS,
     STAND_COMMAND,
     ActionChunk,
@@ -32,6 +33,8 @@ from bridge.contract import (
 from bridge.playback import ChunkPlayer
 
 PERIOD_S = 1 / CONTROL_HZ
+FALLEN = "the robot has fallen"
+KNEES = [JOINT_NAMES.index(f"{side}_knee_joint") for side in ("left", "right")]
 
 
 class Level(IntEnum):
@@ -64,15 +67,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class SafetyConfig:
-    """The ladder's triggers. Every duration is in seconds, every angle in radians."""
+    """The ladder's triggers. Every duration is in seconds, every angle in radians.
+
+    A fall is a lean past `fall_lean_rad`; a lean past `fall_onset_rad` that will exceed
+    `fall_soon_rad` within `fall_ahead_s`; or both knees bent past `fall_knees_rad`, on which a
+    robot kneels. Ordinary walks with shoves of 0.8 m/s lean by up to 0.46, are about to lean by up
+    to 0.78, and no squat bends both knees by more than 2.0.
+    """
 
     state_hold_s: float = 0.05
     state_damp_s: float = 0.2
     image_hold_s: float = 0.5
     hold_stand_s: float = 0.5
     rejected_in_a_row: int = 5
-    roll_rad: float = 0.9
-    pitch_rad: float = 1.3
+    fall_lean_rad: float = 0.8
+    fall_onset_rad: float = 0.5
+    fall_soon_rad: float = 1.0
+    fall_ahead_s: float = 0.15
+    fall_knees_rad: float = 2.5
     ramp_s: float = 0.2
     stand_s: float = 1.0
 
@@ -200,6 +212,16 @@ class Safety:
             self.expect(now_s, chunks=True)
         return None
 
+    def is_down(self, now_s: float) -> bool:
+        """Whether the robot has fallen and lies there."""
+        trouble = self._body_trouble(now_s)
+        return self.level == Level.DAMP and trouble is not None and trouble[1] == FALLEN
+
+    def after_fall(self, level: Level, cause: str) -> None:
+        """What has become of a fallen robot: up to SAFE_STAND, or still at DAMP."""
+        assert level >= Level.SAFE_STAND, "only a release goes further"
+        self._latched = (level, cause)
+
     # --- every period ---
 
     def step(self, now_s: float, body: Observation | None) -> Order:
@@ -249,10 +271,11 @@ class Safety:
         silent_s = now_s - self._state_at_s
         if silent_s > c.state_damp_s:
             return Level.DAMP, f"the robot's state has been silent for over {c.state_damp_s:g} s"
-        if self._body is not None:
-            roll, pitch = tilt(self._body.gravity)
-            if abs(roll) > c.roll_rad or abs(pitch) > c.pitch_rad:
-                return Level.DAMP, "the robot has fallen"
+        body = self._body
+        if body is not None and is_falling(
+            body.gravity, body.base_ang_vel_rad_s, body.joint_pos_rad[KNEES], c
+        ):
+            return Level.DAMP, FALLEN
         if self._body is None or silent_s > c.state_hold_s:
             return Level.HOLD, "the robot's state is late"
         return None
@@ -309,6 +332,31 @@ def tilt(gravity: np.ndarray) -> tuple[float, float]:
     """Roll and pitch (rad) of a body in which gravity points along a unit vector (3,)."""
     x, y, z = (float(value) for value in gravity)
     return float(np.arctan2(-y, -z)), float(np.arcsin(np.clip(x, -1, 1)))
+
+
+def is_falling(
+    gravity: np.ndarray, ang_vel: np.ndarray, knees: np.ndarray, config: SafetyConfig
+) -> bool:
+    """Whether a robot has fallen or surely will, by what its own IMU, gyro and knees say.
+
+    `gravity` (3,) is a unit vector and `ang_vel` (3,) rad/s, both in the body's frame; `knees` (2,)
+    rad.
+    """
+    lean_rad, rate_rad_s = lean(gravity, ang_vel)
+    soon_rad = lean_rad + config.fall_ahead_s * rate_rad_s
+    return bool(
+        lean_rad > config.fall_lean_rad
+        or (lean_rad > config.fall_onset_rad and soon_rad > config.fall_soon_rad)
+        or knees.min() > config.fall_knees_rad
+    )
+
+
+def lean(gravity: np.ndarray, ang_vel: np.ndarray) -> tuple[float, float]:
+    """How far a body is from upright (rad, 0 to pi) and how fast it leans further (rad/s)."""
+    x, y, z = (float(value) for value in gravity)
+    across = max(float(np.hypot(x, y)), 1e-6)
+    # Seen from the body, gravity turns by -ang_vel x gravity.
+    return float(np.arctan2(across, -z)), float(ang_vel[1] * x - ang_vel[0] * y) / across
 
 
 def _fault_of(chunk: ActionChunk) -> str | None:

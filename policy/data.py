@@ -61,7 +61,7 @@ class Augmentation:
     elapsed_s: float = 0.05
     odometry: float = 0.01
     hidden_command: float = 0.1
-    dropped_words: float = 0.05
+    dropped_words: float = 0.15
     mirrored: float = 0.5
     other_context: float = 0.3
     seen_actions: tuple[str, ...] = ("go_to",)

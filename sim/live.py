@@ -90,6 +90,9 @@ class LiveRobot:
     def damp(self) -> None:
         self.world.damp()
 
+    def get_up(self) -> bool | None:
+        return self.world.get_up()
+
     def begin_instruction(self) -> None:
         self.world.begin_instruction()
 

@@ -225,6 +225,7 @@ class WalkRunner(OnPolicyRunner):
         tensors = {k: v.contiguous() for k, v in tensors.items()}
         write_bytes(folder / CHECKPOINT, save(tensors, {"state": json.dumps(state)}))
         export_walker(self, folder / "walker.onnx")
+        self.logger.save_model(path, self.current_learning_iteration)
 
     def restore(self, folder: Path) -> None:
         with safe_open(folder / CHECKPOINT, framework="pt") as file:
@@ -263,7 +264,7 @@ def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
     return {
         "num_steps_per_env": config.steps_per_iteration,
         "save_interval": config.save_every,
-        "logger": "tensorboard",
+        "logger": {"class_name": "sim.walk_curves:CurveWriter"},
         "obs_groups": {"actor": ["actor"], "critic": ["critic"]},
         "actor": network
         | {"class_name": "sim.walk_train:SymmetricActor", "distribution_cfg": gaussian},
@@ -295,6 +296,7 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     if (out / CHECKPOINT).exists():
         runner.restore(out)
     elif config.start is not None:
+        _check_start(config.start, config)
         runner.restore(config.start)
     deadline = time.monotonic() + 60 * config.minutes
     first = True
@@ -307,17 +309,49 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
 
 
 def _check_same_config(out: Path, config: WalkTrainConfig) -> None:
-    """A resumed run must be the same run but for its length."""
-    path, new = out / "config.json", json.loads(json.dumps(asdict(config), default=str))
-    if path.exists():
-        old = json.loads(path.read_text())
-        free = {"iterations", "minutes", "save_every"}
-        differ = [k for k in new if k not in free and new[k] != old.get(k)]
-        if differ:
-            raise UserError(
-                f"{out} holds a run with another {', '.join(differ)}; give another --out"
-            )
-    write_json(path, new)
+    """A resumed run must be the same run but for its length and speed; keeps its options."""
+    new = json.loads(json.dumps(asdict(config), default=str))
+    differ = _differences(out, new, {"iterations", "minutes", "save_every", "worlds.threads"})
+    if differ:
+        raise UserError(
+            f"{out} holds a run with another {', '.join(differ)}; give that, or another --out"
+        )
+    write_json(out / "config.json", new)
+
+
+def _check_start(start: Path, config: WalkTrainConfig) -> None:
+    """A run may go on from another with other options, which are told, but not as another net."""
+    if not (start / CHECKPOINT).exists():
+        raise UserError(f"{start} holds no {CHECKPOINT}; give --start the folder of a run")
+    new = json.loads(json.dumps(asdict(config), default=str))
+    differ = _differences(start, new, {"iterations", "minutes", "save_every", "start"})
+    shape = [line for line in differ if line.startswith("hidden ")]
+    if shape:
+        raise UserError(f"{start} holds a network with another {shape[0]}; give that")
+    print(f"goes on from {start}, which had another {', '.join(differ) or 'length alone'}")
+
+
+def _differences(folder: Path, new: dict[str, Any], free: set[str]) -> list[str]:
+    """A line for each option in which the run of a folder differs from `new`, `free` ones aside."""
+    path = folder / "config.json"
+    if not path.exists():
+        return []
+    old = _flat(json.loads(path.read_text()))
+    now = _flat(new)
+    return [
+        f"{key} ({old.get(key, 'none')}, not {now.get(key, 'none')})"
+        for key in {**now, **old}
+        if key not in free and old.get(key) != now.get(key)
+    ]
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names, as the command line has them."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        flat |= inner if inner is not None else {f"{prefix}{key}": value}
+    return flat
 
 
 def export_walker(runner: OnPolicyRunner, path: Path) -> None:

@@ -20,6 +20,7 @@ from bridge.contract import (
     Observation,
 )
 from sim.camera import HeadCamera
+from sim.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.odometry import Odometry
 from sim.robot import CONTROL_SUBSTEPS, facts, gravity_in_base, joint_facts, yaw_of
 from sim.scene import Scene, scene_spec
@@ -82,7 +83,7 @@ class World:
         self._odometry = Odometry(np.random.default_rng(seed))
         self._sight = Sight(self.model, scene)
         self._render = render
-        self._damped = False
+        self._other_gains = False
         self._camera: HeadCamera | None = None
         self.reset()
 
@@ -94,6 +95,7 @@ class World:
         self.data.ctrl[:] = joint_facts("home_rad")
         mujoco.mj_forward(self.model, self.data)
         self._walker.reset()
+        self._getting_up: GetUp | None = None
         self._steps = 0
         self._command = STAND_COMMAND.copy()
         self.begin_instruction()
@@ -143,9 +145,10 @@ class World:
         if command.shape != (COMMAND_DIM,) or not np.isfinite(command).all():
             raise ValueError(f"a command is {COMMAND_DIM} finite numbers")
         self._command = command.copy()
-        if self._damped:
+        self._getting_up = None
+        if self._other_gains:
             self._set_gains(joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad"))
-            self._damped = False
+            self._other_gains = False
         self.data.ctrl[:] = self._walker.step(
             command,
             self.data.qpos[self._joint_qpos],
@@ -170,13 +173,36 @@ class World:
 
     def damp(self) -> None:
         """Lets the motors only brake for one control period; a standing robot sinks and falls."""
+        self._getting_up = None
+        self._leave_walker()
+        self._set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
+        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
+        self.arrive()
+
+    def get_up(self) -> bool | None:
+        """Gets up from lying for one control period; True once it stands, False when it gave up."""
+        if self._getting_up is None:
+            self._getting_up = GetUp()
+            self._leave_walker()
+            kp, kd = joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
+            self._set_gains(STIFFNESS_RATIO * kp, DAMPING_RATIO * kd)
+        targets = self._getting_up.step(
+            self.data.qpos[self._joint_qpos], self.data.qvel[3:6], self._gravity()
+        )
+        if targets is None:
+            stands, self._getting_up = not self._getting_up.failed, None
+            return stands
+        self.data.ctrl[:] = targets
+        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
+        self.arrive()
+        return None
+
+    def _leave_walker(self) -> None:
+        """Another than the walker moves the joints: it starts anew, arms from where they are."""
         self._command = STAND_COMMAND.copy()
         self._command[ARMS] = self.data.qpos[self._joint_qpos][-len(STAND_COMMAND[ARMS]) :]
         self._walker.reset()
-        self._set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
-        self._damped = True
-        mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
-        self.arrive()
+        self._other_gains = True
 
     def _set_gains(self, kp: np.ndarray, kd: np.ndarray) -> None:
         self.model.actuator_gainprm[:, 0] = kp

@@ -22,7 +22,7 @@ from bridge.contract import (
     Observation,
     Status,
 )
-from bridge.safety import PERIOD_S, Level, Limiter, Limits, Safety, stopping_rate, tilt
+from bridge.safety import PERIOD_S, Level, Limiter, Limits, Safety, lean, stopping_rate, tilt
 
 LIMITS = Limits(
     low=STAND_COMMAND - 1.0,
@@ -32,16 +32,17 @@ LIMITS = Limits(
 )
 IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 UPRIGHT = np.array([0, 0, -1], np.float32)
+STILL = np.zeros(3, np.float32)
 
 
-def body(time_s: float, gravity=UPRIGHT, image_age_s=0.0) -> Observation:
+def body(time_s: float, gravity=UPRIGHT, image_age_s=0.0, base_ang_vel_rad_s=STILL) -> Observation:
     joints = np.zeros(N_JOINTS, np.float32)
     joints[-14:] = STAND_COMMAND[ARMS]
     return Observation(
         time_s=time_s,
         joint_pos_rad=joints,
         joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
-        base_ang_vel_rad_s=np.zeros(3, np.float32),
+        base_ang_vel_rad_s=base_ang_vel_rad_s,
         gravity=gravity,
         command=STAND_COMMAND,
         elapsed_s=0.0,
@@ -219,16 +220,64 @@ def test_old_state_holds_and_silence_damps():
 
 
 @pytest.mark.parametrize(
-    ("roll", "pitch", "falls"), [(0.8, 0, False), (1.0, 0, True), (0, 1.2, False), (0, -1.4, True)]
+    ("roll", "pitch", "roll_rate", "pitch_rate", "falls"),
+    [
+        (0.75, 0, 0, 0, False),
+        (0.85, 0, 0, 0, True),
+        (0, -0.85, 0, 0, True),
+        (0, 3.0, 0, 0, True),
+        # 0.6 rad and 0.15 s of the rate: 0.99, 1.02, and coming back up.
+        (0, 0.6, 0, 2.6, False),
+        (0, 0.6, 0, 2.8, True),
+        (0, 0.6, 0, -9.0, False),
+        (-0.6, 0, -2.8, 0, True),
+        (-0.6, 0, 2.8, 9.0, False),
+        (0, 0.45, 0, 5.0, False),  # so little can be saved at any rate
+    ],
 )
-def test_a_fall_damps(roll, pitch, falls):
+def test_a_fall_damps_by_its_lean_and_how_fast_that_grows(
+    roll, pitch, roll_rate, pitch_rate, falls
+):
     gravity = np.array(
         [np.sin(pitch), -np.sin(roll) * np.cos(pitch), -np.cos(roll) * np.cos(pitch)], np.float32
     )
-    assert tilt(gravity) == pytest.approx((roll, pitch), abs=1e-6)
+    if abs(pitch) < 1.5:
+        assert tilt(gravity) == pytest.approx((roll, pitch), abs=1e-6)
+    rates = np.array([roll_rate, pitch_rate, 0], np.float32)
+    assert lean(gravity, rates)[0] == pytest.approx(abs(roll) + abs(pitch), abs=1e-6)
     drive = Drive()
     drive.safety.accept(chunk(10.0), 10.0)
-    assert (drive.until(10.1, gravity=gravity).level == Level.DAMP) == falls
+    order = drive.until(10.02, gravity=gravity, base_ang_vel_rad_s=rates)
+    assert (order.level == Level.DAMP) == falls, "within one period"
+    assert not falls or order.cause == "the robot has fallen"
+
+
+def test_the_rate_of_a_lean_is_its_change_in_time():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        gravity, turn = rng.normal(size=3), rng.normal(size=3)
+        gravity /= np.linalg.norm(gravity)
+        # A body that turns by w sees the world turn by -w.
+        later = gravity - 1e-5 * np.cross(turn, gravity)
+        angle, rate = lean(gravity, turn)
+        assert (lean(later, turn)[0] - angle) / 1e-5 == pytest.approx(rate, abs=1e-3)
+
+
+def test_a_robot_upon_its_knees_has_fallen_but_one_bent_knee_is_a_step():
+    for bent, falls in (([2.6, 2.6], True), ([2.6, 1.0], False), ([2.1, 2.1], False)):
+        drive = Drive()
+        kneeling = body(10.02)
+        kneeling.joint_pos_rad[[3, 9]] = bent
+        assert (drive.safety.step(10.02, kneeling).level == Level.DAMP) == falls
+
+
+def test_a_fallen_robot_is_not_released_where_it_lies():
+    drive = Drive()
+    drive.until(10.02, gravity=np.array([1, 0, 0], np.float32))
+    assert drive.safety.release(10.02) == "the robot has fallen"
+    drive.safety.step(10.04, body(10.04))
+    assert drive.safety.level == Level.DAMP, "latched, though it stands again"
+    assert drive.safety.release(10.04) is None
 
 
 def test_a_frozen_camera_holds():

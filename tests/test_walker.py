@@ -1,6 +1,7 @@
 """The walker's gait, mirror, rewards, worlds and run-time controller."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
 from sim import gait
 from sim.robot import joint_facts
+from sim.walk_curves import CurveWriter, draw_curves, read_curves
 from sim.walk_env import WalkConfig, WalkEnv
 from sim.walk_train import CHECKPOINT, MirrorSymmetric, WalkTrainConfig, mirror_maps, train_walker
 from sim.walker import (
@@ -231,14 +233,58 @@ def test_a_walker_of_another_body_or_rate_is_refused(tmp_path, key, value, says)
         Walker(tmp_path / "walker.onnx")
 
 
-def test_training_resumes_and_refuses_another_configuration(tmp_path):
+def test_training_resumes_and_refuses_another_configuration(tmp_path, capsys):
     config = WalkTrainConfig(iterations=1, steps_per_iteration=4, save_every=1, worlds=SMALL)
     train_walker(tmp_path, config)
-    from dataclasses import replace
-
     path = train_walker(tmp_path, replace(config, iterations=2))
     with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
         assert json.loads(file.metadata()["state"])["iteration"] == 1
     Walker(path)
-    with pytest.raises(UserError, match="seed"):
-        train_walker(tmp_path, replace(config, seed=5))
+    other = replace(config, seed=5, worlds=replace(SMALL, threads=2, push_m_s=1.0))
+    with pytest.raises(UserError, match=r"another seed \(0, not 5\), worlds.push_m_s \(1.3, not 1"):
+        train_walker(tmp_path, other)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["seed"] == 0 and written["iterations"] == 2, "a refused run changes nothing"
+
+    # From another run's end, other worlds are told, and another network is refused.
+    with pytest.raises(UserError, match=r"another hidden \(\[256, 128, 128\], not \[8\]\)"):
+        train_walker(tmp_path / "small", replace(other, start=tmp_path, hidden=(8,)))
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        train_walker(tmp_path / "none", replace(other, start=tmp_path / "nowhere"))
+    capsys.readouterr()
+    train_walker(tmp_path / "on", replace(other, start=tmp_path, iterations=3))
+    assert "worlds.push_m_s (1.3, not 1.0)" in capsys.readouterr().out
+
+
+def test_training_leaves_its_learning_curves(tmp_path):
+    config = WalkTrainConfig(iterations=3, steps_per_iteration=4, save_every=2, worlds=SMALL)
+    train_walker(tmp_path, config)
+    curves = json.loads((tmp_path / "curves.json").read_text())
+    assert curves["iteration"] == [0, 1, 2]
+    assert all(len(values) == 3 for values in curves.values())
+    assert curves["curriculum/difficulty"] == [0, 0, 0], "nobody walks yet"
+    assert all(value > 0 for value in curves["curriculum/tracking_error"])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    # A run that goes on adds to them: what it had done stays.
+    train_walker(tmp_path, replace(config, iterations=4))
+    more = json.loads((tmp_path / "curves.json").read_text())
+    assert more["iteration"] == [0, 1, 2, 3] and more["Loss/kl"][:3] == curves["Loss/kl"]
+
+
+def test_curves_go_on_from_the_checkpoint_and_garbage_is_refused(tmp_path):
+    def write(iterations, offset):
+        writer = CurveWriter(str(tmp_path))
+        for iteration in iterations:
+            writer.add_scalar("/reward/alive", offset + iteration, iteration)
+            writer.add_scalar("Train/mean_reward/time", 7.0, 1000)  # over seconds: not a curve
+        writer.save_model("", iteration)
+        writer.stop()
+
+    write(range(5), 0.0)
+    write(range(3, 4), 10.0)  # the checkpoint was of iteration 2
+    assert read_curves(tmp_path) == {"reward/alive": {0: 0.0, 1: 1.0, 2: 2.0, 3: 13.0}}
+    picture = draw_curves({"Train/mean_reward": {0: 1.0, 1: float("nan")}, "Loss/kl": {}})
+    assert picture.startswith(b"\x89PNG")
+    (tmp_path / "curves.json").write_text('{"iteration": 3}')
+    with pytest.raises(UserError, match="move it away"):
+        read_curves(tmp_path)

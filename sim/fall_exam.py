@@ -1,0 +1,161 @@
+"""Examines falls: how soon they are noticed, what is taken for one, who gets up again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from bridge.contract import (
+    ARMS,
+    CONTROL_HZ,
+    DAMP_KD_NMS_RAD,
+    N_ARM_JOINTS,
+    N_JOINTS,
+    STAND_COMMAND,
+)
+from bridge.safety import KNEES, SafetyConfig, is_falling
+from sim.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
+from sim.robot import joint_facts
+from sim.scene import Scene, scene_spec
+from sim.walk_bodies import BodyBatch
+from sim.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
+from sim.world import FALLEN_HEIGHT_M
+
+LOST_TILT_COS = np.cos(np.pi / 4)
+LYING_S, STANDING_S, DROP_M = 1.5, 2.0, 0.45
+AFTER_FALL_S = 0.5  # a robot that sinks on its knees goes on falling
+COMMAND_S, PUSH_S, ORDINARY_PUSH_M_S = 2.5, 2.0, 0.8
+
+
+@dataclass(frozen=True)
+class FallExam:
+    """What an examination found.
+
+    `noticed_s` has for every robot that fell the time from where nothing saves it, a tilt of 45
+    degrees or a pelvis below 0.45 m, to the alarm; negative where the alarm came first, infinite
+    where none came. `alarms` are those in the `walks` that went on without a fall.
+    """
+
+    noticed_s: tuple[float, ...]
+    walks: int
+    alarms: int
+
+    def __str__(self) -> str:
+        late = sum(1 for s in self.noticed_s if s > 0.2)
+        return (
+            f"{len(self.noticed_s)} falls, noticed {np.median(self.noticed_s):.2f} s after the"
+            f" point of no return in the median, {max(self.noticed_s):.2f} s at most, {late} after"
+            f" more than 0.2 s; {self.alarms} false alarms in {self.walks} walks"
+        )
+
+
+def examine_falls(n: int = 60, seed: int = 0, seconds: float = 7.0) -> FallExam:
+    """Robots that walk at random while their arms move: `n` shoved over, `n` shoved a little."""
+    rng = np.random.default_rng(seed)
+    fall_lost, fall_alarm, fell = _walk(rng, n, PUSH_S + 2.5, 1.6, 3.0)
+    _, walk_alarm, walk_fell = _walk(rng, n, seconds, ORDINARY_PUSH_M_S, ORDINARY_PUSH_M_S)
+    noticed = (fall_alarm[fell] - fall_lost[fell]) / CONTROL_HZ
+    return FallExam(
+        noticed_s=tuple(noticed.tolist()),
+        walks=int((~walk_fell).sum()),
+        alarms=int(np.isfinite(walk_alarm[~walk_fell]).sum()),
+    )
+
+
+def _walk(
+    rng: np.random.Generator, n: int, seconds: float, slow_m_s: float, fast_m_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n,) the first period beyond saving and the first with an alarm, else infinite, and (n,)
+    bool whether it fell. Shoves come every PUSH_S."""
+    kp, kd = joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
+    bodies = BodyBatch(scene_spec(Scene()).compile(), n, kp, kd, threads=1)
+    bodies.place(rng.uniform(-np.pi, np.pi, n), joint_facts("home_rad"))
+    walker, every = Walker(n=n), np.ones(n, dtype=bool)
+    lost, alarm, fell = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=bool)
+    left = np.full(n, round(AFTER_FALL_S * CONTROL_HZ))
+    for period in range(round(seconds * CONTROL_HZ)):
+        if period % round(COMMAND_S * CONTROL_HZ) == 0:
+            commands = _commands(rng, n)
+        # None in the last seconds: the run must tell whether it led to a fall.
+        shoved = period % round(PUSH_S * CONTROL_HZ) == 0
+        if period and shoved and period <= (seconds - PUSH_S) * CONTROL_HZ:
+            angle, speed = rng.uniform(-np.pi, np.pi, n), rng.uniform(slow_m_s, fast_m_s, n)
+            bodies.push(every, speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
+        gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
+        moving = left > 0
+        targets = walker.step(commands, bodies.joint_pos, bodies.joint_vel, turn, gravity)
+        bodies.step(targets, moving)
+        fell |= bodies.fallen()
+        left -= fell
+        gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
+        beyond = (gravity[:, 2] > -LOST_TILT_COS) | (bodies.height() < FALLEN_HEIGHT_M)
+        lost[beyond] = np.minimum(lost[beyond], period)
+        for i in np.flatnonzero(moving & np.isinf(alarm)):
+            if is_falling(gravity[i], turn[i], bodies.joint_pos[i, KNEES], SafetyConfig()):
+                alarm[i] = period
+    return lost, alarm, fell
+
+
+def _commands(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(n, 18) random velocities, some of them none, and arms that are home or anywhere near it."""
+    commands = np.tile(STAND_COMMAND, (n, 1))
+    moving = rng.random((n, 1)) < 0.8
+    commands[:, :3] = moving * rng.uniform(0.8 * VELOCITY_LOW, 0.8 * VELOCITY_HIGH, (n, 3))
+    raised = rng.random((n, 1)) < 0.3
+    commands[:, ARMS] += raised * rng.uniform(-0.5, 0.5, (n, N_ARM_JOINTS))
+    return commands
+
+
+def examine_getting_up(n: int = 30, seed: int = 0) -> np.ndarray:
+    """(n,) bool: which of `n` robots got up and stood on the walker for two seconds.
+
+    They were dropped with their motors braking, in random poses, every other one face down.
+    """
+    rng, kp, kd = np.random.default_rng(seed), joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
+    model, every = scene_spec(Scene()).compile(), np.ones(n, dtype=bool)
+    limp = BodyBatch(model, n, np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD), threads=1)
+    limp.qpos[:] = _dropped(rng, n)
+    for _ in range(round(LYING_S * CONTROL_HZ)):
+        limp.step(limp.joint_pos, every)
+
+    stiff = BodyBatch(model, n, STIFFNESS_RATIO * kp, DAMPING_RATIO * kd, threads=1)
+    stiff.qpos[:], stiff.qvel[:] = limp.qpos, limp.qvel
+    ways, targets = [GetUp() for _ in range(n)], stiff.joint_pos.copy()
+    rising = every.copy()
+    while rising.any():
+        gravity = stiff.gravity()
+        for i in np.flatnonzero(rising):
+            wanted = ways[i].step(stiff.joint_pos[i], stiff.qvel[i, 3:6], gravity[i])
+            if wanted is None:
+                rising[i] = False
+            else:
+                targets[i] = wanted
+        stiff.step(targets, rising)
+
+    bodies, walker = BodyBatch(model, n, kp, kd, threads=1), Walker(n=n)
+    bodies.qpos[:], bodies.qvel[:] = stiff.qpos, stiff.qvel
+    stands = ~np.array([way.failed for way in ways])
+    commands = np.tile(STAND_COMMAND, (n, 1))
+    for _ in range(round(STANDING_S * CONTROL_HZ)):
+        turn, gravity = bodies.qvel[:, 3:6], bodies.gravity()
+        bodies.step(
+            walker.step(commands, bodies.joint_pos, bodies.joint_vel, turn, gravity), stands
+        )
+        stands &= ~bodies.fallen()
+    return stands
+
+
+def _dropped(rng: np.random.Generator, n: int) -> np.ndarray:
+    """(n, 36) positions of robots over the floor, lying in the air in random poses."""
+    low, high = joint_facts("range_rad").T
+    qpos = np.zeros((n, 7 + N_JOINTS))
+    qpos[:, 2] = DROP_M
+    for i in range(n):
+        pitch = (np.pi / 2 if i % 2 else -np.pi / 2) + rng.uniform(-0.3, 0.3)
+        angles = np.array([rng.uniform(-np.pi, np.pi), pitch, rng.uniform(-0.4, 0.4)])
+        mujoco.mju_euler2Quat(qpos[i, 3:7], angles, "zyx")
+    near = joint_facts("home_rad") + rng.uniform(-0.5, 0.5, (n, N_JOINTS))
+    qpos[:, 7:] = np.clip(near, low, high)
+    return qpos
