@@ -13,7 +13,7 @@ This conforms to no safety standard. It cannot know what lies in the robot's way
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -178,7 +178,7 @@ class Safety:
         self.counters["clamped"] += int(
             ((chunk.commands < self._limits.low) | (chunk.commands > self._limits.high)).sum()
         )
-        limited = ActionChunk(**{**vars(chunk), "commands": commands})
+        limited = replace(chunk, commands=commands)
         if not self._player.accept(limited, now_s, self._executing()):
             return self.reject("it is over, from the future, or older than the one playing")
         self._rejected_in_a_row = 0

@@ -90,7 +90,7 @@ class _Server:
                 break
             arrived.append((peer, frames))
             size += sum(map(len, frames))
-            if not self._router.get(zmq.EVENTS) & zmq.POLLIN:
+            if not int(self._router.get(zmq.EVENTS)) & zmq.POLLIN:
                 break
         return arrived
 

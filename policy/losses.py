@@ -74,7 +74,8 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
         "glance": GLANCE_WEIGHT,
         "place": PLACE_WEIGHT,
     }
-    return found | {"total": sum(weights_of[name] * loss for name, loss in found.items())}
+    total = sum((weights_of[name] * loss for name, loss in found.items()), torch.zeros(()))
+    return found | {"total": total}
 
 
 def looking_losses(place: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:

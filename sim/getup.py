@@ -2,7 +2,7 @@
 
 Face down, the robot first rolls over its side onto its back. From there it swings up to sit,
 rocks onto its feet, and rises from a deep squat. The poses from the back to the squat were found
-by a random search in simulation (CMA-ES), the others by hand; docs/decisions/0008 has the measure.
+by a random search in simulation (CMA-ES), the others by hand; docs/decisions/0009 has the measure.
 """
 
 from __future__ import annotations

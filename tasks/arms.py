@@ -7,6 +7,7 @@ one seen in a mirror.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import atan2, hypot, pi, radians, sin
 
@@ -34,6 +35,8 @@ _HOME = ARM_HOME_RAD[:N_JOINTS_OF_AN_ARM].astype(np.float64)
 _POINTING_START = np.array([-0.6, 0.1, 0.0, 1.0, 0.0, 0.0, 0.0])
 # Upper arm forward, forearm up: an arm held overhead, or swung whole, tips a standing robot over.
 RAISED_RAD = np.array([-1.85, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
+# Both arms as high draw a standing robot backward, step by step; a little lower it stands.
+BOTH_RAISED_RAD = np.array([-1.6, 0.3, 0.0, 0.1, 0.0, 0.0, 0.0])
 
 WAVE_HZ = 0.5
 WAVE_AMPLITUDE_RAD = 0.45
@@ -49,16 +52,16 @@ def both_arms(poses: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([poses.get(side, mirrored(_HOME, side)) for side in SIDES])
 
 
-def raised(side: str) -> np.ndarray:
-    """(7,) targets of an arm whose hand is held up, before the shoulder."""
-    return mirrored(RAISED_RAD, side)
+def raised(sides: Sequence[str]) -> np.ndarray:
+    """(14,) targets with the hands of these sides held up, before the shoulders."""
+    return waving(sides, 0.0)
 
 
-def waving(side: str, phase_s: float) -> np.ndarray:
-    """(7,) targets of a waving arm, `phase_s` after its first swing began."""
-    pose = RAISED_RAD.copy()
+def waving(sides: Sequence[str], phase_s: float) -> np.ndarray:
+    """(14,) targets with the arms of these sides waving, `phase_s` after the first swing began."""
+    pose = (BOTH_RAISED_RAD if len(sides) > 1 else RAISED_RAD).copy()
     pose[2] += WAVE_AMPLITUDE_RAD * sin(2 * pi * WAVE_HZ * max(phase_s, 0.0))
-    return mirrored(pose, side)
+    return both_arms({side: mirrored(pose, side) for side in sides})
 
 
 def pointing(side: str, target_m: tuple[float, float, float]) -> np.ndarray:

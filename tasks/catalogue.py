@@ -76,7 +76,7 @@ def start_command(meaning: Meaning, rng: np.random.Generator) -> np.ndarray:
         command[VEL_X] = rng.uniform(0.3, 0.6)
     if meaning.action == "lower_arms":
         side = arms.SIDES[int(rng.integers(2))]
-        command[ARMS] = arms.both_arms({side: arms.raised(side)})
+        command[ARMS] = arms.raised((side,))
     return command
 
 

@@ -328,7 +328,7 @@ def _reached(moment: Moment, goal: np.ndarray) -> bool:
 
 
 def raise_hand(meaning: Meaning, moment: Moment) -> Wish:
-    goal = arms.both_arms({side: arms.raised(side) for side in _sides(meaning)})
+    goal = arms.raised(_sides(meaning))
     done = moment.elapsed_s > RAISE_S and _reached(moment, goal)
     return Wish((0.0, 0.0, 0.0), goal, Status.DONE if done else Status.ACTING)
 
@@ -343,7 +343,7 @@ def wave(meaning: Meaning, moment: Moment) -> Wish:
     if moment.elapsed_s > WAVE_END_S:
         return _stand(Status.DONE)
     phase_s = moment.elapsed_s - WAVE_START_S
-    goal = arms.both_arms({side: arms.waving(side, phase_s) for side in _sides(meaning)})
+    goal = arms.waving(_sides(meaning), phase_s)
     return Wish((0.0, 0.0, 0.0), goal, Status.ACTING)
 
 

@@ -271,8 +271,9 @@ def random_arms(rng: np.random.Generator) -> np.ndarray:
     """(14,) targets between home and one of the poses that gestures lead to, with noise."""
     side = arms.SIDES[int(rng.integers(2))]
     aim = (2.0 * np.cos(angle := rng.uniform(-0.6, 0.6)), 2.0 * np.sin(angle), -0.6)
-    poses = (arms.raised(side), arms.pointing(side, aim))
-    goal = arms.both_arms({side: poses[int(rng.integers(2))]})
+    pointing = arms.both_arms({side: arms.pointing(side, aim)})
+    goals = (arms.raised((side,)), pointing, arms.raised(arms.SIDES))
+    goal = goals[rng.choice(len(goals), p=(0.35, 0.45, 0.2))]
     share = rng.uniform(0.2, 1.0)
     return (1 - share) * ARM_HOME_RAD + share * goal + rng.normal(0, 0.1, N_ARM_JOINTS)
 

@@ -132,7 +132,7 @@ def test_a_straight_walk_corrects_its_drift():
 def test_raises_the_asked_hand_and_is_done():
     meaning = Meaning("raise_hand", side="left")
     commands, status = act(meaning, view(), context())
-    goal = arms.both_arms({"left": arms.raised("left")})
+    goal = arms.raised(("left",))
     assert status == Status.ACTING
     gap, last = goal - ARM_HOME_RAD, commands[-1, ARMS] - ARM_HOME_RAD
     assert 0.6 < last @ gap / (gap @ gap) <= 1 + 1e-6
