@@ -7,8 +7,8 @@ policy listen.
 
 from __future__ import annotations
 
-import hashlib
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from bridge.dataset import Episode, episode_count, read_episodes, read_slots
 from bridge.files import write_bytes
 from bridge.mirror import mirror_commands, mirror_states
 from bridge.sentences import Sentences, read_sentences
+from policy.inputs import MAX_TOKENS, STATE_WIDTH
 from policy.model import TOKENS_PER_STEP, known_bands
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
@@ -334,19 +335,29 @@ def assemble(
 def encode_once(
     texts: list[str], encode: Encode, cache: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token states (N, 24, 384) float16 and mask (N, 24); read from a cache of the same texts."""
-    digest = hashlib.sha256("\n".join(texts).encode()).digest()
+    """Token states (N, 24, 384) float16 and mask (N, 24); a cache keeps what was encoded before."""
+    known: dict[str, int] = {}
+    states, mask = (
+        np.empty((0, MAX_TOKENS, STATE_WIDTH), np.float16),
+        np.empty((0, MAX_TOKENS), bool),
+    )
     if cache is not None and cache.is_file():
         with np.load(cache) as stored:
-            if stored["digest"].tobytes() == digest:
-                return stored["states"], stored["mask"]
-    states, mask = encode(texts)
-    states = states.astype(np.float16)
-    if cache is not None:
-        content = io.BytesIO()
-        np.savez(content, states=states, mask=mask, digest=np.frombuffer(digest, np.uint8))
-        write_bytes(cache, content.getvalue())
-    return states, mask
+            known = {text: i for i, text in enumerate(json.loads(stored["texts"].tobytes()))}
+            states, mask = stored["states"], stored["mask"]
+    missing = [text for text in texts if text not in known]
+    if missing:
+        new_states, new_mask = encode(missing)
+        states = np.concatenate([states, new_states.astype(np.float16)])
+        mask = np.concatenate([mask, new_mask])
+        known |= {text: len(known) + i for i, text in enumerate(missing)}
+        if cache is not None:
+            written = np.frombuffer(json.dumps([*known]).encode(), np.uint8)
+            content = io.BytesIO()
+            np.savez(content, states=states, mask=mask, texts=written)
+            write_bytes(cache, content.getvalue())
+    rows = [known[text] for text in texts]
+    return states[rows], mask[rows]
 
 
 def _joined(episodes: list[Episode], name: str, *shape: int) -> np.ndarray:

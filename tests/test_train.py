@@ -10,7 +10,13 @@ from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, U
 from bridge.dataset import DatasetWriter, Labels
 from bridge.sentences import write_sentences
 from policy.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
-from policy.data import Augmentation, Demonstrations, augment_images, load_demonstrations
+from policy.data import (
+    Augmentation,
+    Demonstrations,
+    augment_images,
+    encode_once,
+    load_demonstrations,
+)
 from policy.losses import action_loss, place_loss, status_weights
 from policy.model import ModelConfig
 from policy.train import TrainConfig, Trainer, train
@@ -338,3 +344,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"nonsense")
     with pytest.raises(UserError, match="no checkpoint"):
         load_model(tmp_path)
+
+
+def test_what_was_encoded_before_is_not_encoded_again(tmp_path):
+    asked: list[str] = []
+
+    def counting(texts):
+        asked.extend(texts)
+        return encode(texts)
+
+    first = encode_once(["red one", "blue one"], counting, tmp_path / "words.npz")
+    states, mask = encode_once(["green", "blue one"], counting, tmp_path / "words.npz")
+    assert asked == ["red one", "blue one", "green"]
+    assert np.array_equal(states[1], first[0][1]) and np.array_equal(mask[1], first[1][1])
+    np.testing.assert_allclose(states[0], encode(["green"])[0][0], atol=2e-3)
