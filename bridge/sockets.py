@@ -14,9 +14,8 @@ import zmq
 
 from bridge.contract import UserError
 
-# libzmq tells a sender after every half queue that there is room again, and wakes two threads for
-# it. No client asks more than a few times before it gives up, so that a longer queue holds no more.
-_QUEUE = 16
+# What is older than a few control periods is of no use to anybody.
+_QUEUE = 4
 _MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 Frames = Sequence[bytes]

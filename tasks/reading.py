@@ -132,7 +132,9 @@ class _Pattern:
         return f"(?:{'|'.join(said) or '(?!)'})"
 
     def _any(self, words: list[str]) -> str:
-        return f"(?:{'|'.join(self._expression(word) for word in words)})"
+        # The longest first: "hey robot" is no "hey" to somebody who is told "robot ...".
+        longest_first = sorted(words, key=len, reverse=True)
+        return f"(?:{'|'.join(self._expression(word) for word in longest_first)})"
 
     def _saying(self, slot: str, value: str, expression: str) -> str:
         group = f"says{len(self._says)}"

@@ -119,8 +119,10 @@ def test_arrays_must_be_those_of_the_contract():
     broken = state.copy()
     broken[0] = np.inf
     for arrays in ([state], [state, image, image], [image, state], [state[1:], image]):
+        other, received = wire.unpack_request(wire.pack(request, *arrays))
+        assert isinstance(other, wire.Act)
         with pytest.raises(wire.WireError, match="contract asks"):
-            wire.observation_of(request, arrays)
+            wire.observation_of(other, received)
     with pytest.raises(wire.WireError, match="not finite"):
         wire.observation_of(request, [broken, image])
     for commands in (np.full((16, 18), np.nan), np.zeros((15, 18))):
