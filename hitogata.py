@@ -108,9 +108,12 @@ def make_evaluate() -> Callable[..., None]:
             results: File of figures to which these are added.
         """
 
-        def drops(known: Mapping[str, float]) -> dict[str, float]:
-            found = {} if config.baseline else heldout_drop(known)
-            if {"fp32_success", "go_to_success"} <= set(known):
+        def drops(known: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
+            """Differences that the new figures change."""
+            rates = {key for key in new if key.endswith("_success")}
+            found = heldout_drop(known) if rates and not config.baseline else {}
+            compared = {"fp32_success", "go_to_success"}
+            if rates & compared and compared <= set(known):
                 found["int8_drop"] = known["fp32_success"] - known["go_to_success"]
             return found
 
@@ -129,7 +132,7 @@ def make_evaluate() -> Callable[..., None]:
         for key, value in figures.items():
             print(f"{key:32} {value}")
         if not expert:
-            figures |= drops(known | figures)
+            figures |= drops(known | figures, figures)
             write_results(results, figures, told())
 
     return evaluate

@@ -102,8 +102,8 @@ def bundle_table(manifest: dict[str, Any]) -> str:
     megabytes = sum(file["size"] for file in manifest["files"].values()) / 1e6
     facts = {
         "model": f"`{manifest['model_id']}`",
-        "steps of training": f"{came['step']:,}",
-        "samples seen": f"{came['samples']:,}",
+        "steps of the last stage of training": f"{came['step']:,}",
+        "samples of the last stage": f"{came['samples']:,}",
         "recorded frames": f"{came['frames']:,}",
         "exported by": f"`{came['command']}`",
         "weights": f"{manifest['quantization']['bits']} bits in blocks of "
