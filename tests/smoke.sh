@@ -14,7 +14,7 @@ step() {
 
 step doctor || true
 step walk --out "$folder/walker" --iterations 1 --worlds.n-worlds 16 --worlds.threads 1
-step collect --out "$folder/demos" --episodes 4 --processes 1 --most-s 5
+step collect --out "$folder/demos" --episodes 4 --processes 1 --most-s 5 --sentences 200
 step train "$folder/demos" --out "$folder/policy" --steps 4 --batch-size 8 --threads 1 --evaluate-steps 3
 step export "$folder/policy" --out "$folder/bundle" --samples 6
 step evaluate --bundle "$folder/bundle" --families walk --episodes 2 --processes 1 \

@@ -14,7 +14,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 # What is changed so that it takes a minute: the tutorial's text, and what stands in its place.
 MINIATURE = {
     "--episodes 20": "--episodes 1 --processes 1",
-    "--episodes 500": "--episodes 2 --processes 1 --most-s 3 --labels.wordings 2",
+    "--episodes 500": "--episodes 2 --processes 1 --most-s 3 --labels.wordings 2 --sentences 100",
     "--minutes 60": "--steps 3 --batch-size 8 --threads 1 --evaluate-steps 3",
     "--out runs/wings_bundle": "--out runs/wings_bundle --samples 4",
     "--families wings gesture": "--families wings",
