@@ -342,10 +342,10 @@ def make_doctor() -> Callable[..., None]:
 
 def _policies(path: Path) -> Callable[[], Policy]:
     """Makes policies of a bundle or a run's checkpoint, in whichever process calls it."""
-    from policy.bundle import MANIFEST_FILE
+    from policy.bundle import is_bundle
     from policy.runtime import OnnxPolicy
 
-    if (path / MANIFEST_FILE).is_file():
+    if is_bundle(path):
         return partial(OnnxPolicy, path, threads=1)
     return _torch_policies(path)
 

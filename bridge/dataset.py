@@ -39,7 +39,7 @@ from bridge.contract import (
     STATE_FIELDS,
     UserError,
 )
-from bridge.files import write_bytes, write_json
+from bridge.files import text_array, write_bytes, write_json, write_npz
 from bridge.png import decode_png, encode_png
 from bridge.stats import Stats, image_stats, merge_stats, vector_stats
 
@@ -153,7 +153,7 @@ class DatasetWriter:
         task_index = self._tasks.get(task, len(self._tasks))
         data = _data_table(images, state, action, row, task_index)
         _write_table(self.folder / _DATA_PATH.format(**_file_place(index)), data)
-        _write_npz(_sim_path(self.folder, index), qpos=qpos, scene=_text_array(scene))
+        write_npz(_sim_path(self.folder, index), qpos=qpos, scene=text_array(scene))
         write_labels(self.folder, index, labels)
         # Last of all: without this row, what was written above does not count.
         episodes_path = self.folder / _EPISODES_PATH.format(**_file_place(index))
@@ -204,8 +204,8 @@ class DatasetWriter:
 def write_labels(folder: str | Path, index: int, labels: Labels) -> None:
     """Writes, or replaces, the labels of one episode."""
     content = {field.name: getattr(labels, field.name) for field in fields(Labels)}
-    content["instructions"] = _text_array(labels.instructions)
-    _write_npz(_labels_path(Path(folder), index), **content)
+    content["instructions"] = text_array(labels.instructions)
+    write_npz(_labels_path(Path(folder), index), **content)
 
 
 def read_slots(folder: str | Path) -> dict[str, tuple[str, ...]]:
@@ -354,17 +354,6 @@ def _write_table(path: Path, table: pa.Table) -> None:
     # Nothing to gain on compressed pictures, and the rest is small.
     pq.write_table(table, buffer, compression="snappy", use_dictionary=False)
     write_bytes(path, buffer.getvalue())
-
-
-def _write_npz(path: Path, **arrays: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]  (allow_pickle is not among them)
-    write_bytes(path, buffer.getvalue())
-
-
-def _text_array(content: Any) -> np.ndarray:
-    """JSON as uint8, because a NumPy archive keeps text only as pickles or padded strings."""
-    return np.frombuffer(json.dumps(content, ensure_ascii=False).encode(), np.uint8)
 
 
 def _read_labels(folder: Path, index: int) -> Labels:

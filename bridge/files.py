@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bridge.contract import UserError
 
@@ -47,6 +50,18 @@ def write_text(path: str | Path, content: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Writes indented JSON in one step; NaN and infinity, which JSON lacks, raise ValueError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """Writes a NumPy archive in one step."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]  (allow_pickle is not among them)
+    write_bytes(path, buffer.getvalue())
+
+
+def text_array(content: Any) -> np.ndarray:
+    """JSON as uint8, because a NumPy archive keeps text only as pickles or padded strings."""
+    return np.frombuffer(json.dumps(content, ensure_ascii=False).encode(), np.uint8)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -19,7 +19,6 @@ and M pictures:
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -33,7 +32,7 @@ import msgspec
 import numpy as np
 
 from bridge.contract import COMMAND_DIM, STATE_DIM, UserError, contract_hash
-from bridge.files import write_bytes
+from bridge.files import text_array, write_npz
 from bridge.journal import read_frames
 
 FORMAT = 1
@@ -171,10 +170,9 @@ def write_recording(path: str | Path, recording: Recording) -> None:
         "causes": causes,
         "counters": names,
     }
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        header=np.frombuffer(json.dumps(header, ensure_ascii=False).encode(), np.uint8),
+    write_npz(
+        path,
+        header=text_array(header),
         time_s=recording.time_s,
         level=recording.level,
         cause=np.array([index[cause] for cause in recording.causes], np.int32),
@@ -188,7 +186,6 @@ def write_recording(path: str | Path, recording: Recording) -> None:
         image_end=np.cumsum([len(png) for png in recording.pngs], dtype=np.int64),
         images=np.frombuffer(b"".join(recording.pngs), np.uint8),
     )
-    write_bytes(path, buffer.getvalue())
 
 
 def read_recording(path: str | Path) -> Recording:

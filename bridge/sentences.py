@@ -5,7 +5,6 @@ labels/sentences.npz    texts as JSON, and for each the classes of its slots
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge.contract import UserError
-from bridge.files import write_bytes
+from bridge.files import text_array, write_npz
 
 _FILE = "labels/sentences.npz"
 
@@ -28,10 +27,7 @@ class Sentences(NamedTuple):
 
 def write_sentences(folder: Path | str, texts: Sequence[str], slots: np.ndarray) -> None:
     """Writes, or replaces, the sentences of a dataset."""
-    content = json.dumps(list(texts), ensure_ascii=False).encode()
-    buffer = io.BytesIO()
-    np.savez(buffer, texts=np.frombuffer(content, np.uint8), slots=slots.astype(np.int8))
-    write_bytes(Path(folder) / _FILE, buffer.getvalue())
+    write_npz(Path(folder) / _FILE, texts=text_array(list(texts)), slots=slots.astype(np.int8))
 
 
 def read_sentences(folder: Path | str) -> Sentences | None:

@@ -70,6 +70,11 @@ class Manifest:
         return sum(self.files[name].size for name in POLICY_FILES)
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder has a bundle's manifest; `verify_bundle` tells whether it is a sound one."""
+    return (folder / MANIFEST_FILE).is_file()
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> Manifest:
     """Writes `files` and then the manifest that seals them; returns the sealed manifest.
 

@@ -7,7 +7,6 @@ policy listen.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from bridge.contract import (
     UserError,
 )
 from bridge.dataset import Episode, episode_count, read_episodes, read_slots
-from bridge.files import write_bytes
+from bridge.files import text_array, write_npz
 from bridge.mirror import mirror_commands, mirror_states
 from bridge.sentences import Sentences, read_sentences
 from policy.inputs import MAX_TOKENS, STATE_WIDTH
@@ -204,6 +203,7 @@ class Demonstrations:
             dropped = rng.random(mask.shape) < augmentation.dropped_words
             dropped[:, 0] = False
             mask = mask & ~dropped
+        # Trailing padding costs time and says nothing.
         used = int(np.flatnonzero(mask.any(0))[-1]) + 1
         states = self.word_states[instructions, :used].astype(np.float32)
         return torch.from_numpy(states), torch.from_numpy(mask[:, :used])
@@ -352,10 +352,7 @@ def encode_once(
         mask = np.concatenate([mask, new_mask])
         known |= {text: len(known) + i for i, text in enumerate(missing)}
         if cache is not None:
-            written = np.frombuffer(json.dumps([*known]).encode(), np.uint8)
-            content = io.BytesIO()
-            np.savez(content, states=states, mask=mask, texts=written)
-            write_bytes(cache, content.getvalue())
+            write_npz(cache, states=states, mask=mask, texts=text_array([*known]))
     rows = [known[text] for text in texts]
     return states[rows], mask[rows]
 

@@ -18,7 +18,7 @@ from torch import nn
 from bridge.contract import COMMAND_DIM, UserError
 from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
 from policy.model import Model, ModelConfig, example_inputs
-from policy.moe import mixtures
+from policy.moe import MoE
 from policy.packing import dequantize_rows
 from policy.quantize import Packed, unpack
 
@@ -124,7 +124,7 @@ def _experts(found: dict[str, np.ndarray], model: Model) -> dict[str, np.ndarray
     """Weights of the routed experts, from their codes."""
     weights = {}
     for name, module in model.named_modules():
-        if module not in mixtures(model):
+        if not isinstance(module, MoE):
             continue
         for part in ("up", "down"):
             codes, scales = (found[f"{name}.{part}_{kind}"] for kind in ("codes", "scales"))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bridge.contract import YAW_RATE, UserError
 from bridge.files import write_json
-from policy.bundle import MANIFEST_FILE
+from policy.bundle import is_bundle
 from policy.checkpoint import (
     CHECKPOINT_FILE,
     load_checkpoint,
@@ -168,8 +168,8 @@ class Trainer:
     def _new_model(self) -> Model:
         start = self.config.start
         if start is not None:
-            sealed = (start / MANIFEST_FILE).is_file()
-            model = restore_model(start, self.config.model) if sealed else load_model(start)
+            restored = is_bundle(start)
+            model = restore_model(start, self.config.model) if restored else load_model(start)
             if model.config.slots != self.data.slot_names:
                 raise UserError(f"{start} knows other slots: start from another run")
             return model

@@ -310,7 +310,7 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
 
 def _check_same_config(out: Path, config: WalkTrainConfig) -> None:
     """A resumed run must be the same run but for its length and speed; keeps its options."""
-    new = json.loads(json.dumps(asdict(config), default=str))
+    new = _plain(config)
     differ = _differences(out, new, {"iterations", "minutes", "save_every", "worlds.threads"})
     if differ:
         raise UserError(
@@ -323,12 +323,17 @@ def _check_start(start: Path, config: WalkTrainConfig) -> None:
     """A run may go on from another with other options, which are told, but not as another net."""
     if not (start / CHECKPOINT).exists():
         raise UserError(f"{start} holds no {CHECKPOINT}; give --start the folder of a run")
-    new = json.loads(json.dumps(asdict(config), default=str))
+    new = _plain(config)
     differ = _differences(start, new, {"iterations", "minutes", "save_every", "start"})
     shape = [line for line in differ if line.startswith("hidden ")]
     if shape:
         raise UserError(f"{start} holds a network with another {shape[0]}; give that")
     print(f"goes on from {start}, which had another {', '.join(differ) or 'length alone'}")
+
+
+def _plain(config: WalkTrainConfig) -> dict[str, Any]:
+    """The options as they come back from JSON."""
+    return json.loads(json.dumps(asdict(config), default=str))
 
 
 def _differences(folder: Path, new: dict[str, Any], free: set[str]) -> list[str]:

@@ -7,7 +7,7 @@ episode, or at any stage of its own progress, for the camera cannot tell how far
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -196,12 +196,17 @@ def _about_object(
 def _absent_pair(view: WorldView, rng: np.random.Generator, config: LabelConfig) -> tuple[str, str]:
     """A colour and a shape that no object has together, though one in view may have either."""
     pairs = list(zip(view.colours, view.shapes, strict=True))
-    missing = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs]
+    missing = absent_pairs(pairs)
     seen = [pairs[i] for i in np.flatnonzero(view.visible)]
     if seen and rng.random() < config.alike:
         like = seen[int(rng.integers(len(seen)))]
         missing = [pair for pair in missing if (pair[0] == like[0]) != (pair[1] == like[1])]
     return missing[int(rng.integers(len(missing)))]
+
+
+def absent_pairs(there: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Every colour and shape that none of those that are there has together."""
+    return [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in there]
 
 
 def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) -> int:

@@ -29,8 +29,8 @@ from tasks import arms, experts
 from tasks.catalogue import CATALOGUE, family, in_the_way
 from tasks.episode import PERIODS_PER_STEP, context_of, warm_up
 from tasks.judge import wrapped
-from tasks.labels import Frame, LabelConfig, relabel
-from tasks.language import COLOURS, SHAPES, Meaning, sample_wording
+from tasks.labels import Frame, LabelConfig, absent_pairs, relabel
+from tasks.language import Meaning, sample_wording
 
 # How often each family is asked, relative to the others: what needs eyes needs most pictures.
 SHARES = {"go_to": 0.6, "gesture": 0.22, "walk": 0.18}
@@ -280,7 +280,7 @@ def random_arms(rng: np.random.Generator) -> np.ndarray:
 
 def _absent(meaning: Meaning, scene: Scene, rng: np.random.Generator) -> Meaning:
     there = {(thing.colour, thing.shape) for thing in scene.objects}
-    pairs = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in there]
+    pairs = absent_pairs(there)
     colour, shape = pairs[int(rng.integers(len(pairs)))]
     return replace(meaning, colour=colour, shape=shape)
 

@@ -48,14 +48,16 @@ def test_a_pointing_hand_lies_on_the_line_to_its_target(model, side, target):
     assert np.rad2deg(np.arccos(place @ towards / np.linalg.norm(place))) < 3
 
 
-@pytest.mark.parametrize("sides", [("left",), ("right",), arms.SIDES])
+@pytest.mark.parametrize(
+    ("sides", "least_m"), [(("left",), 0.2), (("right",), 0.2), (arms.SIDES, 0.17)]
+)
 @pytest.mark.parametrize("phase_s", [0.0, 0.3, 0.9])
-def test_raised_and_waving_hands_are_above_the_shoulder(model, sides, phase_s):
+def test_raised_and_waving_hands_are_above_the_shoulder(model, sides, least_m, phase_s):
     for pose in (arms.raised(sides), arms.waving(sides, phase_s)):
         data = settled(model, pose)
         for side in sides:
             place, _ = hand(data, side)
-            assert place[2] > 0.17
+            assert place[2] > least_m
 
 
 def test_a_wave_swings_a_raised_hand_aside(model):
