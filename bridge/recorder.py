@@ -87,6 +87,7 @@ class Recorder:
         self._current: _Report | None = None
         self._open: list[_Report] = []
         self._synced_s = time.monotonic()
+        self._taken_s = 0.0
         self._wake, self._ending = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="black box", daemon=True)
         self._thread.start()
@@ -143,10 +144,13 @@ class Recorder:
 
     def _take(self) -> Iterator[bytes]:
         """What has come since the last time, packed."""
+        # Before the periods: theirs are then among those taken.
+        asked = [self._asked.popleft() for _ in range(len(self._asked))]
         periods, lost = self._ring.take_periods()
         if lost:
             self._fail("lost_periods", lost, f"{lost} periods came too fast for the black box")
         for period in periods:
+            self._taken_s = period.time_s
             self._periods.append(pack_record(period))
             yield self._periods[-1]
         images, lost = self._ring.take_images()
@@ -155,8 +159,7 @@ class Recorder:
         for time_s, image in images:
             self._images.append(pack_record(ImageRecord(time_s, encode_png(image))))
             yield self._images[-1]
-        while self._asked:
-            report, event = self._asked.popleft()
+        for report, event in asked:
             self._events.append(event)
             if report not in self._open:
                 self._open.append(report)
@@ -176,7 +179,7 @@ class Recorder:
 
     def _report(self, ending: bool) -> None:
         for report in list(self._open):
-            due = ending or self._is_due(report, self._ring.newest_s)
+            due = ending or self._is_due(report, self._taken_s)
             if due or not report.written:
                 self._write(report.path)
                 report.written = True

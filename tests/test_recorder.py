@@ -145,6 +145,23 @@ def test_a_file_at_once_and_again_with_what_came_after(tmp_path):
     assert len(read_recording(path).time_s) == 60
 
 
+def test_what_comes_while_the_journal_is_written_is_not_left_out(tmp_path, monkeypatch):
+    keep, rest = Recorder._keep, iter([range(10, 60)])
+
+    def keep_while_the_loop_goes_on(recorder, frames):
+        keep(recorder, frames)
+        if recorder._open:  # the event has been taken
+            for index in next(rest, ()):
+                recorder.add(moment(index))
+
+    monkeypatch.setattr(Recorder, "_keep", keep_while_the_loop_goes_on)
+    with Recorder(tmp_path, after_s=1.0) as recorder:
+        for index in range(10):
+            recorder.add(moment(index))
+        path = recorder.write("HOLD")
+        await_true(lambda: path.exists() and len(read_recording(path).time_s) == 60)
+
+
 def test_a_clock_set_back_starts_another_file(tmp_path):
     with Recorder(tmp_path) as recorder:
         recorder.add(moment(0, time_s=1000.0))
