@@ -20,6 +20,8 @@ STATE_WIDTH = 384
 
 # A state further than this from its mean, in deviations, is clipped.
 MAX_DEVIATION = 5.0
+# What an uncertain reading is sharpened by once training has ended.
+SHARPNESS = 6.0
 # Things the eyes look for at once.
 GAZES = 16
 # Rhythms in elapsed time, among them that of waving. The slow ones tell how long it has been.
@@ -36,8 +38,9 @@ class Words(nn.Module):
     """Reads an instruction: one attention pooling per slot, then what each slot says.
 
     Nothing but the probabilities of the slots' values reaches the word vector, so a wording that
-    is read rightly acts exactly like the wordings of training. Without slots the pooled states
-    are the word vector's source.
+    is read rightly acts exactly like the wordings of training. Outside training a reading is taken
+    for its likeliest value: no one ever trained on half a red and half an orange ball. Without
+    slots the pooled states are the word vector's source.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class Words(nn.Module):
         logits = [layer(pooled[:, i]) for i, layer in enumerate(self.slots)]
         source = pooled[:, 0]
         if logits:
-            source = torch.cat([torch.softmax(slot, dim=-1) for slot in logits], dim=-1)
+            sharpness = 1.0 if self.training else SHARPNESS
+            source = torch.cat([torch.softmax(sharpness * s, dim=-1) for s in logits], dim=-1)
         hidden = F.gelu(self.meaning(source)).unsqueeze(1)
         return self.norm(self.output(hidden)).squeeze(1), logits
 

@@ -24,6 +24,8 @@ STUMBLING_RAD = 0.4
 # the facts' frames.
 THIGH_M, SHANK_M, LEG_M = 0.3366, 0.3000, 0.6014
 DEEPEST_LEAN_RAD = 0.82  # an ankle ends at 0.87 rad: deeper squats go back, not down alone
+BOW_HIPS_BACK = 0.13  # rad of leg per rad of torso: the centre of mass stays over the feet
+BOW_SAG = 0.3  # the share of a bow that the torso's own weight makes, against a soft waist
 WAIST_LEAN_PER_M = 6.0  # the waist bends forward as hips go back: the body stays over its feet
 HIP_PITCH_PER_M_S = 0.55
 HIP_YAW_PER_RAD_S = 0.35
@@ -60,6 +62,20 @@ def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
     While the clock runs, at a phase above zero, more is normal.
     """
     return np.linalg.norm(capture, axis=-1) > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
+
+
+def posture(height: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """(..., 15) offsets of leg and waist joints for a pelvis at (...) m, a torso at (...) rad.
+
+    The torso bows forward over an upright pelvis, while the legs carry the hips back.
+    """
+    offsets = squat(height)
+    back = BOW_HIPS_BACK * np.asarray(pitch)
+    for hip in (0, 6):
+        offsets[..., hip] -= back
+        offsets[..., hip + 4] += back
+    offsets[..., 14] += pitch
+    return offsets
 
 
 def squat(height: np.ndarray) -> np.ndarray:

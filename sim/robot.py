@@ -87,3 +87,17 @@ def _use_our_motors(spec: mujoco.MjSpec) -> None:
             forcerange=[-effort, effort],
         )
         actuator.set_to_position(kp=fact["kp_nm_rad"], kv=fact["kd_nms_rad"])
+
+
+def walk_model() -> mujoco.MjModel:
+    """The G1 alone on a plane, whose feet touch nothing but the floor."""
+    spec = robot_spec()
+    spec.worldbody.add_geom(
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], friction=[1, 0.005, 1e-4]
+    )
+    for geom in spec.geoms:
+        is_foot = "_foot_" in geom.name
+        geom.contype, geom.conaffinity = (0, 1) if is_foot else (int(geom.name == "floor"), 0)
+        if is_foot:
+            geom.priority = 1
+    return spec.compile()

@@ -18,6 +18,7 @@ from sim.walk_bodies import BodyName, GroundName, body_model, find_body
 from sim.walk_course import (
     Course,
     Trace,
+    bow_course,
     fixed_course,
     height_course,
     low_course,
@@ -39,9 +40,10 @@ TRACKED: dict[str, tuple[float, float, float]] = {
 }
 HEIGHTS_M = (0.7, 0.65, 0.6, 0.55, 0.5, 0.45)
 HEIGHT_ERROR_M = 0.03
-HEIGHTS, LOW = "heights", "low"
-HEIGHT_FIGURES = {HEIGHTS: "lowest_height_m", LOW: "low_height"}
+HEIGHTS, LOW, BOW = "heights", "low", "bow"
+POSTURE_FIGURES = {HEIGHTS: "lowest_height_m", LOW: "low_height", BOW: "bow_error_rad"}
 LOW_M, LOW_S, GOING_DOWN_S = 0.55, 10.0, 3.0
+BOW_RAD, BOW_S = 0.4, 10.0
 HAND_PAYLOAD_KG = 1.0
 SETTLED_S = 1.0  # after a new command, or at the start
 STAND_S, TRACK_S, ROUGH_S = 20.0, 6.0, 10.0
@@ -90,15 +92,15 @@ def examinees(config: WalkBenchConfig) -> list[Examinee]:
 def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
     """All figures, by body, walker and name: `figures["mesh"]["holosoma_ppo"]["falls"]`.
 
-    A walker that takes no heights has None for what is asked of them. Raises UserError for a
-    walker or a body that is missing.
+    A walker that takes no posture has None for what is asked of one. Raises UserError for a walker
+    or a body that is missing.
     """
     if config.runs < 1 or config.directions < 1:
         raise UserError("--runs and --directions must be at least 1")
     walkers = examinees(config)
     bodies = {name: find_body(name) for name in config.bodies}
     exams = make_exams(config)
-    heights = {walker.name: walker.make(1).takes_height for walker in walkers}
+    postures = {walker.name: walker.make(1).takes_posture for walker in walkers}
     figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
     steps = sum(exam.course.steps for exam in exams)
     with _progress_bar() as bar:
@@ -110,8 +112,8 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
                 models[key] = models.get(key) or body_model(body, *key)
                 for walker in walkers:
                     own = figures[body_name][walker.name]
-                    if exam.name in HEIGHT_FIGURES and not heights[walker.name]:
-                        own[HEIGHT_FIGURES[exam.name]] = None
+                    if exam.name in POSTURE_FIGURES and not postures[walker.name]:
+                        own[POSTURE_FIGURES[exam.name]] = None
                         bar.advance(task, exam.course.steps)
                         continue
                     bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
@@ -187,6 +189,7 @@ def make_exams(config: WalkBenchConfig) -> list[Exam]:
             lambda trace: _rate("bumps_falls", trace),
         ),
         Exam(HEIGHTS, height_course(few, HEIGHTS_M), _score_heights),
+        Exam(BOW, bow_course(runs, BOW_RAD, BOW_S, seed + 5), _score_bow),
         Exam(LOW, low_course(runs, LOW_M, GOING_DOWN_S + LOW_S, seed + 4), _score_low),
     ]
 
@@ -297,6 +300,12 @@ def _score_heights(trace: Trace) -> dict[str, Any]:
             break
         held = wanted
     return {"lowest_height_m": held}
+
+
+def _score_bow(trace: Trace) -> dict[str, Any]:
+    """How far the torso is from BOW_RAD on average, once it is there; and who fell."""
+    error = np.abs(trace.torso_pitch_rad[round(GOING_DOWN_S * CONTROL_HZ) :] - BOW_RAD)
+    return {"bow_error_rad": _mean(error[:, trace.upright[-1]])} | _rate("bow_falls", trace)
 
 
 def _score_low(trace: Trace) -> dict[str, Any]:

@@ -27,6 +27,7 @@ BUMP_CELL_M = 0.1
 BUMPY_HALF_M = 12.0
 PALM_M = (0.1, 0.0, 0.0)  # in wrist_yaw_link
 SIDES = ("left", "right")
+WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,11 @@ class BodyBatch:
     def height(self) -> np.ndarray:
         """(n,) m of the pelvis over the ground."""
         return self.qpos[:, 2] - self._slope * self.qpos[:, 0]
+
+    def torso_pitch(self) -> np.ndarray:
+        """(n,) rad that the torso leans forward: the pelvis' lean and the waist's bend."""
+        down = self.gravity()
+        return np.arctan2(down[:, 0], -down[:, 2]) + self.joint_pos[:, WAIST_PITCH]
 
     def base_velocity(self) -> np.ndarray:
         """(n, 3) forward m/s, left m/s, yaw rate rad/s in the pelvis' own frame."""

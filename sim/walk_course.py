@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -15,6 +15,7 @@ from bridge.contract import (
     CONTROL_HZ,
     N_ARM_JOINTS,
     STAND_COMMAND,
+    STANDING_HEIGHT_M,
 )
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.walk_bodies import BodyBatch, GroundName
@@ -45,6 +46,7 @@ class Course:
     pushes: np.ndarray
     ground: GroundName = "flat"
     hand_payload_kg: float = 0.0
+    torso_pitch_rad: float = 0.0  # not 0 only for walkers that take it
 
     @property
     def steps(self) -> int:
@@ -68,6 +70,7 @@ class Trace:
     velocity: np.ndarray
     base_xy_m: np.ndarray
     height_m: np.ndarray
+    torso_pitch_rad: np.ndarray
     contact: np.ndarray
     sole_speed_m_s: np.ndarray
     power_w: np.ndarray
@@ -97,6 +100,7 @@ def run_course(
     upright = np.ones(course.n, dtype=bool)
     last_targets = np.tile(joint_facts("home_rad"), (course.n, 1)).astype(np.float64)
     velocity, rows, poses = np.zeros((course.n, 3)), [], []
+    bow = {"torso_pitch": course.torso_pitch_rad} if course.torso_pitch_rad else {}
     for step, command in enumerate(course.commands):
         bodies.push((course.push_steps == step) & upright, course.pushes)
         joint_vel = bodies.joint_vel.copy()
@@ -106,6 +110,7 @@ def run_course(
             joint_vel,
             bodies.sensor("base_ang_vel"),
             bodies.gravity(),
+            **bow,
         )
         bodies.step(targets, upright)
         upright = upright & ~bodies.fallen()
@@ -129,6 +134,7 @@ def _measure(
     return {
         "base_xy_m": bodies.qpos[:, :2].copy(),
         "height_m": bodies.height(),
+        "torso_pitch_rad": bodies.torso_pitch(),
         "contact": bodies.contact(),
         "sole_speed_m_s": bodies.sole_speed(),
         "power_w": np.abs(bodies.torque * bodies.joint_vel).sum(axis=1),
@@ -227,6 +233,12 @@ def low_course(runs: int, height_m: float, seconds: float, seed: int) -> Course:
     commands[..., BASE_HEIGHT] = height_m
     commands[..., ARMS] = _random_arms(rng, len(commands), runs)
     return Course(commands, rng.uniform(-np.pi, np.pi, runs), *_no_push(runs))
+
+
+def bow_course(runs: int, pitch_rad: float, seconds: float, seed: int) -> Course:
+    """Stands that bow and stay bowed, with arms that move."""
+    commands = low_course(runs, STANDING_HEIGHT_M, seconds, seed)
+    return replace(commands, torso_pitch_rad=pitch_rad)
 
 
 def height_course(runs: int, heights_m: Sequence[float]) -> Course:

@@ -20,12 +20,13 @@ from sim.robot import (
     facts,
     gravity_in_base,
     joint_facts,
-    robot_spec,
+    walk_model,
     yaw_of,
 )
 from sim.walk_reward import WalkState, walk_rewards
 from sim.walker import (
     ARM_SPEED_RAD_S,
+    DEEPEST_BOW_RAD,
     HIGHEST_M,
     LOWEST_M,
     OBSERVATION_DIM,
@@ -33,6 +34,7 @@ from sim.walker import (
     VELOCITY_LOW,
     advance_clock,
     follow_height,
+    follow_pitch,
     is_stepping,
     joint_targets,
     start_phase,
@@ -62,6 +64,7 @@ class WalkConfig:
     stand_share: float = 0.3
     turn_share: float = 0.2
     low_share: float = 0.3
+    bow_share: float = 0.15
     push_m_s: float = 1.3
     push_every_s: float = 6.0
     friction: tuple[float, float] = (0.4, 1.25)
@@ -78,25 +81,11 @@ class WalkConfig:
     gravity_noise: float = 0.03
 
 
-def walk_model() -> mujoco.MjModel:
-    """The G1 alone on a plane, whose feet touch nothing but the floor."""
-    spec = robot_spec()
-    spec.worldbody.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], friction=[1, 0.005, 1e-4]
-    )
-    for geom in spec.geoms:
-        is_foot = "_foot_" in geom.name
-        geom.contype, geom.conaffinity = (0, 1) if is_foot else (int(geom.name == "floor"), 0)
-        if is_foot:
-            geom.priority = 1
-    return spec.compile()
-
-
 class WalkEnv(gymnasium.vector.VectorEnv):
-    """`n_worlds` G1s follow random base velocities and heights while their arms move at random.
+    """`n_worlds` G1s follow random base velocities and postures while their arms move at random.
 
-    Actions (n, 15) correct the reference gait of legs and waist. Observations (n, 85) are the
-    walker's; `info["critic"]` (n, 93) adds what only the simulation knows. A world that falls or
+    Actions (n, 15) correct the reference gait of legs and waist. Observations (n, 86) are the
+    walker's; `info["critic"]` (n, 94) adds what only the simulation knows. A world that falls or
     ends resets in the same step. Randomised per world: friction, masses, payload of torso and
     wrists, where the torso's mass lies, gains, and how many physics steps a command is late.
     """
@@ -146,6 +135,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.velocity = np.zeros((n, 3))
         self.height = np.full(n, STANDING_HEIGHT_M)
         self.height_goal = self.height.copy()
+        self.pitch, self.pitch_goal = np.zeros(n), np.zeros(n)
         self.phase, self.unasked_s = np.zeros(n), np.zeros(n)
         self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
@@ -166,7 +156,13 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.previous_action, self.action = self.action, np.asarray(actions, dtype=np.float64)
         self._move_arms()
         targets = joint_targets(
-            self.action, self.phase, self.velocity, self.height, self.arms, self.stepping
+            self.action,
+            self.phase,
+            self.velocity,
+            self.height,
+            self.pitch,
+            self.arms,
+            self.stepping,
         )
         self._drive(np.clip(targets, self._joint_low, self._joint_high))
         self.episode_steps += 1
@@ -191,11 +187,12 @@ class WalkEnv(gymnasium.vector.VectorEnv):
 
     def _drive(self, targets: np.ndarray) -> None:
         """One control period; a world obeys the last targets until its command arrives."""
-        for late in range(CONTROL_SUBSTEPS):
-            arrived = self.delay == late
-            self.ctrl[arrived] = targets[arrived]
-            self.batch.step(stage=mujoco.mjtStage.mjSTAGE_VEL)
-        self.ctrl[self.delay == CONTROL_SUBSTEPS] = targets[self.delay == CONTROL_SUBSTEPS]
+        for late in range(CONTROL_SUBSTEPS + 1):
+            worlds = np.flatnonzero(self.delay == late)
+            for substeps in (late, CONTROL_SUBSTEPS - late):
+                if substeps and worlds.size:
+                    self.batch.step(worlds, nstep=substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
+                self.ctrl[worlds] = targets[worlds]
 
     def _gravity(self) -> np.ndarray:
         return gravity_in_base(self.qpos[:, 3:7])
@@ -222,7 +219,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             base_pos=self.qpos[:, :2],
             joint_offset=self.qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS]
             - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
-            - gait.squat(self.height),
+            - gait.posture(self.height, self.pitch),
             sole_pos=pair["sole_pos"],
             sole_vel=pair["sole_vel"],
             sole_up=pair["sole_up"],
@@ -263,6 +260,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         clean = walker_observation(
             self.velocity,
             self.height,
+            self.pitch,
             self.phase,
             joints,
             joint_vel,
@@ -274,6 +272,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         observed = walker_observation(
             self.velocity,
             self.height,
+            self.pitch,
             self.phase,
             noisy(joints, c.joint_noise_rad),
             noisy(joint_vel, c.joint_vel_noise_rad_s),
@@ -309,6 +308,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         velocity[(kind > 1 - c.stand_share)] = 0
         # Stands, and slow walks, with bent legs: to reach low things.
         low = rng.random(n) < c.low_share * self.difficulty
+        bowed = rng.random(n) < c.bow_share * self.difficulty
+        self.pitch_goal[worlds] = bowed * rng.uniform(0, DEEPEST_BOW_RAD, n)
         self.height_goal[worlds] = np.where(
             low, rng.uniform(LOWEST_M, HIGHEST_M, n), STANDING_HEIGHT_M
         )
@@ -344,6 +345,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         step = self.arm_speed * DT_S
         self.arms = self.arms + np.clip(self.arm_goals - self.arms, -step, step)
         self.height = follow_height(self.height, self.height_goal)
+        self.pitch = follow_pitch(self.pitch, self.pitch_goal)
 
     def _disturb(self) -> None:
         c, rng, n = self.config, self._rng, self.num_envs
@@ -372,7 +374,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.qvel[worlds] = 0
         self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
         self.ctrl[worlds] = qpos[:, 7:]
-        self.height[worlds] = STANDING_HEIGHT_M
+        self.height[worlds], self.pitch[worlds] = STANDING_HEIGHT_M, 0.0
         self.phase[worlds], self.unasked_s[worlds], self.stepping[worlds] = 0, 0, False
         self._sample_commands(worlds)
         for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):

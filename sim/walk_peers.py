@@ -46,7 +46,7 @@ _ARMS = slice(N_LEG_WAIST_JOINTS, N_JOINTS)  # of the 29 joints
 class BatchedWalker(Protocol):
     """The walker of n robots: (n, 18) commands and what the bodies feel in, (n, 29) targets out."""
 
-    takes_height: bool
+    takes_posture: bool
 
     def reset(self, robots: np.ndarray | None = None) -> None: ...
 
@@ -128,7 +128,7 @@ class HolosomaWalker:
     really were it fought them: of 48 robots with moving arms 22 then fell in 5 s, else none.
     """
 
-    takes_height = False
+    takes_posture = False
 
     def __init__(self, path: Path, n: int):
         self._session = _batched_session(path)

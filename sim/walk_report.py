@@ -29,6 +29,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("peak_joint_acc_rad_s2", "peak joint acc. rad/s²", "{:.0f}"),
     ("low_height", "0.55 m held for 10 s", "{:.0%}"),
     ("lowest_height_m", "lowest height m", "{:.2f}"),
+    ("bow_falls", "falls, bowed 0.4 rad", "{:.0%}"),
+    ("bow_error_rad", "bow error rad", "{:.3f}"),
 )
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44")
 

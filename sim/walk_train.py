@@ -23,16 +23,22 @@ from bridge.files import write_bytes, write_json
 from bridge.mirror import joint_mirror
 from sim.robot import N_LEG_WAIST_JOINTS
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walker import OBSERVATION_DIM
+from sim.walker import OBSERVATION_DIM, Walker
 
 PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
 SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps
+GOOD_ERROR_M_S = 0.1
 CHECKPOINT = "checkpoint.safetensors"
+CRITIC_ALONE = 25  # iterations until a new critic may judge a walker that is already good
 
 
 @dataclass(frozen=True)
 class WalkTrainConfig:
-    """One run of walker training. `start` is the folder of a run whose end is this one's begin."""
+    """One run of walker training.
+
+    `start` is the folder of a run whose end is this one's begin, or a walker.onnx: its network
+    goes on, with a critic that first learns alone.
+    """
 
     iterations: int = 3000
     minutes: float = 110.0
@@ -59,8 +65,8 @@ def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     for part, part_sign in ((joint, joint_sign), (joint, joint_sign), (body, body_sign)):
         index += list(part + len(index))
         sign += list(part_sign)
-    index.append(len(index))  # height
-    sign.append(1.0)
+    index += [len(index), len(index) + 1]  # height, torso pitch
+    sign += [1.0, 1.0]
     assert len(index) == OBSERVATION_DIM
 
     def tensors(i: Any, s: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,6 +126,8 @@ class SteadyPPO(PPO):
         assert self.storage.distribution_params is not None
         old = tuple(p.flatten(0, 1)[::8].clone() for p in self.storage.distribution_params)
         losses = super().update()
+        if not next(self.actor.parameters()).requires_grad:
+            return losses
         with torch.no_grad():
             self.actor(observations, stochastic_output=True)
             kl = self.actor.get_kl_divergence(old, self.actor.output_distribution_params).mean()
@@ -248,6 +256,24 @@ class WalkRunner(OnPolicyRunner):
         self.env.episode_length = state["episode_length"]
         self.env.tracking_error = state["tracking_error"]
 
+    def begin_from(self, path: Path) -> None:
+        """Takes the network of a walker.onnx, and a curriculum that knows that it can walk."""
+        Walker(path)  # refuses a file that is no walker of this body
+        import onnx
+
+        weights = {
+            tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+            for tensor in onnx.load(str(path)).graph.initializer
+        }
+        own = self.alg.actor.state_dict()
+        network = {name: weights.get(name) for name in own if name.startswith("mlp.network.")}
+        for name, tensor in network.items():
+            if tensor is None or tensor.shape != own[name].shape:
+                raise UserError(f"{path} holds a network of another size than --hidden says")
+        self.alg.actor.load_state_dict(own | network)
+        self.env.episode_length = float(LONG_EPISODE)
+        self.env.tracking_error = GOOD_ERROR_M_S
+
 
 def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
     """rsl-rl's configuration of a run."""
@@ -295,6 +321,8 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     runner.alg.kl_low, runner.alg.kl_high = config.kl_low, config.kl_high
     if (out / CHECKPOINT).exists():
         runner.restore(out)
+    elif config.start is not None and config.start.is_file():
+        runner.begin_from(config.start)
     elif config.start is not None:
         _check_start(config.start, config)
         runner.restore(config.start)
@@ -302,7 +330,11 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     first = True
     while runner.current_learning_iteration < config.iterations and time.monotonic() < deadline:
         left = config.iterations - runner.current_learning_iteration
-        runner.learn(min(config.save_every, left), init_at_random_ep_len=first)
+        new_critic = config.start is not None and config.start.is_file()
+        alone = new_critic and runner.current_learning_iteration < CRITIC_ALONE
+        runner.alg.actor.requires_grad_(not alone)
+        length = min(config.save_every, left, CRITIC_ALONE if alone else left)
+        runner.learn(length, init_at_random_ep_len=first)
         runner.current_learning_iteration += 1
         first = False
     return out / "walker.onnx"
@@ -360,7 +392,7 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def export_walker(runner: OnPolicyRunner, path: Path) -> None:
-    """Writes the actor's mean as ONNX: `observation` (n, 85) -> `action` (n, 15)."""
+    """Writes the actor's mean as ONNX: `observation` (n, 86) -> `action` (n, 15)."""
     import io
 
     import onnx

@@ -26,12 +26,14 @@ from bridge.safety import Limits
 from sim import gait
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 
-OBSERVATION_DIM = 85
+OBSERVATION_DIM = 86
 # Command ranges the walker is trained for: m/s, m/s, rad/s.
 VELOCITY_LOW = np.array([-0.6, -0.4, -1.0], dtype=np.float32)
 VELOCITY_HIGH = np.array([1.0, 0.4, 1.0], dtype=np.float32)
 LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
 HEIGHT_RATE_M_S = 0.25
+WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
+DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
 ARM_SPEED_RAD_S = 3.0
 
 
@@ -66,6 +68,7 @@ def action_scale() -> np.ndarray:
 def walker_observation(
     velocity: np.ndarray,
     height: np.ndarray,
+    pitch: np.ndarray,
     phase: np.ndarray,
     joint_pos: np.ndarray,
     joint_vel: np.ndarray,
@@ -74,14 +77,15 @@ def walker_observation(
     last_action: np.ndarray,
     stepping: np.ndarray,
 ) -> np.ndarray:
-    """(..., 85) float32, the network's input.
+    """(..., 86) float32, the network's input.
 
-    velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; phase (...) in [0, 1);
+    velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; pitch (...) rad
+    of the torso; phase (...) in [0, 1);
     joints (..., 29) rad and rad/s; angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU
     frame; action (..., 15); stepping (...) bool, whether the clock runs.
     """
     pose = np.broadcast_to(joint_facts("home_rad"), joint_pos.shape).copy()
-    pose[..., :N_LEG_WAIST_JOINTS] += gait.squat(height)
+    pose[..., :N_LEG_WAIST_JOINTS] += gait.posture(height, pitch)
     angle = 2 * np.pi * phase[..., None]
     stepping = stepping[..., None]
     # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
@@ -96,6 +100,7 @@ def walker_observation(
             joint_vel * 0.1,
             last_action,
             5.0 * (STANDING_HEIGHT_M - height[..., None]),
+            2.0 * pitch[..., None],
         ],
         axis=-1,
     ).astype(np.float32)
@@ -106,11 +111,13 @@ def joint_targets(
     phase: np.ndarray,
     velocity: np.ndarray,
     height: np.ndarray,
+    pitch: np.ndarray,
     arms: np.ndarray,
     stepping: np.ndarray,
 ) -> np.ndarray:
-    """(..., 29) rad: legs and waist at home + squat + reference + scaled action, arms as is."""
-    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + gait.squat(height)
+    """(..., 29) rad: legs and waist at home + posture + reference + scaled action, arms as is."""
+    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + gait.posture(height, pitch)
+    home[..., WAIST_PITCH] -= gait.BOW_SAG * pitch
     offsets = gait.reference(gait.leg_phases(phase), velocity, stepping)
     return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
 
@@ -158,13 +165,19 @@ def follow_height(height: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return height + np.clip(np.clip(wanted, LOWEST_M, HIGHEST_M) - height, -step, step)
 
 
+def follow_pitch(pitch: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(...) rad: the torso's pitch one control period later, no faster than BOW_RATE_RAD_S."""
+    step = BOW_RATE_RAD_S / CONTROL_HZ
+    return pitch + np.clip(np.clip(wanted, 0.0, DEEPEST_BOW_RAD) - pitch, -step, step)
+
+
 class Walker:
     """The walker of one robot, or of `n`: the network and the little state kept between steps.
 
-    `clamped` counts the robots' steps whose velocity or height was out of the trained range.
+    `clamped` counts the robots' steps whose velocity, height or pitch was out of the trained range.
     """
 
-    takes_height = True
+    takes_posture = True
 
     def __init__(self, path: Path | str | None = None, n: int | None = None):
         """With `n`, every array given and returned has a row for each robot."""
@@ -174,9 +187,14 @@ class Walker:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has a class for each way to be no graph
+            raise UserError(
+                f"walker {path} is no ONNX file; train one with: hitogata walk"
+            ) from error
         _check_walker(path, self._session)
         self.clamped = 0
         self._range = np.array([[j[0], j[1]] for j in joint_facts("range_rad")])
@@ -185,7 +203,7 @@ class Walker:
         self._unasked_s = np.zeros(lead)
         self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
         self._arms = np.zeros((*lead, N_ARM_JOINTS))
-        self._height = np.zeros(lead)
+        self._height, self._pitch = np.zeros(lead), np.zeros(lead)
         self.reset()
 
     def reset(self, robots: np.ndarray | None = None) -> None:
@@ -193,7 +211,7 @@ class Walker:
         forgotten = ... if robots is None else robots
         self._phase[forgotten] = self._unasked_s[forgotten] = 0.0
         self._action[forgotten] = 0.0
-        self._height[forgotten] = STANDING_HEIGHT_M
+        self._height[forgotten], self._pitch[forgotten] = STANDING_HEIGHT_M, 0.0
         self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
 
     def step(
@@ -203,11 +221,13 @@ class Walker:
         joint_vel: np.ndarray,
         ang_vel: np.ndarray,
         gravity: np.ndarray,
+        torso_pitch: float | np.ndarray = 0.0,
     ) -> np.ndarray:
         """29 joint targets (rad) for the next control period from an (18,) command.
 
-        Velocities and height are clamped to the trained range, arms to the joint ranges and to
-        3 rad/s. Raises ValueError, before anything changes, where a number is not finite.
+        `torso_pitch` rad, 0 to 0.5, bows the torso forward. Velocities, height and pitch are
+        clamped to the trained range, arms to the joint ranges and to 3 rad/s. Raises ValueError,
+        before anything changes, where a number is not finite.
         """
         for name, values in (
             ("command", command),
@@ -215,20 +235,23 @@ class Walker:
             ("joint velocities", joint_vel),
             ("angular velocity", ang_vel),
             ("gravity", gravity),
+            ("torso pitch", torso_pitch),
         ):
             if not np.isfinite(values).all():
                 raise ValueError(f"the walker was given {name} that are not finite")
-        self.clamped += int(_is_outside(command).sum())
+        self.clamped += int(_is_outside(command, torso_pitch).sum())
         velocity = np.clip(command[..., :3], VELOCITY_LOW, VELOCITY_HIGH)
         arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
         self._arms = follow_arms(arms, command[..., ARMS])
         self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
+        self._pitch[...] = follow_pitch(self._pitch, np.asarray(torso_pitch))
         capture = gait.capture_offset(gravity, ang_vel)
         phase = start_phase(self._phase, velocity, capture)
         stepping = is_stepping(phase, velocity, capture)
         observation = walker_observation(
             velocity,
             self._height,
+            self._pitch,
             phase,
             joint_pos,
             joint_vel,
@@ -240,17 +263,21 @@ class Walker:
         rows = observation.reshape(-1, OBSERVATION_DIM)
         action = self._session.run(None, {"observation": rows})[0]
         self._action = action.reshape(self._action.shape)
-        targets = joint_targets(self._action, phase, velocity, self._height, self._arms, stepping)
+        targets = joint_targets(
+            self._action, phase, velocity, self._height, self._pitch, self._arms, stepping
+        )
         self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
         return np.clip(targets, self._range[:, 0], self._range[:, 1])
 
 
-def _is_outside(command: np.ndarray) -> np.ndarray:
+def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
     """(...) bool: whether a command asks for more than the walker can do."""
     velocity, height = command[..., :BASE_HEIGHT], command[..., BASE_HEIGHT]
     fast = ((velocity < VELOCITY_LOW) | (velocity > VELOCITY_HIGH)).any(axis=-1)
     # A metre in float32 is rounded.
-    return fast | (height < LOWEST_M - 1e-6) | (height > HIGHEST_M + 1e-6)
+    low_or_high = (height < LOWEST_M - 1e-6) | (height > HIGHEST_M + 1e-6)
+    bowed = (np.asarray(pitch) < -1e-6) | (np.asarray(pitch) > DEEPEST_BOW_RAD + 1e-6)
+    return fast | low_or_high | bowed
 
 
 def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:

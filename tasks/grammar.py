@@ -34,7 +34,8 @@ class Grammar:
     slot, whenever that slot is set; `{name}` is one of `words[name]`. Words in a table are chosen
     by the meaning's value of the slot to which the table's keys belong. "slot=value: ..." says a
     slot without naming it. Patterns stand under an action or the beginning of its name.
-    In frames, `~` stands for what they surround. A sentence stands without a frame.
+    In frames, `~` stands for what they surround. A sentence stands without a frame. The first of
+    the words under a name is the usual one: it has `usual_share` of the draws to itself.
     """
 
     words: Words
@@ -43,6 +44,7 @@ class Grammar:
     adverbs: list[str]
     frames: list[str]
     slot_of_value: dict[str, str]
+    usual_share: float = 0.0
 
     def say(self, values: dict[str, str], rng: np.random.Generator) -> str:
         """Draws until a pattern says exactly `values`, slot to value: no slot more, none less."""
@@ -101,7 +103,8 @@ class Grammar:
             known = values.get(slot) in entry
             said.add(slot if known else _UNSAYABLE)
             entry = entry[values[slot]] if known else [""]
-        return self._fill(pick(entry, rng), values, said, rng)
+        usual = self.usual_share > 0 and rng.random() < self.usual_share
+        return self._fill(entry[0] if usual else pick(entry, rng), values, said, rng)
 
     def vocabulary(self) -> set[str]:
         """Every word that it can say, in lower case."""

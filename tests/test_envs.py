@@ -121,7 +121,7 @@ def test_walking_worlds_have_a_name():
         WALK_ID, num_envs=3, vectorization_mode="vector_entry_point", threads=1
     )
     observation, _ = env.reset(seed=0)
-    assert observation.shape == (3, 85)
+    assert observation.shape == (3, 86)
     observation, reward, *_ = env.step(np.zeros((3, 15), dtype=np.float32))
     assert reward.shape == (3,) and np.isfinite(observation).all()
     env.close()

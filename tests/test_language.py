@@ -380,3 +380,15 @@ def test_plain_orders_are_part_of_training(sentence: str, action: str) -> None:
 def test_other_everyday_orders_are_held_out(sentence: str) -> None:
     assert any(Reader(grammar, sentence).actions() for grammar in HELDOUT)
     assert not Reader(TRAIN[0], sentence).actions()
+
+
+def test_the_first_of_the_words_is_said_more_often() -> None:
+    words = {"greeting": ["hello", "hi", "hey", "howdy"]}
+    grammar = Grammar(words, {"wave": ["{greeting}"]}, {}, [], ["~"], {}, usual_share=0.4)
+    rng = np.random.default_rng(0)
+    said = [grammar.say({"action": "wave"}, rng) for _ in range(4000)]
+    shares = {word: said.count(word) / 4000 for word in words["greeting"]}
+    rest = 0.6 / 4
+    assert shares == pytest.approx(
+        {"hello": 0.4 + rest, "hi": rest, "hey": rest, "howdy": rest}, abs=0.03
+    )

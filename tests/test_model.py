@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT
-from policy.inputs import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, context_features
+from policy.inputs import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, Words, context_features
 from policy.model import Model, ModelConfig, example_inputs, known_bands
 from tasks.arms import WAVE_HZ
 
@@ -114,6 +114,23 @@ def test_padding_says_nothing(model, inputs):
     torch.testing.assert_close(word, padded)
     torch.testing.assert_close(slots, padded_slots)
     assert [slot.shape[1] for slot in slots] == [3, 4]
+
+
+def test_outside_training_a_doubtful_reading_counts_as_its_likeliest_value():
+    torch.manual_seed(0)
+    words = Words(64, 32, (2, 3), dropout=0.0)
+    states, mask = torch.randn(1, 24, 384), torch.ones(1, 24, dtype=torch.bool)
+    doubt, certainty = torch.tensor([1.0, 0.0]), torch.tensor([40.0, 0.0])
+
+    def word_vector(logits):
+        with torch.no_grad():
+            words.slots[0].weight.zero_()
+            words.slots[0].bias.copy_(logits)
+            return words(states, mask)[0]
+
+    assert not torch.allclose(word_vector(doubt), word_vector(certainty), atol=0.05)
+    words.eval()
+    assert torch.allclose(word_vector(doubt), word_vector(certainty), atol=0.05)
 
 
 def test_act_shapes_and_early_stop(model, inputs):

@@ -278,7 +278,7 @@ def test_pushes_come_from_all_sides_at_moments_alike_for_all_speeds():
 
 def test_who_falls_counts_no_more(ours):
     class Collapse:
-        takes_height = False
+        takes_posture = False
 
         def reset(self, robots=None): ...
 
@@ -308,6 +308,7 @@ def trace_of(steps: int, n: int, **parts: np.ndarray) -> Trace:
         "velocity": np.zeros((steps, n, 3)),
         "base_xy_m": np.zeros((steps, n, 2)),
         "height_m": zeros + 0.76,
+        "torso_pitch_rad": zeros,
         "contact": np.ones((steps, n, 2), dtype=bool),
         "sole_speed_m_s": np.zeros((steps, n, 2)),
         "power_w": zeros,
@@ -373,6 +374,12 @@ def test_stand_energy_heights_and_pushes_by_hand():
     upright[600:, 2] = False
     found = walk_bench._score_low(trace_of(650, 3, height_m=heights, upright=upright))
     assert found["low_height"] == pytest.approx(1 / 3)
+
+    pitch = np.full((500, 2), 0.4)
+    pitch[:150], pitch[150:, 0] = 0.0, 0.3  # on the way down nothing counts
+    upright = np.array([[True, True]] * 499 + [[True, False]])
+    found = walk_bench._score_bow(trace_of(500, 2, torso_pitch_rad=pitch, upright=upright))
+    assert found["bow_error_rad"] == pytest.approx(0.1) and found["bow_falls"] == 0.5
 
     upright = np.ones((1, 16), dtype=bool)  # 2 stances x 4 speeds x 2 directions
     upright[0, 3], upright[0, [12, 13]] = False, False

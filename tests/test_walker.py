@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
@@ -50,6 +51,7 @@ def test_a_stand_has_no_clock_and_no_gait():
         np.array([0.7]),
         still,
         np.array([0.76]),
+        np.array([0.0]),
         ARM_HOME_RAD[None],
         np.array([False]),
     )
@@ -109,7 +111,7 @@ def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_ac
     index, sign = mirror_maps()["observation"]
     assert seen[index.numpy()] * sign.numpy() == pytest.approx(flipped, abs=1e-5)
 
-    network = MirrorSymmetric(torch.nn.Linear(85, 15))
+    network = MirrorSymmetric(torch.nn.Linear(86, 15))
     action, image = network(torch.as_tensor(np.stack([seen, flipped])))
     index, sign = mirror_maps()["action"]
     assert torch.allclose(action[index] * sign, image, atol=1e-5)
@@ -122,6 +124,7 @@ def _observe(velocity, phase, joints):
     return walker_observation(
         velocity,
         np.array(0.6),
+        np.array(0.3),
         phase,
         values,
         0 * values,
@@ -132,8 +135,9 @@ def _observe(velocity, phase, joints):
     )
 
 
+@pytest.mark.parametrize("pitch", [0.0, 0.3])
 @pytest.mark.parametrize("height", [0.76, 0.7, 0.6, 0.55, 0.5])
-def test_a_squat_lowers_the_pelvis_over_flat_feet(height):
+def test_a_posture_keeps_the_weight_over_flat_feet(height, pitch):
     import mujoco
 
     from sim.robot import robot_spec
@@ -141,11 +145,15 @@ def test_a_squat_lowers_the_pelvis_over_flat_feet(height):
     model = robot_spec().compile()
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, 0)
+    upright = gait.posture(np.array(height), np.array(0.0))
+    bowed = gait.posture(np.array(height), np.array(pitch))
+    assert (bowed - upright)[12:] == pytest.approx([0, 0, pitch]), "the waist bends by the pitch"
     data.qpos[2] = height
-    data.qpos[7:22] += gait.squat(np.array(height))
+    data.qpos[7:22] += bowed
     mujoco.mj_forward(model, data)
     sole = data.site("left_sole")
-    assert sole.xpos[2] == pytest.approx(0.0035, abs=1e-3), "the feet stay on the floor"
+    # Hips that go back come down by less than a millimetre.
+    assert sole.xpos[2] == pytest.approx(0.0035, abs=2e-3), "the feet stay on the floor"
     assert sole.xmat[8] == pytest.approx(1.0, abs=1e-3), "and flat"
     assert abs(data.subtree_com[0][0] - sole.xpos[0]) < 0.025, "the weight stays over them"
     assert (data.qpos[7:] > model.jnt_range[1:, 0]).all()
@@ -171,7 +179,7 @@ def test_worlds_are_deterministic_and_reset_when_they_fall():
     for _ in range(2):
         env = WalkEnv(SMALL)
         observation, info = env.reset(seed=7)
-        assert observation.shape == (4, 85) and info["critic"].shape == (4, 93)
+        assert observation.shape == (4, 86) and info["critic"].shape == (4, 94)
         fell = np.zeros(4, dtype=int)
         for _ in range(120):
             observation, reward, terminated, _, _ = env.step(np.zeros((4, 15)))
@@ -208,6 +216,8 @@ def test_walker_is_clamped_rate_limited_and_checked(tmp_path):
     command[:4] = [2.0, 0, 0, 0.3]
     walker.step(command, home, 0 * home, 0 * upright, upright)
     assert walker.clamped == 1
+    walker.step(STAND_COMMAND, home, 0 * home, 0 * upright, upright, torso_pitch=0.6)
+    assert walker.clamped == 2
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="joint positions"):
             walker.step(command, home + bad, 0 * home, 0 * upright, upright)
@@ -254,6 +264,26 @@ def test_training_resumes_and_refuses_another_configuration(tmp_path, capsys):
     capsys.readouterr()
     train_walker(tmp_path / "on", replace(other, start=tmp_path, iterations=3))
     assert "worlds.push_m_s (1.3, not 1.0)" in capsys.readouterr().out
+
+
+def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp_path):
+    from assets import asset_path
+
+    start = asset_path("models/walker.onnx")
+    config = WalkTrainConfig(iterations=1, steps_per_iteration=4, start=start, worlds=SMALL)
+    path = train_walker(tmp_path / "run", config)
+    rows = np.random.default_rng(0).normal(size=(3, 86)).astype(np.float32)
+
+    def actions(file):
+        return onnxruntime.InferenceSession(str(file)).run(None, {"observation": rows})[0]
+
+    assert actions(path) == pytest.approx(actions(start), abs=1e-4)
+    assert np.abs(actions(start)).max() > 0.1
+    with pytest.raises(UserError, match="--hidden"):
+        train_walker(tmp_path / "other", replace(config, hidden=(8,)))
+    (tmp_path / "foreign.onnx").write_text("no graph")
+    with pytest.raises(UserError, match=r"foreign\.onnx"):
+        train_walker(tmp_path / "none", replace(config, start=tmp_path / "foreign.onnx"))
 
 
 def test_training_leaves_its_learning_curves(tmp_path):
