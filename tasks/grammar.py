@@ -15,9 +15,9 @@ import numpy as np
 T = TypeVar("T")
 
 # The innermost (a|b) or [a]; a {name}; the conditions before a pattern.
-_GROUP = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
-_NAME = re.compile(r"\{(\w+)\}")
-_CONDITIONS = re.compile(r"((?:\w+=[\w.]+(?:, )?)+): (.*)")
+GROUP = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
+NAME = re.compile(r"\{(\w+)\}")
+CONDITIONS = re.compile(r"((?:\w+=[\w.]+(?:, )?)+): (.*)")
 _UNSAYABLE = "unsayable"
 _MAX_DRAWS = 1000
 # How often an order comes bare, without a courtesy or a form of address around it.
@@ -72,15 +72,15 @@ class Grammar:
         body: str = "",
     ) -> str:
         """The pattern in plain words; adds the slots that it mentions to `said`."""
-        if found := _CONDITIONS.fullmatch(pattern):
+        if found := CONDITIONS.fullmatch(pattern):
             for condition in found[1].split(", "):
                 slot, value = condition.split("=")
                 said.add(slot if values.get(slot) == value else _UNSAYABLE)
             pattern = found[2]
-        while found := _GROUP.search(pattern):
+        while found := GROUP.search(pattern):
             chosen = self._choose(found, values, rng)
             pattern = pattern[: found.start()] + chosen + pattern[found.end() :]
-        return _NAME.sub(lambda name: self._word(name[1], values, said, rng), pattern).replace(
+        return NAME.sub(lambda name: self._word(name[1], values, said, rng), pattern).replace(
             "~", body
         )
 
@@ -89,7 +89,7 @@ class Grammar:
     ) -> str:
         if group[1] is not None:
             return pick(group[1].split("|"), rng)
-        slots = {self.slot_of(name) for name in _NAME.findall(group[2])} - {None}
+        slots = {self.slot_of(name) for name in NAME.findall(group[2])} - {None}
         wanted = all(slot in values for slot in slots) if slots else rng.random() < 0.5
         return group[2] if wanted else ""
 
@@ -111,7 +111,7 @@ class Grammar:
         lists = [*self.imperatives.values(), *self.sentences.values(), self.adverbs, self.frames]
         for entry in self.words.values():
             lists += entry.values() if isinstance(entry, dict) else [entry]
-        plain = (_NAME.sub(" ", _CONDITIONS.sub(r"\2", text)) for texts in lists for text in texts)
+        plain = (NAME.sub(" ", CONDITIONS.sub(r"\2", text)) for texts in lists for text in texts)
         return {word for text in plain for word in words_of(text)}
 
     def slot_of(self, name: str) -> str | None:

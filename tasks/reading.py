@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
-from tasks.grammar import Grammar, patterns_of
+from tasks.grammar import CONDITIONS, GROUP, NAME, Grammar, patterns_of, words_of
 from tasks.language import SLOTS, SPLITS, Meaning, grammars
 
 Slots = dict[str, str]
-_CONDITIONS = re.compile(r"((?:\w+=[\w.]+(?:, )?)+): (.*)")
+_UNSAID = " unsaid "
 _TOKEN = re.compile(r"[()\[\]|~]|\{\w+\}|\s+|[^()\[\]|~{}\s]+")
 
 
@@ -22,30 +21,38 @@ def read_wording(text: str, splits: Sequence[str] = SPLITS) -> Meaning | None:
     """The one meaning that a grammar says in these words, whatever case and closing mark."""
     text = " ".join(text.lower().split()).rstrip("?!. ")
     for split in splits:
-        found = {meaning for reader in _readers(split) for meaning in reader.read(text)}
+        readers = [_Reader(grammar, set(words_of(text))) for grammar in grammars(split)]
+        found = {meaning for reader in readers for meaning in reader.read(text)}
         if found:
             return found.pop() if len(found) == 1 else None
     return None
 
 
-def renew_readers() -> None:
-    """To be called after a change of the grammars."""
-    _readers.cache_clear()
-
-
-@lru_cache
-def _readers(split: str) -> tuple[_Reader, ...]:
-    return tuple(_Reader(grammar) for grammar in grammars(split))
-
-
 class _Reader:
-    """All patterns of one grammar, turned into regular expressions."""
+    """The patterns of one grammar that may say a text, turned into regular expressions.
 
-    def __init__(self, grammar: Grammar) -> None:
-        self.frames = [_Pattern(grammar, text) for text in grammar.frames]
-        self.adverbs = [_Pattern(grammar, text) for text in grammar.adverbs]
-        self.imperatives = _by_action(grammar, grammar.imperatives)
-        self.sentences = _by_action(grammar, grammar.sentences)
+    All of them, with all their words, are millions of alternatives; those whose words are `said`
+    are a few dozen.
+    """
+
+    def __init__(self, grammar: Grammar, said: set[str]) -> None:
+        def sayable(texts: list[str]) -> list[str]:
+            return [text for text in texts if _may_say(text, said)]
+
+        def table(patterns: dict[str, list[str]]) -> dict[str, list[str]]:
+            return {key: sayable(texts) for key, texts in patterns.items()}
+
+        grammar = replace(
+            grammar,
+            words={
+                name: table(entry) if isinstance(entry, dict) else sayable(entry)
+                for name, entry in grammar.words.items()
+            },
+        )
+        self.frames = [_Pattern(grammar, text) for text in sayable(grammar.frames)]
+        self.adverbs = [_Pattern(grammar, text) for text in sayable(grammar.adverbs)]
+        self.imperatives = _by_action(grammar, table(grammar.imperatives))
+        self.sentences = _by_action(grammar, table(grammar.sentences))
 
     def read(self, text: str) -> Iterator[Meaning]:
         """Every meaning that the grammar can say as `text`."""
@@ -53,6 +60,16 @@ class _Reader:
         for action in SLOTS["action"]:
             yield from _meanings(self.imperatives[action], action, bodies)
             yield from _meanings(self.sentences[action], action, [(text, {})])
+
+
+def _may_say(pattern: str, said: set[str]) -> bool:
+    """Whether the plain words without which a pattern says nothing are all among those said."""
+    pattern = NAME.sub(" ", CONDITIONS.sub(r"\2", pattern))
+    while group := GROUP.search(pattern):
+        options = group[1].split("|") if group[1] is not None else [""]
+        kept = " " if any(said.issuperset(words_of(option)) for option in options) else _UNSAID
+        pattern = pattern[: group.start()] + kept + pattern[group.end() :]
+    return said.issuperset(words_of(pattern))
 
 
 def _by_action(grammar: Grammar, table: dict[str, list[str]]) -> dict[str, list[_Pattern]]:
@@ -107,7 +124,7 @@ class _Pattern:
 
     def _expression(self, text: str) -> str:
         mark = ""
-        if conditions := _CONDITIONS.fullmatch(text):
+        if conditions := CONDITIONS.fullmatch(text):
             terms = [term.split("=") for term in conditions[1].split(", ")]
             mark = "".join(self._saying(slot, value, "") for slot, value in terms)
             text = conditions[2]
@@ -134,7 +151,7 @@ class _Pattern:
     def _any(self, words: list[str]) -> str:
         # The longest first: "hey robot" is no "hey" to somebody who is told "robot ...".
         longest_first = sorted(words, key=len, reverse=True)
-        return f"(?:{'|'.join(self._expression(word) for word in longest_first)})"
+        return f"(?:{'|'.join(self._expression(word) for word in longest_first) or '(?!)'})"
 
     def _saying(self, slot: str, value: str, expression: str) -> str:
         group = f"says{len(self._says)}"

@@ -21,7 +21,7 @@ from tasks.experts import EXPERTS, Moment, Wish
 from tasks.judge import Judge
 from tasks.labels import add_kind
 from tasks.language import SPLITS, Meaning, add_action, grammars, sample_meaning
-from tasks.reading import read_wording, renew_readers
+from tasks.reading import read_wording
 from tasks.record import SHARES
 
 # How much of a collection, and of its labels, an added task has beside the others.
@@ -102,7 +102,6 @@ def _add(task: NewTask) -> None:
             if name not in known:
                 raise UserError(f"no words for {{{name}}}: choose from {', '.join(sorted(known))}")
     add_action(task.family, task.action, patterns, task.names_object)
-    renew_readers()
     EXPERTS[task.action] = task.expert
     SHARES[task.family] = EPISODE_SHARE
     add_kind(task.family, LABEL_SHARE)

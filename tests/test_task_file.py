@@ -8,7 +8,7 @@ import pytest
 
 from bridge.contract import UserError
 from sim.scene import sample_scene
-from tasks import catalogue, experts, judge, labels, language, reading, record, task_file
+from tasks import catalogue, experts, judge, labels, language, record, task_file
 from tasks.language import Meaning, sample_meaning
 from tasks.reading import read_wording
 from tasks.task_file import add_tasks, check_tasks
@@ -49,7 +49,6 @@ def as_before():
         table.clear()
         table.update(old)
     language.grammars.cache_clear()
-    reading.renew_readers()
 
 
 def written(folder: Path, content: str) -> tuple[Path]:

@@ -402,5 +402,5 @@ def test_an_examination_has_every_figure():
     ):
         assert key in figures["ours"]["ours"], key
     table = figures_table(figures, config.bodies, ["ours"])
-    assert table.row_count == 16 and len(table.columns) == 2
+    assert table.row_count == 18 and len(table.columns) == 2
     assert draw_figures(figures, config.bodies, ["ours"]).startswith(b"\x89PNG")

