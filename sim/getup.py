@@ -14,7 +14,7 @@ import numpy as np
 from bridge.contract import CONTROL_HZ, JOINT_NAMES, N_JOINTS
 from bridge.mirror import joint_mirror
 from bridge.safety import KNEES, SafetyConfig, is_falling
-from sim.robot import joint_facts
+from sim.robot import WAIST_PITCH, joint_facts
 
 # Stiffer than for walking, within the same limits of effort: limbs that lift the body must not sag.
 STIFFNESS_RATIO, DAMPING_RATIO = 2.5, 1.6
@@ -41,7 +41,7 @@ class Pose:
             targets[JOINT_NAMES.index(f"left_{name}_joint")] = angle
         source, sign = joint_mirror()
         targets = targets + targets[source] * sign
-        targets[JOINT_NAMES.index("waist_pitch_joint")] = self.waist
+        targets[WAIST_PITCH] = self.waist
         for name, angle in self.one_side:
             targets[JOINT_NAMES.index(f"{name}_joint")] = angle
         low, high = joint_facts("range_rad").T

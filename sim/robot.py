@@ -14,6 +14,7 @@ from bridge.contract import JOINT_NAMES, UserError
 
 CONTROL_SUBSTEPS = 3
 TIMESTEP_S = 0.02 / CONTROL_SUBSTEPS
+WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
 N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first in the SDK order
 
 
@@ -92,12 +93,15 @@ def _use_our_motors(spec: mujoco.MjSpec) -> None:
 def walk_model() -> mujoco.MjModel:
     """The G1 alone on a plane, whose feet touch nothing but the floor."""
     spec = robot_spec()
+    touch_with_feet_alone(spec)
     spec.worldbody.add_geom(
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], friction=[1, 0.005, 1e-4]
     )
+    return spec.compile()
+
+
+def touch_with_feet_alone(spec: mujoco.MjSpec) -> None:
+    """Of all geoms so far only the feet touch what is added later, and their friction decides."""
     for geom in spec.geoms:
         is_foot = "_foot_" in geom.name
-        geom.contype, geom.conaffinity = (0, 1) if is_foot else (int(geom.name == "floor"), 0)
-        if is_foot:
-            geom.priority = 1
-    return spec.compile()
+        geom.contype, geom.conaffinity, geom.priority = 0, int(is_foot), int(is_foot)

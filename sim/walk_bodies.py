@@ -12,7 +12,14 @@ import numpy as np
 from mujoco import batch
 
 from bridge.contract import CONTROL_HZ, JOINT_NAMES, UserError
-from sim.robot import facts, gravity_in_base, robot_spec, yaw_of
+from sim.robot import (
+    WAIST_PITCH,
+    facts,
+    gravity_in_base,
+    robot_spec,
+    touch_with_feet_alone,
+    yaw_of,
+)
 from sim.scene import COLLISION_GROUP
 from sim.world import FALLEN_HEIGHT_M, FALLEN_TILT_COS
 
@@ -27,7 +34,6 @@ BUMP_CELL_M = 0.1
 BUMPY_HALF_M = 12.0
 PALM_M = (0.1, 0.0, 0.0)  # in wrist_yaw_link
 SIDES = ("left", "right")
-WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,7 @@ def body_model(
     spec = robot_spec(body.path)
     spec.option.timestep = 1.0 / (CONTROL_HZ * body.substeps)
     if body.path is None:
-        for geom in spec.geoms:
-            is_foot = "_foot_" in geom.name
-            geom.contype, geom.conaffinity, geom.priority = 0, int(is_foot), int(is_foot)
+        touch_with_feet_alone(spec)
     else:
         _use_our_sensors(spec)
     _add_ground(spec, ground)

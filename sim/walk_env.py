@@ -33,6 +33,7 @@ from sim.walker import (
     VELOCITY_HIGH,
     VELOCITY_LOW,
     advance_clock,
+    follow_arms,
     follow_height,
     follow_pitch,
     is_stepping,
@@ -342,8 +343,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.arm_speed[worlds] = ARM_SPEED_RAD_S * rng.uniform(0.2, 1.0, (n, 1))
 
     def _move_arms(self) -> None:
-        step = self.arm_speed * DT_S
-        self.arms = self.arms + np.clip(self.arm_goals - self.arms, -step, step)
+        self.arms = follow_arms(self.arms, self.arm_goals, self.arm_speed)
         self.height = follow_height(self.height, self.height_goal)
         self.pitch = follow_pitch(self.pitch, self.pitch_goal)
 

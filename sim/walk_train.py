@@ -319,9 +319,10 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     env = RslEnv(WalkEnv(config.worlds), config.seed)
     runner = WalkRunner(env, runner_config(config), log_dir=str(out))
     runner.alg.kl_low, runner.alg.kl_high = config.kl_low, config.kl_high
+    from_file = config.start is not None and config.start.is_file()
     if (out / CHECKPOINT).exists():
         runner.restore(out)
-    elif config.start is not None and config.start.is_file():
+    elif config.start is not None and from_file:
         runner.begin_from(config.start)
     elif config.start is not None:
         _check_start(config.start, config)
@@ -329,12 +330,11 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
     deadline = time.monotonic() + 60 * config.minutes
     first = True
     while runner.current_learning_iteration < config.iterations and time.monotonic() < deadline:
-        left = config.iterations - runner.current_learning_iteration
-        new_critic = config.start is not None and config.start.is_file()
-        alone = new_critic and runner.current_learning_iteration < CRITIC_ALONE
+        alone = from_file and runner.current_learning_iteration < CRITIC_ALONE
         runner.alg.actor.requires_grad_(not alone)
-        length = min(config.save_every, left, CRITIC_ALONE if alone else left)
-        runner.learn(length, init_at_random_ep_len=first)
+        end = min(config.iterations, CRITIC_ALONE) if alone else config.iterations
+        left = end - runner.current_learning_iteration
+        runner.learn(min(config.save_every, left), init_at_random_ep_len=first)
         runner.current_learning_iteration += 1
         first = False
     return out / "walker.onnx"

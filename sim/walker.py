@@ -24,7 +24,7 @@ from bridge.contract import (
 )
 from bridge.safety import Limits
 from sim import gait
-from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
+from sim.robot import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
 
 OBSERVATION_DIM = 86
 # Command ranges the walker is trained for: m/s, m/s, rad/s.
@@ -32,7 +32,6 @@ VELOCITY_LOW = np.array([-0.6, -0.4, -1.0], dtype=np.float32)
 VELOCITY_HIGH = np.array([1.0, 0.4, 1.0], dtype=np.float32)
 LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
 HEIGHT_RATE_M_S = 0.25
-WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
 DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
 ARM_SPEED_RAD_S = 3.0
 
@@ -79,10 +78,9 @@ def walker_observation(
 ) -> np.ndarray:
     """(..., 86) float32, the network's input.
 
-    velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; pitch (...) rad
-    of the torso; phase (...) in [0, 1);
-    joints (..., 29) rad and rad/s; angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU
-    frame; action (..., 15); stepping (...) bool, whether the clock runs.
+    velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; pitch (...) rad of the torso;
+    phase (...) in [0, 1); joints (..., 29) rad and rad/s; angular velocity (..., 3) rad/s and
+    gravity (..., 3) in the IMU frame; action (..., 15); stepping (...) bool: the clock runs.
     """
     pose = np.broadcast_to(joint_facts("home_rad"), joint_pos.shape).copy()
     pose[..., :N_LEG_WAIST_JOINTS] += gait.posture(height, pitch)
@@ -153,22 +151,27 @@ def advance_clock(
     return np.where(rests, 0.0, ticking % 1.0), unasked_s
 
 
-def follow_arms(arms: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(..., 14) rad: arm targets one control period later, no faster than ARM_SPEED_RAD_S."""
-    step = ARM_SPEED_RAD_S / CONTROL_HZ
-    return arms + np.clip(wanted - arms, -step, step)
+def follow_arms(
+    arms: np.ndarray, wanted: np.ndarray, speed: float | np.ndarray = ARM_SPEED_RAD_S
+) -> np.ndarray:
+    """(..., 14) rad: arm targets one control period later, no faster than `speed` rad/s."""
+    return _towards(arms, wanted, speed)
 
 
 def follow_height(height: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """(...) m: the pelvis height one control period later, no faster than HEIGHT_RATE_M_S."""
-    step = HEIGHT_RATE_M_S / CONTROL_HZ
-    return height + np.clip(np.clip(wanted, LOWEST_M, HIGHEST_M) - height, -step, step)
+    return _towards(height, np.clip(wanted, LOWEST_M, HIGHEST_M), HEIGHT_RATE_M_S)
 
 
 def follow_pitch(pitch: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """(...) rad: the torso's pitch one control period later, no faster than BOW_RATE_RAD_S."""
-    step = BOW_RATE_RAD_S / CONTROL_HZ
-    return pitch + np.clip(np.clip(wanted, 0.0, DEEPEST_BOW_RAD) - pitch, -step, step)
+    return _towards(pitch, np.clip(wanted, 0.0, DEEPEST_BOW_RAD), BOW_RATE_RAD_S)
+
+
+def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
+    """What is wanted, or as near to it as `rate` per second allows in one control period."""
+    step = rate / CONTROL_HZ
+    return now + np.clip(wanted - now, -step, step)
 
 
 class Walker:

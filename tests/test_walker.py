@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from assets import asset_path
 from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
 from sim import gait
 from sim.robot import joint_facts
@@ -235,8 +236,6 @@ def test_walker_is_clamped_rate_limited_and_checked(tmp_path):
 def test_a_walker_of_another_body_or_rate_is_refused(tmp_path, key, value, says):
     import onnx
 
-    from assets import asset_path
-
     model = onnx.load(str(asset_path("models/walker.onnx")))
     next(p for p in model.metadata_props if p.key == key).value = value
     onnx.save_model(model, str(tmp_path / "walker.onnx"))
@@ -268,8 +267,6 @@ def test_training_resumes_and_refuses_another_configuration(tmp_path, capsys):
 
 
 def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp_path):
-    from assets import asset_path
-
     start = asset_path("models/walker.onnx")
     config = WalkTrainConfig(iterations=1, steps_per_iteration=4, start=start, worlds=SMALL)
     path = train_walker(tmp_path / "run", config)
