@@ -275,7 +275,7 @@ function look(drawn) {
   document.querySelector("iframe")?.remove();
   if (drawn) {
     const frame = document.createElement("iframe");
-    frame.title = "The robot in 3D: drag to turn, scroll to come closer";
+    frame.title = "The robot in 3D: arrow keys or dragging turn it, plus and minus or scrolling come closer or go away";
     frame.src = "/studio/";
     $("scene").prepend(frame);
   }

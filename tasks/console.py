@@ -30,6 +30,7 @@ _FILES = {
     "/": ("console.html", "text/html; charset=utf-8"),
     "/console.css": ("console.css", "text/css; charset=utf-8"),
     "/console.js": ("console.js", "text/javascript; charset=utf-8"),
+    "/console_frame.js": ("console_frame.js", "text/javascript; charset=utf-8"),
 }
 
 

@@ -32,7 +32,7 @@ from tasks.catalogue import CATALOGUE
 from tasks.grammar import words_of
 from tasks.language import SPLITS, Meaning, describe, grammars
 
-_DRAWS, _WORDINGS = 3, 24
+_DRAWS = 3
 _JPEG_QUALITY = 80
 _NO_IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
@@ -89,7 +89,7 @@ class Stage:
         found: set[str] = set()
         for family in CATALOGUE.values():
             meanings = {replace(family.meaning(rng, scene), manner=None) for _ in range(_DRAWS)}
-            found |= {_plain_wording(meaning, rng) for meaning in meanings}
+            found |= {grammars("train")[0].plainly(meaning.slots()) for meaning in meanings}
         return sorted(found)
 
 
@@ -97,14 +97,6 @@ class Stage:
 def stage(seed: int | None, robot: Path | None = None) -> Stage:
     """The stage of a scene, made once."""
     return Stage(seed, robot)
-
-
-def _plain_wording(meaning: Meaning, rng: np.random.Generator) -> str:
-    """Of a few wordings the one with the plainest words, then the shortest."""
-    grammar = grammars("train")[0]
-    drawn = {grammar.say(meaning.slots(), rng).lower().rstrip("?!. ") for _ in range(_WORDINGS)}
-    names = [name for name in (meaning.colour, meaning.shape) if name]
-    return min(drawn, key=lambda text: (sum(name not in text for name in names), len(text), text))
 
 
 def sensors(told: Telemetry) -> Observation | None:

@@ -11,7 +11,8 @@ import gzip
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -48,11 +49,8 @@ _POLICY = POLICY.replace(
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
     " style-src 'self' 'unsafe-inline'; worker-src 'self' blob:;",
 )
-# Esc stops the robot, wherever the keyboard's focus is. Tab leads on: the client would keep it.
-_ESCAPE = b"""<script>addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.repeat) parent.postMessage("stop", location.origin);
-  if (event.key === "Tab") event.stopImmediatePropagation();
-}, true);</script></head>"""
+_KEYS = b'<script src="/console_frame.js"></script></head>'
+_MODEL_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,10 @@ class Studio:
 
     def _model(self, query: Mapping[str, list[str]]) -> File | None:
         """The model's bytes, a part of them, or how many there are."""
-        shown = self._shown
+        # The client asks for the model before it watches, and only a few times.
+        with self._watching(), self._news:
+            self._news.wait_for(lambda: self._shown is not None, _MODEL_WAIT_S)
+            shown = self._shown
         if shown is None or query.get("crc32", [str(shown.crc32)])[0] != str(shown.crc32):
             return None
         if "total_bytes" in query:
@@ -155,20 +156,29 @@ class Studio:
         """States for one browser, the newest whenever it has taken enough of the last."""
         flight = _Flight()
         sender = threading.Thread(target=self._send, args=(connection, flight), daemon=True)
+        with self._watching():
+            sender.start()
+            try:
+                for message in connection:
+                    if message == _ACKNOWLEDGED:
+                        with self._news:
+                            flight.states = max(flight.states - 1, 0)
+                            self._news.notify_all()
+            finally:
+                with self._news:
+                    flight.over = True
+                    self._news.notify_all()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Meanwhile states are made."""
         with self._news:
             self._viewers += 1
-        sender.start()
         try:
-            for message in connection:
-                if message == _ACKNOWLEDGED:
-                    with self._news:
-                        flight.states = max(flight.states - 1, 0)
-                        self._news.notify_all()
+            yield
         finally:
             with self._news:
-                flight.over = True
                 self._viewers -= 1
-                self._news.notify_all()
 
     def _send(self, connection: ServerConnection, flight: _Flight) -> None:
         sent = 0
@@ -194,7 +204,7 @@ def _client_file(file: Path) -> File:
     """A file of the client, read and compressed once."""
     content = file.read_bytes()
     if file.name == "index.html":
-        content = content.replace(b"</head>", _ESCAPE, 1)
+        content = content.replace(b"</head>", _KEYS, 1)
     media_type = _TYPES.get(file.suffix, "application/octet-stream")
     return File(content, media_type, _POLICY, gzip.compress(content, _GZIP_LEVEL))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,24 @@ _MAX_DRAWS = 1000
 BARE_SHARE = 0.5
 
 Words = dict[str, list[str] | dict[str, list[str]]]
+
+
+class Draws(Protocol):
+    """What is asked of a source of chance."""
+
+    def integers(self, high: int, /) -> Any: ...
+
+    def random(self) -> Any: ...
+
+
+class _First:
+    """Chance that always takes the first of what there is, and leaves out what may be left out."""
+
+    def integers(self, high: int, /) -> int:
+        return 0
+
+    def random(self) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -63,12 +81,21 @@ class Grammar:
                 return re.sub(r"\s+(?=[\s,])", "", text).strip()
         raise ValueError(f"the grammar has no pattern for {values}")
 
+    def plainly(self, values: dict[str, str]) -> str:
+        """The first imperative that says exactly `values`, in its first words, without a frame."""
+        for pattern in patterns_of(self.imperatives, values["action"]):
+            said = {"action"}
+            text = self._fill(pattern, values, said, _First())
+            if said == set(values):
+                return re.sub(r"\s+(?=[\s,])", "", text).strip()
+        raise ValueError(f"the grammar has no plain pattern for {values}")
+
     def _fill(
         self,
         pattern: str,
         values: dict[str, str],
         said: set[str],
-        rng: np.random.Generator,
+        rng: Draws,
         body: str = "",
     ) -> str:
         """The pattern in plain words; adds the slots that it mentions to `said`."""
@@ -84,18 +111,14 @@ class Grammar:
             "~", body
         )
 
-    def _choose(
-        self, group: re.Match[str], values: dict[str, str], rng: np.random.Generator
-    ) -> str:
+    def _choose(self, group: re.Match[str], values: dict[str, str], rng: Draws) -> str:
         if group[1] is not None:
             return pick(group[1].split("|"), rng)
         slots = {self.slot_of(name) for name in NAME.findall(group[2])} - {None}
         wanted = all(slot in values for slot in slots) if slots else rng.random() < 0.5
         return group[2] if wanted else ""
 
-    def _word(
-        self, name: str, values: dict[str, str], said: set[str], rng: np.random.Generator
-    ) -> str:
+    def _word(self, name: str, values: dict[str, str], said: set[str], rng: Draws) -> str:
         entry = self.words[name]
         if isinstance(entry, dict):
             slot = self.slot_of(name)
@@ -171,6 +194,6 @@ def dressed(text: str, rng: np.random.Generator) -> str:
     return text[0].upper() + text[1:] if style < 0.4 else text
 
 
-def pick(options: Sequence[T], rng: np.random.Generator) -> T:
+def pick(options: Sequence[T], rng: Draws) -> T:
     """One of the options, each as likely as the others."""
     return options[int(rng.integers(len(options)))]

@@ -86,6 +86,14 @@ FAINT = f"""{_SHOWN}
 const texts = shown("body *:not(:disabled)").filter(speaks);
 return texts.filter((e) => contrast(e) < 4.5).map((e) => [called(e), contrast(e)]);"""
 
+# What the mouse of the frame is made to do from now on.
+WATCH_MOUSE = """
+window.done = [];
+const turned = (e) => Math.sign(e.deltaY ?? 0);
+const note = (e) => done.push([e.type, e.movementX, e.movementY, e.buttons, turned(e)]);
+for (const type of ["mousemove", "mousedown", "mouseup", "wheel"])
+  document.getElementById("canvas").addEventListener(type, note, true);"""
+
 
 class Page:
     """One window of a browser, read and used as a person would."""
@@ -323,3 +331,40 @@ def test_all_can_be_done_by_keyboard_and_read_on_a_small_screen(tmp_path: Path) 
         page.alt("c")
         page.wait(lambda: "nobody commands" in page.text("role"))
         assert json.loads(page.data("state", "pose")) == [], "a robot that knows no truth"
+
+
+def test_the_camera_of_the_3d_scene_has_keys(tmp_path: Path) -> None:
+    """They reach MuJoCo's client as the mouse that it knows; Esc in its frame stops the robot."""
+    port = free_port()
+    with (
+        working_station(tmp_path) as (_, address),
+        console_of(address, tmp_path, port),
+        a_browser() as driver,
+    ):
+        page = Page(driver, f"http://127.0.0.1:{port}/")
+        page.wait(lambda: "commands" in page.text("role"))
+        # Without a graphics card each picture takes long, and with it each answer: few, small ones.
+        size = {"width": 240, "height": 600, "deviceScaleFactor": 0.5, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        page.alt("v")
+        frame = page.wait(lambda: driver.find_elements(By.TAG_NAME, "iframe"))[0]
+        driver.execute_script("arguments[0].focus()", frame)
+        driver.switch_to.frame(frame)
+        page.wait(lambda: driver.find_elements(By.ID, "canvas"))
+        driver.execute_script(WATCH_MOUSE)
+        keys = ActionChains(driver)
+        for key in (Keys.ARROW_LEFT, Keys.ARROW_UP, "+", Keys.PAGE_DOWN):
+            keys.send_keys(key).pause(2.0)
+        keys.send_keys(Keys.ESCAPE).perform()
+        done = driver.execute_script("return done")
+        drags, wheels = done[:-2], done[-2:]
+        assert [event[0] for event in drags] == [
+            "mousemove",
+            "mousedown",
+            "mousemove",
+            "mouseup",
+        ] * 2
+        assert drags[2][1:4] == [24, 0, 1] and drags[6][1:4] == [0, 24, 1], "left, then up"
+        assert wheels == [["wheel", 0, 0, 0, 1], ["wheel", 0, 0, 0, -1]], "closer, then away"
+        driver.switch_to.default_content()
+        page.level("SAFE_STAND")
