@@ -7,8 +7,10 @@ import errno
 import functools
 import inspect
 import io
+import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -36,11 +38,15 @@ def guarded(call: Callable[[], None]) -> None:
     """Runs `call`; what the user can mend becomes one line, what we must mend keeps its trace."""
     try:
         call()
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         print("hitogata: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read what is printed, as `| head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _fail("the disk is full: free some space, or write to another folder with --out")

@@ -33,6 +33,7 @@ HIP_ROLL_PER_M_S = 0.45
 # The soft hips droop under one leg's weight, and a foot lifted by less stays on the floor.
 KNEE_LIFT_RAD = 0.8
 STANCE_HIP_RAD = 0.4
+_OUTWARDS = np.array([1.0, -1.0])  # hip roll of the left and of the right leg
 
 
 def leg_phases(phase: np.ndarray) -> np.ndarray:
@@ -61,7 +62,8 @@ def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
 
     While the clock runs, at a phase above zero, more is normal.
     """
-    return np.linalg.norm(capture, axis=-1) > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
+    lean = np.hypot(capture[..., 0], capture[..., 1])
+    return lean > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
 
 
 def posture(height: np.ndarray, pitch: np.ndarray) -> np.ndarray:
@@ -112,28 +114,20 @@ def foot_lift(phases: np.ndarray, moving: np.ndarray) -> np.ndarray:
 
 def reference(phases: np.ndarray, velocity: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """(..., 15) offsets of the leg and waist joints from home, in the SDK order."""
-    stance = phases < 0.5
-    sweep = np.where(stance, 4 * phases - 1, np.cos(np.pi * (2 * phases - 1)))
+    sweep = np.where(phases < 0.5, 4 * phases - 1, np.cos(np.pi * (2 * phases - 1)))
     sweep = sweep * moving[..., None]
     lift = foot_lift(phases, moving)
     forward = HIP_PITCH_PER_M_S * velocity[..., 0:1] * sweep
-    sideways = HIP_ROLL_PER_M_S * velocity[..., 1:2] * sweep
-    turn = HIP_YAW_PER_RAD_S * velocity[..., 2:3] * sweep
+    offsets = np.zeros((*phases.shape[:-1], 15))
+    legs = offsets[..., :12].reshape(*phases.shape, 6)  # a view: what it gets, `offsets` has
+    legs[..., 0] = forward - 0.5 * KNEE_LIFT_RAD * lift
     # A stance hip is held up, outwards, while the other leg is in the air.
-    support = STANCE_HIP_RAD * lift[..., ::-1] * np.array([1.0, -1.0])
-    legs = np.stack(
-        [
-            -0.5 * KNEE_LIFT_RAD * lift + forward,
-            support - sideways,
-            -turn,
-            KNEE_LIFT_RAD * lift,
-            -0.5 * KNEE_LIFT_RAD * lift - 0.5 * forward,
-            np.zeros_like(lift),
-        ],
-        axis=-1,
-    )  # (..., 2, 6)
-    waist = np.zeros((*phases.shape[:-1], 3))
-    return np.concatenate([legs[..., 0, :], legs[..., 1, :], waist], axis=-1)
+    legs[..., 1] = STANCE_HIP_RAD * lift[..., ::-1] * _OUTWARDS
+    legs[..., 1] -= HIP_ROLL_PER_M_S * velocity[..., 1:2] * sweep
+    legs[..., 2] = -HIP_YAW_PER_RAD_S * velocity[..., 2:3] * sweep
+    legs[..., 3] = KNEE_LIFT_RAD * lift
+    legs[..., 4] = -0.5 * (KNEE_LIFT_RAD * lift + forward)
+    return offsets
 
 
 def foot_height(lift: np.ndarray) -> np.ndarray:

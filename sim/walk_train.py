@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rsl_rl.algorithms import PPO
 from rsl_rl.env import VecEnv
-from rsl_rl.models import MLPModel
 from rsl_rl.runners import OnPolicyRunner
 from safetensors import safe_open
 from safetensors.torch import save
@@ -20,7 +18,6 @@ from tensordict import TensorDict
 
 from bridge.contract import JOINT_NAMES, UserError
 from bridge.files import write_bytes, write_json
-from bridge.mirror import joint_mirror
 from sim.robot import N_LEG_WAIST_JOINTS
 from sim.walk_env import WalkConfig, WalkEnv
 from sim.walker import OBSERVATION_DIM, Walker
@@ -29,7 +26,8 @@ PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
 SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps
 GOOD_ERROR_M_S = 0.1
 CHECKPOINT = "checkpoint.safetensors"
-CRITIC_ALONE = 25  # iterations until a new critic may judge a walker that is already good
+CRITIC_ALONE = 40  # iterations until a new critic may judge a walker that is already good
+GENTLE = 3e-5  # the learning rate at which such a walker begins to change
 
 
 @dataclass(frozen=True)
@@ -55,91 +53,6 @@ class WalkTrainConfig:
     worlds: WalkConfig = field(default_factory=WalkConfig)
 
 
-def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Index and sign of every number of an action and of an observation in the mirror image."""
-    joint, joint_sign = joint_mirror()
-    body, body_sign = joint[:N_LEG_WAIST_JOINTS], joint_sign[:N_LEG_WAIST_JOINTS]
-    # angular velocity, gravity, velocity command, clock (half a cycle on), joints, rates, action
-    index = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-    sign = [-1.0, 1, -1, 1, -1, 1, 1, -1, -1, -1, -1]
-    for part, part_sign in ((joint, joint_sign), (joint, joint_sign), (body, body_sign)):
-        index += list(part + len(index))
-        sign += list(part_sign)
-    index += [len(index), len(index) + 1]  # height, torso pitch
-    sign += [1.0, 1.0]
-    assert len(index) == OBSERVATION_DIM
-
-    def tensors(i: Any, s: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.as_tensor(np.array(i)), torch.as_tensor(np.array(s, dtype=np.float32))
-
-    return {"action": tensors(body, body_sign), "observation": tensors(index, sign)}
-
-
-class MirrorSymmetric(torch.nn.Module):
-    """The mean of a network and its mirror image: left and right are one skill, learned once.
-
-    Appending mirrored samples to a batch instead gives them likelihoods that are not theirs; with
-    this small exploration that hid what was learned.
-    """
-
-    observation_index: torch.Tensor
-    observation_sign: torch.Tensor
-    action_index: torch.Tensor
-    action_sign: torch.Tensor
-
-    def __init__(self, network: torch.nn.Module):
-        super().__init__()
-        self.network = network
-        for name, (index, sign) in mirror_maps().items():
-            self.register_buffer(f"{name}_index", index, persistent=False)
-            self.register_buffer(f"{name}_sign", sign, persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n = x.shape[0]
-        image = x[:, self.observation_index] * self.observation_sign
-        both = self.network(torch.cat([x, image]))
-        return 0.5 * (both[:n] + both[n:][:, self.action_index] * self.action_sign)
-
-
-class SymmetricActor(MLPModel):
-    """rsl-rl's MLP actor, made mirror-symmetric, starting at the bare reference gait."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        with torch.no_grad():
-            self.mlp[-1].weight.mul_(0.01)
-            self.mlp[-1].bias.zero_()
-        self.mlp = MirrorSymmetric(self.mlp)
-
-
-class SteadyPPO(PPO):
-    """PPO whose step size follows the divergence of a whole update, once per update.
-
-    Adapted at every minibatch, as rsl-rl does, it collapses to its floor within each update.
-    """
-
-    kl_low: float  # set by train_walker from its configuration
-    kl_high: float
-
-    def update(self) -> dict[str, float]:
-        observations = self.storage.observations.flatten(0, 1)[::8].clone()
-        assert self.storage.distribution_params is not None
-        old = tuple(p.flatten(0, 1)[::8].clone() for p in self.storage.distribution_params)
-        losses = super().update()
-        if not next(self.actor.parameters()).requires_grad:
-            return losses
-        with torch.no_grad():
-            self.actor(observations, stochastic_output=True)
-            kl = self.actor.get_kl_divergence(old, self.actor.output_distribution_params).mean()
-        if kl > self.kl_high:
-            self.learning_rate = max(1e-5, self.learning_rate / 1.2)
-        elif kl < self.kl_low:
-            self.learning_rate = min(2e-3, self.learning_rate * 1.2)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        return losses | {"kl": float(kl)}
-
-
 class RslEnv(VecEnv):
     """rsl-rl's view of a WalkEnv, with the curriculum of the penalties."""
 
@@ -151,6 +64,7 @@ class RslEnv(VecEnv):
         self.max_episode_length = env.max_steps
         observation, info = env.reset(seed=seed)
         self._observations = self._pack(observation, info["critic"])
+        self.grows = True  # whether penalties and difficulty follow what is learned
         self.episode_length = float(SHORT_EPISODE)
         self.tracking_error = 0.5
 
@@ -177,16 +91,19 @@ class RslEnv(VecEnv):
         observation, reward, terminated, truncated, info = self.env.step(actions.numpy())
         self._follow_curriculum(info["episode_steps"][terminated | truncated])
         self._observations = self._pack(observation, info["critic"])
+        # What nobody could foresee is no action's merit: returns end before it, as at a time-out.
+        unforeseen = truncated | (info["disturbed"] & ~terminated)
         extras = {
-            "time_outs": torch.from_numpy(truncated),
+            "time_outs": torch.from_numpy(unforeseen),
             "log": {f"/reward/{name}": value for name, value in info["terms"].items()}
             | {
                 "/curriculum/penalty_factor": self.env.penalty_factor,
                 "/curriculum/difficulty": self.env.difficulty,
                 "/curriculum/tracking_error": self.tracking_error,
+                "/curriculum/episode_length": self.episode_length,
             },
         }
-        dones = torch.from_numpy((terminated | truncated).astype(np.int64))
+        dones = torch.from_numpy((terminated | unforeseen).astype(np.int64))
         return self._observations, torch.from_numpy(reward), dones, extras
 
     def _follow_curriculum(self, finished: np.ndarray) -> None:
@@ -194,6 +111,11 @@ class RslEnv(VecEnv):
         share = min(1.0, len(finished) / 1000)
         if len(finished):
             self.episode_length += share * (float(finished.mean()) - self.episode_length)
+        error = np.linalg.norm(self.env.smooth_velocity - self.env.velocity, axis=1).mean()
+        self.tracking_error += 0.005 * (float(error) - self.tracking_error)
+        if not self.grows:
+            self.env.penalty_factor = self.env.difficulty = 1.0
+            return
         factor = self.env.penalty_factor
         if self.episode_length < SHORT_EPISODE:
             factor *= 1 - PENALTY_GROWTH
@@ -201,8 +123,6 @@ class RslEnv(VecEnv):
             factor *= 1 + PENALTY_GROWTH
         self.env.penalty_factor = float(np.clip(factor, PENALTY_FLOOR, 1.0))
         # First to go where it is told, then to do so while arms swing and people push.
-        error = np.linalg.norm(self.env.smooth_velocity - self.env.velocity, axis=1).mean()
-        self.tracking_error += 0.005 * (float(error) - self.tracking_error)
         steady = np.clip((self.episode_length - 250) / 600, 0.0, 1.0)
         exact = np.clip((0.4 - self.tracking_error) / 0.15, 0.2, 1.0)
         self.env.difficulty = float(steady * exact)
@@ -229,6 +149,7 @@ class WalkRunner(OnPolicyRunner):
             "penalty_factor": self.env.env.penalty_factor,
             "episode_length": self.env.episode_length,
             "tracking_error": self.env.tracking_error,
+            "grows": self.env.grows,
         }
         tensors = {k: v.contiguous() for k, v in tensors.items()}
         write_bytes(folder / CHECKPOINT, save(tensors, {"state": json.dumps(state)}))
@@ -255,9 +176,10 @@ class WalkRunner(OnPolicyRunner):
         self.env.env.penalty_factor = state["penalty_factor"]
         self.env.episode_length = state["episode_length"]
         self.env.tracking_error = state["tracking_error"]
+        self.env.grows = state["grows"]
 
     def begin_from(self, path: Path) -> None:
-        """Takes the network of a walker.onnx, and a curriculum that knows that it can walk."""
+        """Takes the network of a walker.onnx, which can walk: at full penalties and difficulty."""
         Walker(path)  # refuses a file that is no walker of this body
         import onnx
 
@@ -271,6 +193,8 @@ class WalkRunner(OnPolicyRunner):
             if tensor is None or tensor.shape != own[name].shape:
                 raise UserError(f"{path} holds a network of another size than --hidden says")
         self.alg.actor.load_state_dict(own | network)
+        self.alg.learning_rate = GENTLE
+        self.env.grows = False
         self.env.episode_length = float(LONG_EPISODE)
         self.env.tracking_error = GOOD_ERROR_M_S
 
@@ -293,14 +217,15 @@ def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
         "logger": {"class_name": "sim.walk_curves:CurveWriter"},
         "obs_groups": {"actor": ["actor"], "critic": ["critic"]},
         "actor": network
-        | {"class_name": "sim.walk_train:SymmetricActor", "distribution_cfg": gaussian},
+        | {"class_name": "sim.walk_ppo:SymmetricActor", "distribution_cfg": gaussian},
         "critic": dict(network),
         "algorithm": {
-            "class_name": "sim.walk_train:SteadyPPO",
+            "class_name": "sim.walk_ppo:SteadyPPO",
             "schedule": "fixed",
             "desired_kl": None,
             "learning_rate": config.learning_rate,
             "entropy_coef": config.entropy,
+            "use_clipped_value_loss": False,  # clipped, a new critic needs hundreds of updates
             "num_learning_epochs": 5,
             "num_mini_batches": 4,
         },

@@ -171,7 +171,7 @@ def follow_pitch(pitch: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
     """What is wanted, or as near to it as `rate` per second allows in one control period."""
     step = rate / CONTROL_HZ
-    return now + np.clip(wanted - now, -step, step)
+    return now + np.minimum(np.maximum(wanted - now, -step), step)
 
 
 class Walker:
@@ -200,7 +200,7 @@ class Walker:
             ) from error
         _check_walker(path, self._session)
         self.clamped = 0
-        self._range = np.array([[j[0], j[1]] for j in joint_facts("range_rad")])
+        self._range = joint_facts("range_rad").T
         lead = () if n is None else (n,)
         self._phase = np.zeros(lead)
         self._unasked_s = np.zeros(lead)
@@ -270,7 +270,7 @@ class Walker:
             self._action, phase, velocity, self._height, self._pitch, self._arms, stepping
         )
         self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
-        return np.clip(targets, self._range[:, 0], self._range[:, 1])
+        return np.minimum(np.maximum(targets, self._range[0]), self._range[1])
 
 
 def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:

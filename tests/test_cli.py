@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,12 @@ def test_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         commandline.guarded(full)
     assert stopped.value.code == 2
     assert "disk is full" in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback() -> None:
+    line = f"{shlex.quote(sys.executable)} -m hitogata --help | true"
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_interrupt_has_the_shell_s_exit_status() -> None:

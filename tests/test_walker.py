@@ -10,12 +10,20 @@ import torch
 from safetensors import safe_open
 
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
 from sim import gait
-from sim.robot import joint_facts
+from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.walk_curves import CurveWriter, draw_curves, read_curves
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walk_train import CHECKPOINT, MirrorSymmetric, WalkTrainConfig, mirror_maps, train_walker
+from sim.walk_ppo import MirrorSymmetric, mirror_maps
+from sim.walk_train import (
+    CHECKPOINT,
+    RslEnv,
+    WalkRunner,
+    WalkTrainConfig,
+    runner_config,
+    train_walker,
+)
 from sim.walker import (
     Walker,
     advance_clock,
@@ -277,11 +285,31 @@ def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp
 
     assert actions(path) == pytest.approx(actions(start), abs=1e-4)
     assert np.abs(actions(start)).max() > 0.1
+    curves = json.loads((tmp_path / "run" / "curves.json").read_text())
+    assert curves["curriculum/difficulty"] == curves["curriculum/penalty_factor"] == [1.0]
     with pytest.raises(UserError, match="--hidden"):
         train_walker(tmp_path / "other", replace(config, hidden=(8,)))
     (tmp_path / "foreign.onnx").write_text("no graph")
     with pytest.raises(UserError, match=r"foreign\.onnx"):
         train_walker(tmp_path / "none", replace(config, start=tmp_path / "foreign.onnx"))
+
+
+def test_what_nobody_could_foresee_ends_returns_but_no_episode():
+    pushed = RslEnv(WalkEnv(replace(SMALL, push_every_s=1 / CONTROL_HZ)), seed=0)
+    left_alone = RslEnv(WalkEnv(replace(SMALL, push_every_s=1e9, command_s=1e9)), seed=0)
+    for env, ends in ((pushed, 1), (left_alone, 0)):
+        _, _, dones, extras = env.step(torch.zeros(SMALL.n_worlds, N_LEG_WAIST_JOINTS))
+        assert (dones == ends).all() and (extras["time_outs"] == bool(ends)).all()
+        assert (env.env.episode_steps == 1).all()
+
+
+def test_the_actor_s_step_size_follows_its_divergence_and_the_critic_s_stays(tmp_path):
+    config = WalkTrainConfig(steps_per_iteration=4, worlds=SMALL)
+    runner = WalkRunner(RslEnv(WalkEnv(SMALL), 0), runner_config(config), log_dir=str(tmp_path))
+    runner.alg.kl_low, runner.alg.kl_high = 10.0, 20.0
+    runner.learn(2)
+    rates = [group["lr"] for group in runner.alg.optimizer.param_groups]
+    assert rates == pytest.approx([1.2e-3, 1e-3])
 
 
 def test_training_leaves_its_learning_curves(tmp_path):
