@@ -60,7 +60,8 @@ class WalkBenchConfig:
         seconds: How long random commands last.
         directions: From which pushes come.
         bodies: On which bodies: "ours" of primitives, "mesh" of the real robot's meshes.
-        peers: Also examine the walkers of PyPI's holosoma-inference (make peers).
+        ours: Examine our walker.
+        peers: Examine the walkers of PyPI's holosoma-inference (make peers).
         seed: Another seed, other commands.
         threads: CPU threads of the physics; 0 means one per core.
     """
@@ -70,6 +71,7 @@ class WalkBenchConfig:
     seconds: float = 20.0
     directions: int = 32
     bodies: tuple[BodyName, ...] = ("ours", "mesh")
+    ours: bool = True
     peers: bool = True
     seed: int = 20_000
     threads: int = 0
@@ -85,8 +87,11 @@ class Exam:
 
 
 def examinees(config: WalkBenchConfig) -> list[Examinee]:
-    """Ours first; UserError for a walker that is missing."""
-    return [our_walker(config.walker), *(peer_walker(name) for name in PEERS if config.peers)]
+    """Ours first; UserError for a walker that is missing, and for none at all."""
+    if not (config.ours or config.peers):
+        raise UserError("nobody is left to examine: leave out --no-ours or --no-peers")
+    ours = [our_walker(config.walker)] if config.ours else []
+    return [*ours, *(peer_walker(name) for name in PEERS if config.peers)]
 
 
 def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.walker import Walker, follow_arms
 
 PEER_PACKAGE = "holosoma_inference"
+OURS = "ours"
 PEERS = {
     "holosoma_ppo": "models/loco/g1_29dof/ppo_g1_29dof.onnx",
     "holosoma_fastsac": "models/loco/g1_29dof/fastsac_g1_29dof.onnx",
@@ -74,7 +75,7 @@ def our_walker(path: Path) -> Examinee:
     """The walker of a file that `hitogata walk` wrote; UserError where there is none."""
     Walker(path)
     return Examinee(
-        "ours", lambda n: Walker(path, n), joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
+        OURS, lambda n: Walker(path, n), joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
     )
 
 

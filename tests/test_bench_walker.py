@@ -1,0 +1,31 @@
+"""The command that examines walkers: what it writes, and what it leaves."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import tasks.bench_walker
+from bridge.contract import UserError
+from sim.walk_bench import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
+
+
+def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys):
+    survived = {f"{stance} {speed}": 1.0 for stance in PUSHED for speed in PUSH_SPEEDS_M_S}
+
+    def examined(config):
+        name = "ours" if config.ours else "holosoma_ppo"
+        return {"mesh": {name: {"falls": 0.25, "velocity_error": 0.1, "pushes": survived}}}
+
+    monkeypatch.setattr(tasks.bench_walker, "bench_walkers", examined)
+    monkeypatch.setattr(tasks.bench_walker, "step_ms", lambda path: 0.1)
+    monkeypatch.setattr(tasks.bench_walker, "batch_ratio", lambda path: 0.8)
+    both = WalkBenchConfig(bodies=("mesh",))
+    results = tmp_path / "walker.json"
+    tasks.bench_walker.bench_walker(replace(both, peers=False), results)
+    tasks.bench_walker.bench_walker(replace(both, ours=False), results)
+    figures = json.loads(results.read_text())["figures"]
+    assert set(figures["mesh"]) == {"ours", "holosoma_ppo"} and figures["step_ms"] == 0.1
+    assert "holosoma_ppo" in capsys.readouterr().out.replace("\n", "")
+    with pytest.raises(UserError, match="--no-ours"):
+        bench_walkers(replace(both, ours=False, peers=False))
