@@ -38,14 +38,14 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44")
 def figures_table(
     figures: Mapping[str, Any], bodies: Sequence[str], walkers: Sequence[str]
 ) -> Table:
-    """A line for every figure, a column for every walker on every body."""
+    """A line for every figure, a column for every walker on every body; a dash for what is not."""
     table = Table(title="walkers")
     table.add_column("")
     for body in bodies:
         for walker in walkers:
             table.add_column(f"{walker}\non {body}", justify="right")
     for key, heading, form in COLUMNS:
-        values = [figures[body][walker].get(key) for body in bodies for walker in walkers]
+        values = [figures[b].get(w, {}).get(key) for b in bodies for w in walkers]
         table.add_row(heading, *("-" if v is None else form.format(v) for v in values))
     return table
 
@@ -79,7 +79,7 @@ def _bars(
 ) -> None:
     width = 0.8 / len(walkers)
     for i, walker in enumerate(walkers):
-        values = [figures[body][walker].get(key) for key in keys]
+        values = [figures[body].get(walker, {}).get(key) for key in keys]
         heights = [np.nan if value is None else value for value in values]
         places = np.arange(len(keys)) + (i - (len(walkers) - 1) / 2) * width
         axes.bar(places, heights, 0.9 * width, color=COLOURS[i], label=walker)
@@ -90,9 +90,9 @@ def _bars(
 
 def _survival(axes: Any, figures: Mapping[str, Any], body: str, walkers: Sequence[str]) -> None:
     for i, walker in enumerate(walkers):
-        pushes = figures[body][walker]["pushes"]
+        pushes = figures[body].get(walker, {}).get("pushes", {})
         for stance, line in zip(PUSHED, ("-", "--"), strict=True):
-            rates = [pushes[f"{stance} {speed}"] for speed in PUSH_SPEEDS_M_S]
+            rates = [pushes.get(f"{stance} {speed}", np.nan) for speed in PUSH_SPEEDS_M_S]
             axes.plot(PUSH_SPEEDS_M_S, rates, line, marker="o", color=COLOURS[i])
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("push m/s (line: standing, dashes: walking)")

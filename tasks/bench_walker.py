@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from rich.console import Console
 from tyro.conf import arg
@@ -12,6 +12,7 @@ from bridge.commandline import told
 from bridge.files import write_bytes
 from bridge.results import read_figures, write_results
 from sim.walk_bench import WalkBenchConfig, bench_walkers, record_runs
+from sim.walk_bodies import BodyName
 from sim.walk_peers import OURS, PEERS
 from sim.walk_report import draw_figures, figures_table
 from sim.walk_speed import batch_ratio, step_ms
@@ -31,21 +32,22 @@ def bench_walker(
         results: File of figures to which these are added; a picture of them lies beside it.
         video: Also leave a video of every walker under the same commands.
     """
-    figures = bench_walkers(config)
     kept = read_figures(results)
-    for body in config.bodies:
-        for found in figures[body].values():
-            found["command"] = told()
-        # Walkers that were examined before stay: one at a time is a shorter wait.
-        figures[body] = kept.get(body, {}) | figures[body]
-    walkers = [name for name in (OURS, *PEERS) if all(name in figures[b] for b in config.bodies)]
+    measured: dict[str, Any] = {}
+    for body, found in bench_walkers(config).items():
+        told_of = {name: own | {"command": told()} for name, own in found.items()}
+        measured[body] = kept.get(body, {}) | told_of
     if config.ours:
-        figures |= {"step_ms": step_ms(config.walker), "batch_ratio": batch_ratio(config.walker)}
-    write_results(results, figures, told())
-    write_bytes(results.with_suffix(".png"), draw_figures(figures, config.bodies, walkers))
-    Console().print(figures_table(figures, config.bodies, walkers))
+        measured |= {"step_ms": step_ms(config.walker), "batch_ratio": batch_ratio(config.walker)}
+    write_results(results, measured, told())
+    # Who was examined before is shown too: one walker or body at a time is a shorter wait.
+    known = kept | measured
+    bodies = [body for body in get_args(BodyName) if body in known]
+    walkers = [name for name in (OURS, *PEERS) if any(name in known[body] for body in bodies)]
+    write_bytes(results.with_suffix(".png"), draw_figures(known, bodies, walkers))
+    Console().print(figures_table(known, bodies, walkers))
     if config.ours:
-        step, ratio = figures["step_ms"], figures["batch_ratio"]
+        step, ratio = measured["step_ms"], measured["batch_ratio"]
         print(f"one step {step:.3f} ms; worlds at {ratio:.2f} of physics")
     if video:
         write_poses_video(video, *record_runs(config))

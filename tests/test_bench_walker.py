@@ -15,17 +15,20 @@ def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys
 
     def examined(config):
         name = "ours" if config.ours else "holosoma_ppo"
-        return {"mesh": {name: {"falls": 0.25, "velocity_error": 0.1, "pushes": survived}}}
+        own = {"falls": 0.25, "velocity_error": 0.1, "pushes": survived}
+        return {body: {name: own} for body in config.bodies}
 
     monkeypatch.setattr(tasks.bench_walker, "bench_walkers", examined)
     monkeypatch.setattr(tasks.bench_walker, "step_ms", lambda path: 0.1)
     monkeypatch.setattr(tasks.bench_walker, "batch_ratio", lambda path: 0.8)
-    both = WalkBenchConfig(bodies=("mesh",))
+    both = WalkBenchConfig()
     results = tmp_path / "walker.json"
     tasks.bench_walker.bench_walker(replace(both, peers=False), results)
-    tasks.bench_walker.bench_walker(replace(both, ours=False), results)
+    tasks.bench_walker.bench_walker(replace(both, ours=False, bodies=("mesh",)), results)
     figures = json.loads(results.read_text())["figures"]
-    assert set(figures["mesh"]) == {"ours", "holosoma_ppo"} and figures["step_ms"] == 0.1
+    assert set(figures["mesh"]) == {"ours", "holosoma_ppo"} and set(figures["ours"]) == {"ours"}
+    assert figures["step_ms"] == 0.1 and figures["ours"]["ours"]["falls"] == 0.25
     assert "holosoma_ppo" in capsys.readouterr().out.replace("\n", "")
+    assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="--no-ours"):
         bench_walkers(replace(both, ours=False, peers=False))
