@@ -24,7 +24,6 @@ from sim.walker import OBSERVATION_DIM, Walker
 
 PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
 SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps
-GOOD_ERROR_M_S = 0.1
 CHECKPOINT = "checkpoint.safetensors"
 CRITIC_ALONE = 40  # iterations until a new critic may judge a walker that is already good
 GENTLE = 3e-5  # the learning rate at which such a walker begins to change
@@ -176,7 +175,7 @@ class WalkRunner(OnPolicyRunner):
         self.env.env.penalty_factor = state["penalty_factor"]
         self.env.episode_length = state["episode_length"]
         self.env.tracking_error = state["tracking_error"]
-        self.env.grows = state["grows"]
+        self.env.grows = state.get("grows", True)  # of an older checkpoint
 
     def begin_from(self, path: Path) -> None:
         """Takes the network of a walker.onnx, which can walk: at full penalties and difficulty."""
@@ -195,8 +194,6 @@ class WalkRunner(OnPolicyRunner):
         self.alg.actor.load_state_dict(own | network)
         self.alg.learning_rate = GENTLE
         self.env.grows = False
-        self.env.episode_length = float(LONG_EPISODE)
-        self.env.tracking_error = GOOD_ERROR_M_S
 
 
 def runner_config(config: WalkTrainConfig) -> dict[str, Any]:

@@ -78,17 +78,20 @@ class Grammar:
                 if rng.random() >= BARE_SHARE:
                     text = self._fill(pick(self.frames, rng), values, said, rng, text)
             if said == set(values):
-                return re.sub(r"\s+(?=[\s,])", "", text).strip()
+                return _tidy(text)
         raise ValueError(f"the grammar has no pattern for {values}")
 
     def plainly(self, values: dict[str, str]) -> str:
-        """The first imperative that says exactly `values`, in its first words, without a frame."""
+        """The first imperative that says exactly `values`, in its first words, without a frame.
+
+        Where none does with the first of every choice, any that does.
+        """
         for pattern in patterns_of(self.imperatives, values["action"]):
             said = {"action"}
             text = self._fill(pattern, values, said, _First())
             if said == set(values):
-                return re.sub(r"\s+(?=[\s,])", "", text).strip()
-        raise ValueError(f"the grammar has no plain pattern for {values}")
+                return _tidy(text)
+        return self.say(values, np.random.default_rng(0))
 
     def _fill(
         self,
@@ -141,6 +144,11 @@ class Grammar:
         """The slot that decides which of `words[name]` is said, if one does."""
         entry = self.words[name]
         return self.slot_of_value[next(iter(entry))] if isinstance(entry, dict) else None
+
+
+def _tidy(text: str) -> str:
+    """Without the spaces that words left out leave behind."""
+    return re.sub(r"\s+(?=[\s,])", "", text).strip()
 
 
 def words_of(text: str) -> list[str]:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -151,6 +151,28 @@ def a_browser(width: int = 1280, height: int = 900) -> Iterator[webdriver.Chrome
 
 
 @contextmanager
+def a_commanding_page(
+    folder: Path, window: tuple[int, int] = (1280, 900), metrics: dict[str, float] | None = None
+) -> Iterator[Page]:
+    """A console in front of a robot without a scene, and the page that commands it.
+
+    `metrics`, of the browser's device, are what the page sees where no window can be as small.
+    """
+    port = free_port()
+    with (
+        working_station(folder) as (_, address),
+        console_of(address, folder, port),
+        a_browser(*window) as driver,
+    ):
+        if metrics:
+            given = metrics | {"mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", given)
+        page = Page(driver, f"http://127.0.0.1:{port}/")
+        page.wait(lambda: "commands" in page.text("role"))
+        yield page
+
+
+@contextmanager
 def started(*command: str) -> Iterator[str]:
     """The last word of the first line of a `hitogata` process."""
     line = [sys.executable, "-m", "hitogata", *command]
@@ -262,14 +284,8 @@ def test_a_second_page_watches_and_one_that_comes_back_commands(tmp_path: Path) 
 
 
 def test_bad_input_is_answered_in_words_and_stays_text(tmp_path: Path) -> None:
-    port = free_port()
-    with (
-        working_station(tmp_path) as (_, address),
-        console_of(address, tmp_path, port),
-        a_browser() as driver,
-    ):
-        page = Page(driver, f"http://127.0.0.1:{port}/")
-        page.wait(lambda: "commands" in page.text("role"))
+    with a_commanding_page(tmp_path) as page:
+        driver = page.driver
         page.tell("")
         page.wait(lambda: "empty" in page.text("answer"))
         driver.execute_script("document.getElementById('text').value = 'a'.repeat(1 << 20)")
@@ -288,16 +304,9 @@ def test_bad_input_is_answered_in_words_and_stays_text(tmp_path: Path) -> None:
 
 
 def test_all_can_be_done_by_keyboard_and_read_on_a_small_screen(tmp_path: Path) -> None:
-    port = free_port()
-    with ExitStack() as stack:
-        _, address = stack.enter_context(working_station(tmp_path))
-        stack.enter_context(console_of(address, tmp_path, port))
-        driver = stack.enter_context(a_browser(500, 900))
-        # A window cannot be as narrow as a telephone; what a page sees can.
-        size = {"width": 400, "height": 1500, "deviceScaleFactor": 1, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        page = Page(driver, f"http://127.0.0.1:{port}/")
-        page.wait(lambda: "commands" in page.text("role"))
+    telephone = {"width": 400, "height": 1500, "deviceScaleFactor": 1}
+    with a_commanding_page(tmp_path, (500, 900), telephone) as page:
+        driver = page.driver
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 400
         driver.find_element(By.CSS_SELECTOR, "#keys summary").click()
         page.wait(lambda: "stop, from anywhere" in page.text("keys"))
@@ -335,17 +344,10 @@ def test_all_can_be_done_by_keyboard_and_read_on_a_small_screen(tmp_path: Path) 
 
 def test_the_camera_of_the_3d_scene_has_keys(tmp_path: Path) -> None:
     """They reach MuJoCo's client as the mouse that it knows; Esc in its frame stops the robot."""
-    port = free_port()
-    with (
-        working_station(tmp_path) as (_, address),
-        console_of(address, tmp_path, port),
-        a_browser() as driver,
-    ):
-        page = Page(driver, f"http://127.0.0.1:{port}/")
-        page.wait(lambda: "commands" in page.text("role"))
-        # Without a graphics card each picture takes long, and with it each answer: few, small ones.
-        size = {"width": 240, "height": 600, "deviceScaleFactor": 0.5, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    # Without a graphics card each picture takes long, and with it each answer: few, small ones.
+    small = {"width": 240, "height": 600, "deviceScaleFactor": 0.5}
+    with a_commanding_page(tmp_path, metrics=small) as page:
+        driver = page.driver
         page.alt("v")
         frame = page.wait(lambda: driver.find_elements(By.TAG_NAME, "iframe"))[0]
         driver.execute_script("arguments[0].focus()", frame)
@@ -358,12 +360,8 @@ def test_the_camera_of_the_3d_scene_has_keys(tmp_path: Path) -> None:
         keys.send_keys(Keys.ESCAPE).perform()
         done = driver.execute_script("return done")
         drags, wheels = done[:-2], done[-2:]
-        assert [event[0] for event in drags] == [
-            "mousemove",
-            "mousedown",
-            "mousemove",
-            "mouseup",
-        ] * 2
+        one_drag = ["mousemove", "mousedown", "mousemove", "mouseup"]
+        assert [event[0] for event in drags] == one_drag * 2
         assert drags[2][1:4] == [24, 0, 1] and drags[6][1:4] == [0, 24, 1], "left, then up"
         assert wheels == [["wheel", 0, 0, 0, 1], ["wheel", 0, 0, 0, -1]], "closer, then away"
         driver.switch_to.default_content()

@@ -6,6 +6,7 @@ import pytest
 from tasks import language
 from tasks.language import FAMILIES, UNKNOWN, Meaning, sample_meaning, sample_wording
 from tasks.reading import read_wording
+from tests.test_language import all_meanings
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,12 @@ def test_reads_what_the_grammars_say(
         assert found in (meaning, None)  # unread is allowed, misread is not
         read_right += found == meaning
     assert read_right >= 57
+
+
+def test_the_plain_wording_of_a_meaning_says_just_that() -> None:
+    grammar = language.grammars("train")[0]
+    plain = [meaning for meaning in all_meanings() if meaning.manner is None]
+    assert grammar.plainly(Meaning("go_to", "red", "ball").slots()) == "go to the red ball"
+    assert [read_wording(grammar.plainly(meaning.slots())) for meaning in plain] == plain
+    hurried = Meaning("go_to", "red", "ball", manner="quickly")
+    assert read_wording(grammar.plainly(hurried.slots())) == hurried, "said with an adverb"
