@@ -8,7 +8,8 @@ const CLOSER_PX = 120;
 const TURNS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 const CLOSER = { "+": 1, "=": 1, PageUp: 1, "-": -1, PageDown: -1 };
 
-let moving = false;
+let gestures = Promise.resolve(); // one after another, in the order of their keys
+let waiting = 0;
 
 addEventListener("keydown", (event) => {
   // Esc stops the robot, wherever the keyboard's focus is. Tab leads on.
@@ -20,19 +21,19 @@ addEventListener("keydown", (event) => {
   if (!turn && !closer) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  if (turn) drag(turn[0] * TURN_PX, turn[1] * TURN_PX);
-  else wheel(closer * CLOSER_PX);
+  if (event.repeat && waiting) return; // a key held down is as fast as pictures are drawn
+  waiting += 1;
+  gestures = gestures
+    .then(() => (turn ? drag(turn[0] * TURN_PX, turn[1] * TURN_PX) : wheel(closer * CLOSER_PX)))
+    .finally(() => { waiting -= 1; });
 }, true);
 
 // The client knows the mouse alone, and takes one of its moves for each picture that it draws.
 async function drag(right, down) {
-  if (moving) return;
-  moving = true;
   await mouse("mousemove", 0, 0, 0);
   await mouse("mousedown", 0, 0, 1);
   await mouse("mousemove", right, down, 1);
   await mouse("mouseup", right, down, 0);
-  moving = false;
 }
 
 function mouse(type, right, down, buttons) {

@@ -354,10 +354,9 @@ def test_the_camera_of_the_3d_scene_has_keys(tmp_path: Path) -> None:
         driver.switch_to.frame(frame)
         page.wait(lambda: driver.find_elements(By.ID, "canvas"))
         driver.execute_script(WATCH_MOUSE)
-        keys = ActionChains(driver)
-        for key in (Keys.ARROW_LEFT, Keys.ARROW_UP, "+", Keys.PAGE_DOWN):
-            keys.send_keys(key).pause(2.0)
-        keys.send_keys(Keys.ESCAPE).perform()
+        keys = (Keys.ARROW_LEFT, Keys.ARROW_UP, "+", Keys.PAGE_DOWN, Keys.ESCAPE)
+        ActionChains(driver).send_keys(*keys).perform()
+        page.wait(lambda: len(driver.execute_script("return done")) >= 10)
         done = driver.execute_script("return done")
         drags, wheels = done[:-2], done[-2:]
         one_drag = ["mousemove", "mousedown", "mousemove", "mouseup"]
