@@ -1,8 +1,8 @@
 """From a model in torch to a bundle: three graphs with eight-bit weights around one file of them.
 
-    words.onnx    an instruction's token states -> word vector, values of the slots
-    prefill.onnx  word vector, image, state     -> cached keys and values, status, experts
-    decode.onnx   a few bands and the cache     -> their tokens, the chunk so far, the longer cache
+    words.onnx    token states, prior       -> word vector, values of the slots, their chances
+    prefill.onnx  word vector, image, state -> cached keys and values, status, experts, sight
+    decode.onnx   a few bands and the cache -> their tokens, the chunk so far, the longer cache
 
 The graphs are the modules of `policy.parts`; nothing is declared a second time.
 """
@@ -59,9 +59,9 @@ class GraphSpec(NamedTuple):
 
 
 GRAPHS = {
-    WORDS_FILE: GraphSpec(Read, ("states", "mask"), ("word", "slots")),
+    WORDS_FILE: GraphSpec(Read, ("states", "mask", "prior"), ("word", "slots", "chances")),
     PREFILL_FILE: GraphSpec(
-        Prefill, ("word", "image", "state"), ("keys", "values", "status", "experts")
+        Prefill, ("word", "image", "state"), ("keys", "values", "status", "experts", "seen")
     ),
     DECODE_FILE: GraphSpec(
         Decode,
@@ -217,6 +217,7 @@ def _example(model: Model) -> dict[str, Tensor]:
     word, _ = model.read(inputs["states"], inputs["mask"])
     prefill = model.prefill(word, inputs["image"], inputs["state"])
     return inputs | {
+        "prior": torch.zeros(1, sum(model.config.slot_sizes)),
         "word": word,
         "keys": prefill.keys,
         "values": prefill.values,

@@ -39,8 +39,9 @@ class Words(nn.Module):
 
     Nothing but the probabilities of the slots' values reaches the word vector, so a wording that
     is read rightly acts exactly like the wordings of training. Outside training a reading is taken
-    for its likeliest value: no one ever trained on half a red and half an orange ball. Without
-    slots the pooled states are the word vector's source.
+    for its likeliest value: no one ever trained on half a red and half an orange ball. A `prior`
+    on the values can make it another one (policy/doubt.py). Without slots the pooled states are the
+    word vector's source.
     """
 
     def __init__(
@@ -59,13 +60,21 @@ class Words(nn.Module):
         self.output = QuantLinear(word_width, word_width)
         self.norm = nn.LayerNorm(word_width)
 
-    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, 24, 384) and bool (B, 24) to a word vector (B, W) and (B, classes) per slot."""
+    def forward(
+        self, states: Tensor, mask: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(B, 24, 384) and bool (B, 24) to a word vector (B, W) and (B, classes) per slot.
+
+        `prior` (B, all classes) is added to the logits of all slots, one slot after another.
+        """
         x = F.gelu(self.first(self.dropout(states)))
         x = self.dropout(F.gelu(self.second(x)))
         scores = self.attention(x).masked_fill(~mask.unsqueeze(-1), -1e4)
         pooled = torch.softmax(scores, dim=1).transpose(1, 2) @ x
         logits = [layer(pooled[:, i]) for i, layer in enumerate(self.slots)]
+        if prior is not None and logits:
+            parts = prior.split([layer.shape[-1] for layer in logits], dim=-1)
+            logits = [layer + part for layer, part in zip(logits, parts, strict=True)]
         source = pooled[:, 0]
         if logits:
             sharpness = 1.0 if self.training else SHARPNESS

@@ -70,13 +70,15 @@ class ModelConfig:
 class Prefill(NamedTuple):
     """`keys` and `values` (L, B, H, P, D / H) of the prefix, `status` logits (B, 4).
 
-    `experts` (B, L, E) is how often each expert of a layer was chosen, as shares of one.
+    `experts` (B, L, E) is how often each expert of a layer was chosen, as shares of one. `seen`
+    (B,) in [0, 1] is how surely the eyes have the object that is named in view.
     """
 
     keys: Tensor
     values: Tensor
     status: Tensor
     experts: Tensor
+    seen: Tensor
 
 
 class Decoded(NamedTuple):
@@ -215,9 +217,14 @@ class Model(nn.Module):
         )
         self.prefix_length = 2 + self.eyes.tokens
 
-    def read(self, states: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Token states (B, 24, 384) and their mask to a word vector (B, W) and slot logits."""
-        return self.words(states, mask)
+    def read(
+        self, states: Tensor, mask: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Token states (B, 24, 384) and their mask to a word vector (B, W) and slot logits.
+
+        `prior` (B, classes of all slots) is added to the logits.
+        """
+        return self.words(states, mask, prior)
 
     def prefix(self, word: Tensor, image: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Word vector, image (B, 96, 96, 3) uint8 and state (B, 86) as tokens (B, P, D).
@@ -230,7 +237,7 @@ class Model(nn.Module):
 
     def prefill(self, word: Tensor, image: Tensor, state: Tensor) -> Prefill:
         """Everything that does not depend on tokens of the action."""
-        x, _ = self.prefix(word, image, state)
+        x, place = self.prefix(word, image, state)
         mask = torch.ones(self.prefix_length, self.prefix_length, dtype=torch.bool)
         keys, values, experts = [], [], []
         for block in self.blocks:
@@ -240,7 +247,11 @@ class Model(nn.Module):
             is_chosen = chosen.flatten(1).unsqueeze(-1) == torch.arange(self.config.experts)
             experts.append(is_chosen.to(x.dtype).mean(1))
         return Prefill(
-            torch.stack(keys), torch.stack(values), self._status(x), torch.stack(experts, dim=1)
+            torch.stack(keys),
+            torch.stack(values),
+            self._status(x),
+            torch.stack(experts, dim=1),
+            1 - torch.softmax(place, dim=-1)[:, -1],
         )
 
     def decode(

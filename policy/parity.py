@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from policy.actions import BANDS
 from policy.bundle import PREFILL_FILE
+from policy.doubt import no_prior
 from policy.model import Model
 from policy.moe import MoE, mixtures
 from policy.parts import TorchParts
@@ -52,17 +53,18 @@ def measure_parity(
     The first tells whether the export is right, the second what eight bits cost. Every policy
     decodes from its own tokens, 18 a step, as it does on the robot.
     """
-    shipped = _answers(OnnxParts(_serialized(graphs)), encoder, samples)
-    chosen = _chosen_by_graph(graphs, encoder, samples)
+    read = Reader(encoder, dict(model.config.slots))
+    shipped = _answers(OnnxParts(_serialized(graphs)), read, samples)
+    chosen = _chosen_by_graph(graphs, read, samples)
     report: dict[str, Any] = {"samples": len(samples)}
     for name, rounded in (("rounded", True), ("float32", False)):
         reference = copy.deepcopy(model).eval().requires_grad_(False)
         set_quantized(reference, rounded)
-        theirs = _answers(TorchParts(reference), encoder, samples)
+        theirs = _answers(TorchParts(reference), read, samples)
         report[f"against_{name}"] = {
             **_compare(shipped, theirs),
             "routing_agreement": float(
-                np.mean(chosen == _chosen_by_model(reference, encoder, samples))
+                np.mean(chosen == _chosen_by_model(reference, read, samples))
             ),
         }
     return report
@@ -92,12 +94,25 @@ def _compare(ours: Answers, theirs: Answers) -> dict[str, float]:
     }
 
 
-def _answers(parts: Parts, encoder: TextEncoder, samples: Sequence[Sample]) -> Answers:
-    policy = GraphPolicy(parts, encoder, {}, BANDS)
+@dataclass(frozen=True)
+class Reader:
+    """Reads instructions with any parts of one model."""
+
+    encoder: TextEncoder
+    slots: Mapping[str, Sequence[str]]
+
+    def __call__(self, parts: Parts, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Word vector (1, W) and classes of the slots (1, S), as the words alone have it."""
+        word, classes, _ = parts.words(*self.encoder.encode([text]), no_prior(self.slots))
+        return word, classes
+
+
+def _answers(parts: Parts, read: Reader, samples: Sequence[Sample]) -> Answers:
+    policy = GraphPolicy(parts, read.encoder, read.slots, BANDS)
     rows = []
     for sample in samples:
-        word, slots = parts.words(*encoder.encode([sample.instruction]))
-        keys, values, status, _ = parts.prefill(word, sample.image[None], sample.state[None])
+        word, slots = read(parts, sample.instruction)
+        keys, values, status, *_ = parts.prefill(word, sample.image[None], sample.state[None])
         rows.append((*policy.decode(keys, values), status, slots))
     return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
@@ -107,7 +122,7 @@ def _serialized(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, Path | bytes
 
 
 def _chosen_by_graph(
-    graphs: Mapping[str, onnx.ModelProto], encoder: TextEncoder, samples: Sequence[Sample]
+    graphs: Mapping[str, onnx.ModelProto], read: Reader, samples: Sequence[Sample]
 ) -> np.ndarray:
     """Which experts each position of the prefix goes to: (N, layers, positions, experts) bool."""
     watched = onnx.ModelProto()
@@ -121,7 +136,7 @@ def _chosen_by_graph(
     parts = OnnxParts(_serialized(graphs))
     rows = []
     for sample in samples:
-        word = parts.words(*encoder.encode([sample.instruction]))[0]
+        word, _ = read(parts, sample.instruction)
         feeds = {"word": word, "image": sample.image[None], "state": sample.state[None]}
         # Those not chosen have a log-weight far below any weight that is computed.
         found = [np.asarray(output) for output in session.run(weights, feeds)]
@@ -129,7 +144,7 @@ def _chosen_by_graph(
     return np.stack(rows)
 
 
-def _chosen_by_model(model: Model, encoder: TextEncoder, samples: Sequence[Sample]) -> np.ndarray:
+def _chosen_by_model(model: Model, read: Reader, samples: Sequence[Sample]) -> np.ndarray:
     parts = TorchParts(model)
     layers: list[np.ndarray] = []
 
@@ -141,7 +156,7 @@ def _chosen_by_model(model: Model, encoder: TextEncoder, samples: Sequence[Sampl
     hooks = [mixture.register_forward_pre_hook(watch) for mixture in mixtures(model)]
     rows = []
     for sample in samples:
-        word = parts.words(*encoder.encode([sample.instruction]))[0]
+        word, _ = read(parts, sample.instruction)
         layers.clear()
         parts.prefill(word, sample.image[None], sample.state[None])
         rows.append(np.stack(layers))

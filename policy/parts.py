@@ -1,8 +1,8 @@
 """The model's three parts, each a module of its own: what is exported and what torch runs alike.
 
-words      an instruction's token states -> word vector, values of the slots
-prefill    word vector, image, state     -> cached keys and values, status, experts' shares
-decode     a few bands and the cache     -> their tokens, the chunk so far, the longer cache
+words      token states, prior       -> word vector, values of the slots, chances of all values
+prefill    word vector, image, state -> cached keys and values, status, experts' shares, sight
+decode     a few bands and the cache -> their tokens, the chunk so far, the longer cache
 """
 
 from __future__ import annotations
@@ -15,19 +15,28 @@ from torch import Tensor, nn
 
 from policy.model import Model
 
+# Of words that nobody trained on, the head is surer than it should be: the temperature at which
+# its chances tell what a reading may mean instead.
+OVERCONFIDENCE = 2.0
+
 
 class Read(nn.Module):
-    """The part that runs once per instruction; slots (1, S) are classes, 0 = not mentioned."""
+    """The part that runs once per instruction; slots (1, S) are classes, 0 = not mentioned.
+
+    `prior` (1, C) is added to the logits of all slots; `chances` (1, C) are what comes out.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        word, slots = self.model.read(states, mask)
+    def forward(self, states: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        word, slots = self.model.read(states, mask, prior)
         if not slots:
-            return word, torch.zeros(len(word), 0, dtype=torch.int64)
-        return word, torch.stack([logits.argmax(-1) for logits in slots], dim=1)
+            return word, torch.zeros(len(word), 0, dtype=torch.int64), prior
+        chances = [torch.softmax(logits / OVERCONFIDENCE, dim=-1) for logits in slots]
+        classes = torch.stack([logits.argmax(-1) for logits in slots], dim=1)
+        return word, classes, torch.cat(chances, dim=-1)
 
 
 class Prefill(nn.Module):
@@ -39,7 +48,7 @@ class Prefill(nn.Module):
 
     def forward(
         self, word: Tensor, image: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         return self.model.prefill(word, image, state)
 
 
@@ -75,8 +84,10 @@ class TorchParts:
     def __init__(self, model: Model) -> None:
         self._words, self._prefill, self._decode = Read(model), Prefill(model), Decode(model)
 
-    def words(self, states: np.ndarray, mask: np.ndarray) -> Sequence[np.ndarray]:
-        return _run(self._words, states, mask)
+    def words(
+        self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        return _run(self._words, states, mask, prior)
 
     def prefill(
         self, word: np.ndarray, image: np.ndarray, state: np.ndarray

@@ -22,7 +22,7 @@ from policy.moe import MoE
 from policy.packing import dequantize_rows
 from policy.quantize import Packed, unpack
 
-# What is not in a bundle: it serves training alone, and starts anew.
+# What is not in a bundle, or not while it is zero: it starts anew.
 UNKEPT = ("glance.weight", "glance.bias", "eyes.nowhere")
 # Tables of the decoding graph, in the order in which it reads them.
 TABLES = (
@@ -49,9 +49,10 @@ def restore_model(bundle: Path, config: ModelConfig = ModelConfig()) -> Model:
         found |= _tensors_of(Path(bundle) / name, name, model)
     wanted = model.state_dict()
     for name, tensor in wanted.items():
-        if name in UNKEPT or name.endswith("expert_use"):
+        missing = name not in found
+        if (missing and name in UNKEPT) or name.endswith("expert_use"):
             continue
-        if name not in found or found[name].shape != tuple(tensor.shape):
+        if missing or found[name].shape != tuple(tensor.shape):
             raise UserError(
                 f"bundle {bundle} has no {name} of {tuple(tensor.shape)}: it was exported from a "
                 "model of other sizes; train without --start"

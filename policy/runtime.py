@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -28,6 +28,7 @@ from bridge.contract import (
     check_instruction,
 )
 from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.doubt import Meaning, insist_on, meant, no_prior, possible_meanings
 from policy.words import TextEncoder
 
 Blind = Literal["text", "image"]
@@ -38,15 +39,22 @@ UNINFORMATIVE_GREY = 127
 Arrays = Sequence[np.ndarray]
 
 
+class Reading(NamedTuple):
+    """One meaning of an instruction and its word vector (1, W)."""
+
+    meaning: Meaning
+    word: np.ndarray
+
+
 class Parts(Protocol):
     """The three parts of a model, as in `policy.parts`; batch size is one throughout."""
 
-    def words(self, states: np.ndarray, mask: np.ndarray) -> Arrays:
-        """Token states and mask -> word vector, slots (1, S) int64."""
+    def words(self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray) -> Arrays:
+        """Token states, mask, prior (1, C) -> word vector, slots (1, S) int64, chances (1, C)."""
         ...
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
-        """Word vector, image (1, 96, 96, 3), state (1, 86) -> cache, status (1, 4), expert use."""
+        """Word vector, image (1, 96, 96, 3), state (1, 86) -> cache, status, experts, seen (1,)."""
         ...
 
     def decode(
@@ -97,9 +105,12 @@ class GraphPolicy:
         """The chunk for one observation; UserError for unusable text or numbers."""
         start = time.monotonic()
         text = check_instruction(instruction)
-        word, slots = self._read(UNINFORMATIVE_INSTRUCTION if self.blind == "text" else text)
+        readings = self._read(UNINFORMATIVE_INSTRUCTION if self.blind == "text" else text)
         image, state = self._inputs(observation)
-        keys, values, status, experts = self._parts.prefill(word, image, state)
+        # Where words leave doubt, every meaning is looked for; nearly always there is but one.
+        looks = [self._parts.prefill(reading.word, image, state) for reading in readings]
+        best = meant([reading.meaning for reading in readings], [look[4].item() for look in looks])
+        keys, values, status, experts, _ = looks[best]
         tokens, commands = self.decode(keys, values, start)
         if not (np.isfinite(commands).all() and np.isfinite(status).all()):
             raise UserError("the policy computed non-finite numbers: export its bundle again")
@@ -111,7 +122,7 @@ class GraphPolicy:
             commands=commands[0],
             status=Status(most_likely),
             status_probability=float(chances[most_likely]),
-            understood=self._names(slots[0]),
+            understood=self._names(readings[best].meaning.classes),
             thinking=Thinking(
                 expert_use=tuple(map(tuple, experts[0].tolist())),
                 tokens=tokens.size,
@@ -161,8 +172,16 @@ class GraphPolicy:
             image = np.full_like(image, UNINFORMATIVE_GREY)
         return image[None], state[None]
 
-    def _read_words(self, text: str) -> Arrays:
-        return self._parts.words(*self._encoder.encode([text]))
+    def _read_words(self, text: str) -> list[Reading]:
+        """What an instruction may mean, likeliest first, with the word vector of each meaning."""
+        states = self._encoder.encode([text])
+        word, classes, chances = self._parts.words(*states, no_prior(self.slots))
+        meanings = possible_meanings(self.slots, classes[0], chances[0])
+        if len(meanings) == 1:
+            return [Reading(meanings[0], word)]
+        priors = [insist_on(self.slots, meaning.classes) for meaning in meanings]
+        words = [self._parts.words(*states, prior)[0] for prior in priors]
+        return [Reading(*pair) for pair in zip(meanings, words, strict=True)]
 
     def _names(self, classes: np.ndarray) -> dict[str, str]:
         pairs = zip(self.slots.items(), classes.tolist(), strict=True)
@@ -212,8 +231,8 @@ class OnnxParts:
         self._words, _ = open_session(graphs[WORDS_FILE], threads, strict_gpu, providers)
         self._decode, _ = open_session(graphs[DECODE_FILE], threads, strict_gpu, providers)
 
-    def words(self, states: np.ndarray, mask: np.ndarray) -> Arrays:
-        return _run(self._words, {"states": states, "mask": mask})
+    def words(self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray) -> Arrays:
+        return _run(self._words, {"states": states, "mask": mask, "prior": prior})
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
         return _run(self._prefill, {"word": word, "image": image, "state": state})

@@ -19,6 +19,7 @@ PENDULUM_RAD_S = 3.6  # sqrt(9.81 / height of the centre of mass)
 # would call for more for ever.
 TIPPING_RAD = 0.25
 STUMBLING_RAD = 0.4
+HURRY_RAD = 0.3
 
 # The leg of the home pose, seen from the side: hip to knee, knee to ankle, hip to ankle, in
 # the facts' frames.
@@ -33,6 +34,10 @@ HIP_ROLL_PER_M_S = 0.45
 # The soft hips droop under one leg's weight, and a foot lifted by less stays on the floor.
 KNEE_LIFT_RAD = 0.8
 STANCE_HIP_RAD = 0.4
+# How far the mean leg leans, forward and left, per rad of its joints. A knee bends the line from
+# hip to ankle by half its angle.
+LEG_LEAN = np.zeros((12, 2))
+LEG_LEAN[[0, 6], 0], LEG_LEAN[[3, 9], 0], LEG_LEAN[[1, 7], 1] = 0.5, 0.25, -0.5
 _OUTWARDS = np.array([1.0, -1.0])  # hip roll of the left and of the right leg
 
 
@@ -46,15 +51,20 @@ def is_moving(velocity: np.ndarray) -> np.ndarray:
     return np.abs(velocity).max(axis=-1) > MOVING_SPEED
 
 
-def capture_offset(gravity: np.ndarray, ang_vel: np.ndarray) -> np.ndarray:
-    """(..., 2) rad, forward and left: where the body is about to lean, seen from its feet.
+def capture_offset(
+    gravity: np.ndarray, ang_vel: np.ndarray, joint_offset: np.ndarray, joint_vel: np.ndarray
+) -> np.ndarray:
+    """(..., 2) rad, forward and left: where the body is about to lean, seen from between its feet.
 
-    Lean plus its rate over the pendulum's frequency, which is the instantaneous capture point over
-    its height (Koolen et al. 2012). `gravity` (..., 3) is a unit vector and `ang_vel` (..., 3)
-    rad/s, both in the base frame.
+    The lean of the mean leg plus its rate over the pendulum's frequency, which is the instantaneous
+    capture point over its height (Koolen et al. 2012). A pelvis that a push carries off stays
+    upright over its soft legs for half a second, so its own lean would tell too late. `gravity`
+    (..., 3) is a unit vector and `ang_vel` (..., 3) rad/s, both in the base frame; joints (..., 29)
+    are offsets from the commanded posture in rad, and rad/s.
     """
     rate = np.stack([ang_vel[..., 1], -ang_vel[..., 0]], axis=-1)
-    return gravity[..., :2] + rate / PENDULUM_RAD_S
+    legs, leg_vel = joint_offset[..., :12] @ LEG_LEAN, joint_vel[..., :12] @ LEG_LEAN
+    return gravity[..., :2] + legs + (rate + leg_vel) / PENDULUM_RAD_S
 
 
 def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
@@ -62,8 +72,25 @@ def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
 
     While the clock runs, at a phase above zero, more is normal.
     """
-    lean = np.hypot(capture[..., 0], capture[..., 1])
-    return lean > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
+    return _lean(capture) > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
+
+
+def is_stumbling(capture: np.ndarray) -> np.ndarray:
+    """Whether a (..., 2) capture offset is more than that of any walk."""
+    return _lean(capture) > STUMBLING_RAD
+
+
+def pace(capture: np.ndarray) -> np.ndarray:
+    """(...) how fast the clock runs: twice as fast while a (..., 2) capture offset is large.
+
+    The foot that would catch a fall may be the one that has just come down. The capture point runs
+    away by a factor of four within half a period, so the next step had better be early.
+    """
+    return np.where(_lean(capture) > HURRY_RAD, 2.0, 1.0)
+
+
+def _lean(capture: np.ndarray) -> np.ndarray:
+    return np.hypot(capture[..., 0], capture[..., 1])
 
 
 def posture(height: np.ndarray, pitch: np.ndarray) -> np.ndarray:

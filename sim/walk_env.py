@@ -38,6 +38,7 @@ from sim.walker import (
     follow_height,
     follow_pitch,
     is_stepping,
+    joint_offsets,
     joint_targets,
     start_phase,
     walker_observation,
@@ -161,7 +162,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             self.action,
             self.phase,
             self.velocity,
-            self.height,
+            gait.posture(self.height, self.pitch),
             self.pitch,
             self.arms,
             self.stepping,
@@ -265,9 +266,10 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             scale *= self.difficulty
             return values + self._rng.uniform(-scale, scale, values.shape)
 
-        joints, joint_vel = self.qpos[:, 7:], self.qvel[:, 6:]
+        offset = joint_offsets(self.qpos[:, 7:], gait.posture(self.height, self.pitch))
+        joint_vel = self.qvel[:, 6:]
         ang_vel, gravity = self.qvel[:, 3:6], self._gravity()
-        self.capture = gait.capture_offset(gravity, ang_vel)
+        self.capture = gait.capture_offset(gravity, ang_vel, offset, joint_vel)
         self.phase = start_phase(self.phase, self.velocity, self.capture)
         self.stepping = is_stepping(self.phase, self.velocity, self.capture)
 
@@ -277,7 +279,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
                 self.height,
                 self.pitch,
                 self.phase,
-                sensed(joints, c.joint_noise_rad),
+                sensed(offset, c.joint_noise_rad),
                 sensed(joint_vel, c.joint_vel_noise_rad_s),
                 sensed(ang_vel, c.ang_vel_noise_rad_s),
                 sensed(gravity, c.gravity_noise),

@@ -64,8 +64,8 @@ def walk_rewards(
         # The straight part pulls from afar, where stepping on the spot would otherwise be enough.
         "velocity": 4.0 * np.exp(-linear / 0.25)
         + 2.0 * np.exp(-linear / 0.04)
-        - 4.0 * np.sqrt(linear),
-        "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 2.0 * np.sqrt(turn),
+        - 6.0 * np.sqrt(linear),
+        "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 5.0 * np.sqrt(turn),
         "height": 1.5 * np.exp(-((s.height - s.height_command) ** 2) / 0.001),
         # So sharp that standing still cannot earn it: a wider one taught just that.
         "foot_height": 2.5 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),

@@ -34,6 +34,8 @@ LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
 HEIGHT_RATE_M_S = 0.25
 DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
 ARM_SPEED_RAD_S = 3.0
+# Turns are corrected by 2 rad/s for each rad that the gyroscope missed in the last three seconds.
+HEADING_GAIN_1_S, HEADING_MEMORY_S = 2.0, 3.0
 
 
 # What a command may change by within a second: four times and twice what tasks ask of base and
@@ -64,12 +66,22 @@ def action_scale() -> np.ndarray:
     return scale[:N_LEG_WAIST_JOINTS]
 
 
+def joint_offsets(joint_pos: np.ndarray, posture: np.ndarray) -> np.ndarray:
+    """(..., 29) rad: how far joints at (..., 29) rad are from home in a posture.
+
+    `posture` (..., 15) rad as of `gait.posture`.
+    """
+    offsets = joint_pos - joint_facts("home_rad")
+    offsets[..., :N_LEG_WAIST_JOINTS] -= posture
+    return offsets
+
+
 def walker_observation(
     velocity: np.ndarray,
     height: np.ndarray,
     pitch: np.ndarray,
     phase: np.ndarray,
-    joint_pos: np.ndarray,
+    joint_offset: np.ndarray,
     joint_vel: np.ndarray,
     ang_vel: np.ndarray,
     gravity: np.ndarray,
@@ -79,11 +91,10 @@ def walker_observation(
     """(..., 86) float32, the network's input.
 
     velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; pitch (...) rad of the torso;
-    phase (...) in [0, 1); joints (..., 29) rad and rad/s; angular velocity (..., 3) rad/s and
-    gravity (..., 3) in the IMU frame; action (..., 15); stepping (...) bool: the clock runs.
+    phase (...) in [0, 1); joints (..., 29), offsets as of `joint_offsets` and rad/s; angular
+    velocity (..., 3) rad/s and gravity (..., 3) in the IMU frame; action (..., 15); stepping (...)
+    bool: the clock runs.
     """
-    pose = np.broadcast_to(joint_facts("home_rad"), joint_pos.shape).copy()
-    pose[..., :N_LEG_WAIST_JOINTS] += gait.posture(height, pitch)
     angle = 2 * np.pi * phase[..., None]
     stepping = stepping[..., None]
     # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
@@ -94,7 +105,7 @@ def walker_observation(
             velocity * np.array([2.0, 2.0, 1.0]),
             np.sin(angle) * stepping,
             np.cos(angle) * stepping,
-            (joint_pos - pose) * 4.0,
+            joint_offset * 4.0,
             joint_vel * 0.1,
             last_action,
             5.0 * (STANDING_HEIGHT_M - height[..., None]),
@@ -108,13 +119,13 @@ def joint_targets(
     action: np.ndarray,
     phase: np.ndarray,
     velocity: np.ndarray,
-    height: np.ndarray,
+    posture: np.ndarray,
     pitch: np.ndarray,
     arms: np.ndarray,
     stepping: np.ndarray,
 ) -> np.ndarray:
     """(..., 29) rad: legs and waist at home + posture + reference + scaled action, arms as is."""
-    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + gait.posture(height, pitch)
+    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + posture
     home[..., WAIST_PITCH] -= gait.BOW_SAG * pitch
     offsets = gait.reference(gait.leg_phases(phase), velocity, stepping)
     return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
@@ -142,13 +153,31 @@ def advance_clock(
     On a stand in balance the phase rests at zero. A clock that nothing asks for any more ends its
     step and takes a whole one in place: a stand with one foot ahead does not last.
     """
-    ticking = phase + 1.0 / (CONTROL_HZ * gait.PERIOD_S)
+    ticking = phase + gait.pace(capture) / (CONTROL_HZ * gait.PERIOD_S)
     wanted = gait.is_moving(velocity) | gait.is_tipping(capture, phase)
     unasked_s = np.where(wanted, 0.0, unasked_s + 1.0 / CONTROL_HZ)
     step_ends = (ticking >= 1.0) | ((phase < 0.5) & (ticking >= 0.5))
     in_place = unasked_s > 0.5 * gait.PERIOD_S - 0.5 / CONTROL_HZ
     rests = ~wanted & ((phase == 0) | (step_ends & in_place))
     return np.where(rests, 0.0, ticking % 1.0), unasked_s
+
+
+def hold_heading(
+    heading_error: np.ndarray, velocity: np.ndarray, ang_vel: np.ndarray, capture: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The velocity to ask of the network so that turns come true, and the new heading error.
+
+    The network sees a single moment of a swaying gyroscope, and no turn that is a little off.
+    `heading_error` (...) rad is how much was turned too little, of late; velocity (..., 3) and
+    `ang_vel` (..., 3) in the base frame; `capture` (..., 2) rad as of `gait.capture_offset`. A
+    stand turns nowhere, and who stumbles has no legs to spare for turning back: both forget it.
+    """
+    missing = velocity[..., 2] - ang_vel[..., 2] - heading_error / HEADING_MEMORY_S
+    steady = gait.is_moving(velocity) & ~gait.is_stumbling(capture)
+    heading_error = np.where(steady, heading_error + missing / CONTROL_HZ, 0.0)
+    asked = velocity.copy()
+    asked[..., 2] += HEADING_GAIN_1_S * heading_error
+    return np.clip(asked, VELOCITY_LOW, VELOCITY_HIGH), heading_error
 
 
 def follow_arms(
@@ -207,12 +236,14 @@ class Walker:
         self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
         self._arms = np.zeros((*lead, N_ARM_JOINTS))
         self._height, self._pitch = np.zeros(lead), np.zeros(lead)
+        self._heading_error = np.zeros(lead)
         self.reset()
 
     def reset(self, robots: np.ndarray | None = None) -> None:
         """Forgets all steps; of those robots alone that a (n,) bool marks."""
         forgotten = ... if robots is None else robots
         self._phase[forgotten] = self._unasked_s[forgotten] = 0.0
+        self._heading_error[forgotten] = 0.0
         self._action[forgotten] = 0.0
         self._height[forgotten], self._pitch[forgotten] = STANDING_HEIGHT_M, 0.0
         self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
@@ -248,15 +279,19 @@ class Walker:
         self._arms = follow_arms(arms, command[..., ARMS])
         self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
         self._pitch[...] = follow_pitch(self._pitch, np.asarray(torso_pitch))
-        capture = gait.capture_offset(gravity, ang_vel)
+        posture = gait.posture(self._height, self._pitch)
+        joint_offset = joint_offsets(joint_pos, posture)
+        capture = gait.capture_offset(gravity, ang_vel, joint_offset, joint_vel)
         phase = start_phase(self._phase, velocity, capture)
         stepping = is_stepping(phase, velocity, capture)
+        asked, error = hold_heading(self._heading_error, velocity, ang_vel, capture)
+        self._heading_error[...] = error
         observation = walker_observation(
-            velocity,
+            asked,
             self._height,
             self._pitch,
             phase,
-            joint_pos,
+            joint_offset,
             joint_vel,
             ang_vel,
             gravity,
@@ -267,7 +302,7 @@ class Walker:
         action = self._session.run(None, {"observation": rows})[0]
         self._action = action.reshape(self._action.shape)
         targets = joint_targets(
-            self._action, phase, velocity, self._height, self._pitch, self._arms, stepping
+            self._action, phase, asked, posture, self._pitch, self._arms, stepping
         )
         self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
         return np.minimum(np.maximum(targets, self._range[0]), self._range[1])

@@ -20,6 +20,7 @@ from policy.bundle import (
     WORDS_FILE,
     verify_bundle,
 )
+from policy.doubt import insist_on, no_prior
 from policy.export import (
     NORMALISATION,
     count_operators,
@@ -106,10 +107,13 @@ def test_a_bundle_gives_its_model_back(model: Model, samples, tmp_path) -> None:
 def test_graphs_compute_what_torch_computes(model: Model, exact: OnnxParts, samples) -> None:
     torch_parts = TorchParts(round_weights(model))
     states, mask = TextEncoder(threads=1).encode([samples[0].instruction])
-    word, slots = exact.words(states, mask)
-    expected_word, expected_slots = torch_parts.words(states, mask)
-    np.testing.assert_allclose(word, expected_word, atol=2e-3)
-    np.testing.assert_array_equal(slots, expected_slots)
+    for prior in (no_prior(dict(SLOTS)), insist_on(dict(SLOTS), np.array([1, 2]))):
+        word, slots, chances = exact.words(states, mask, prior)
+        expected_word, expected_slots, expected_chances = torch_parts.words(states, mask, prior)
+        np.testing.assert_allclose(word, expected_word, atol=2e-3)
+        np.testing.assert_array_equal(slots, expected_slots)
+        np.testing.assert_allclose(chances, expected_chances, atol=2e-3)
+    assert slots.tolist() == [[1, 2]], "what is insisted on is read"
 
     prefill = (expected_word, samples[0].image[None], samples[0].state[None])
     expected = torch_parts.prefill(*prefill)
@@ -131,7 +135,7 @@ def test_graphs_compute_what_torch_computes(model: Model, exact: OnnxParts, samp
 
 
 def test_commands_are_the_sum_of_the_bands(model: Model, exact: OnnxParts, samples) -> None:
-    word, _ = exact.words(*TextEncoder(threads=1).encode(["wave"]))
+    word, *_ = exact.words(*TextEncoder(threads=1).encode(["wave"]), no_prior(dict(SLOTS)))
     keys, values, *_ = exact.prefill(word, samples[0].image[None], samples[0].state[None])
     commands = np.zeros((1, CHUNK_STEPS, COMMAND_DIM), np.float32)
     all_tokens = []

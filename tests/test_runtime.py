@@ -46,13 +46,20 @@ class StubParts:
     def __init__(self) -> None:
         self.steps: list[tuple[list[int], list[bool], list[int]]] = []
         self.seen: list[np.ndarray] = []
+        self.in_view: dict[int, float] = {}
 
-    def words(self, states: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-        return [states[:, 0], np.array([[2, 0]])]
+    def words(self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray) -> list[np.ndarray]:
+        """Certain of a wave, and of no colour; a longer text hesitates between red and green."""
+        doubt = [0.0, 0.6, 0.0, 0.4] if states[0, 0, 0] > 10 else [1.0, 0.0, 0.0, 0.0]
+        chances = np.array([[0.0, 0.0, 1.0, *doubt]], np.float32)
+        classes = np.array([[2, (np.log(chances[0, 3:] + 1e-9) + prior[0, 3:]).argmax()]])
+        return [classes.astype(np.float32), classes, chances]
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
         self.seen.append(image)
-        return [np.zeros(1), np.zeros(1), self.status, np.array([[[0.25, 0.75], [1.0, 0.0]]])]
+        experts = np.array([[[0.25, 0.75], [1.0, 0.0]]])
+        sight = np.array([self.in_view.get(int(word[0, 1]), 0.0)], np.float32)
+        return [np.zeros(1), np.zeros(1), self.status, experts, sight]
 
     def decode(self, bands, previous, known, commands, keys, values) -> list[np.ndarray]:
         self.steps.append((bands.tolist(), known[0].tolist(), previous[0, :, 0].tolist()))
@@ -108,6 +115,26 @@ def test_an_instruction_is_read_once() -> None:
     for text in ("wave", "wave ", "stop", "wave"):
         made.act(text, observation())
     assert encoder.texts == ["wave", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("in_view", "colour", "looks"),
+    [
+        ({}, "red", 2),  # nothing in view: the likelier
+        ({3: 0.9}, "green", 2),
+        ({3: 0.9, 1: 0.9}, "red", 2),  # both in view: the likelier
+        ({1: 0.02, 3: 0.03}, "red", 2),  # specks are no sight
+    ],
+)
+def test_of_what_doubtful_words_may_mean_what_is_in_view_is_meant(in_view, colour, looks) -> None:
+    made, parts, encoder = policy()
+    parts.in_view = in_view
+    for _ in range(2):
+        assert made.act("wave at the tangerine one", observation()).understood["colour"] == colour
+    assert len(encoder.texts) == 1 and len(parts.seen) == 2 * looks
+    parts.seen.clear()
+    made.act("wave", observation())
+    assert len(parts.seen) == 1, "words without doubt cost one look"
 
 
 def test_without_text_every_instruction_is_the_same() -> None:

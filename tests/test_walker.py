@@ -29,7 +29,6 @@ from sim.walker import (
     advance_clock,
     is_stepping,
     joint_targets,
-    start_phase,
     walker_observation,
 )
 
@@ -59,51 +58,12 @@ def test_a_stand_has_no_clock_and_no_gait():
         np.zeros((1, 15)),
         np.array([0.7]),
         still,
-        np.array([0.76]),
+        gait.posture(np.array([0.76]), np.array([0.0])),
         np.array([0.0]),
         ARM_HOME_RAD[None],
         np.array([False]),
     )
     assert targets[0] == pytest.approx(joint_facts("home_rad"))
-
-
-def test_balance_starts_the_clock_with_the_foot_it_falls_on_and_a_step_is_ended():
-    still = np.zeros(3)
-    # Leaning forward by 0.1 rad and falling on at 0.72 rad/s: 0.1 + 0.72 / 3.6 = 0.3 rad.
-    capture = gait.capture_offset(np.array([0.1, 0, -1]), np.array([0, 0.72, 0]))
-    assert capture == pytest.approx([0.3, 0.0]) and gait.is_tipping(capture, np.array(0.0))
-    assert not gait.is_tipping(capture, np.array(0.1)), "a step sways as much"
-    left = gait.capture_offset(np.array([0.0, 0.1, -1]), np.array([-0.72, 0, 0]))
-    assert left == pytest.approx([0.0, 0.3])
-    assert start_phase(np.array(0.0), still, left) == 0.5, "the left foot swings first"
-    assert start_phase(np.array(0.0), still, -left) == 0.0
-    assert _periods_to_rest(start_phase(np.array(0.0), still, left)) == 19  # half of 0.74 s
-
-
-def test_a_clock_asked_no_more_takes_one_whole_step_in_place():
-    # A fifth of a cycle (8 periods) on: the rest of that step, then a whole one, 0.3 + 0.5 cycles.
-    assert _periods_to_rest(np.array(0.2)) == pytest.approx(0.8 * 0.74 * 50, abs=1)
-    assert _periods_to_rest(np.array(0.0001)) == pytest.approx(0.5 * 0.74 * 50, abs=1)
-
-
-def _periods_to_rest(phase):
-    still, upright, unasked_s, periods = np.zeros(3), np.zeros(2), np.array(0.0), 0
-    while is_stepping(phase, still, upright):
-        phase, unasked_s = advance_clock(phase, unasked_s, still, upright)
-        periods += 1
-    return periods
-
-
-def test_a_pushed_stand_leans_as_the_capture_offset_says():
-    import mujoco
-
-    from sim.robot import gravity_in_base
-
-    for roll, pitch, towards in ((0, 0.1, [0.1, 0]), (-0.1, 0, [0, 0.1])):
-        quat = np.zeros(4)
-        mujoco.mju_euler2Quat(quat, np.array([roll, pitch, 0.0]), "xyz")
-        offset = gait.capture_offset(gravity_in_base(quat), np.zeros(3))
-        assert offset == pytest.approx(towards, abs=1e-3)
 
 
 def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_action():

@@ -60,7 +60,8 @@ def main(config: BenchConfig) -> None:
         }
         for name, parts in sides.items():
             for tokens in TOKENS_PER_STEP:
-                times = part_times_ms(parts, observation, tokens, config)
+                sizes = model.config.slot_sizes
+                times = part_times_ms(parts, sizes, observation, tokens, config)
                 p50, p95 = np.percentile(times, (50, 95), axis=0)
                 cells = (f"{a:.2f} / {b:.2f}" for a, b in zip(p50, p95, strict=True))
                 print(f"{f'{name}, {tokens} tokens':<20}" + "".join(f"{c:>16}" for c in cells))
@@ -73,7 +74,11 @@ def main(config: BenchConfig) -> None:
 
 
 def part_times_ms(
-    parts: Parts, observation: Observation, tokens: int, config: BenchConfig
+    parts: Parts,
+    slot_sizes: tuple[int, ...],
+    observation: Observation,
+    tokens: int,
+    config: BenchConfig,
 ) -> np.ndarray:
     """(chunks, 4) ms of read, prefill, decode, and of prefill and decode together.
 
@@ -81,11 +86,12 @@ def part_times_ms(
     """
     encoder = TextEncoder(threads=config.threads)
     policy = GraphPolicy(parts, encoder, {}, BANDS, tokens)
+    prior = np.zeros((1, sum(slot_sizes)), np.float32)
     image, state = observation.image[None], observation.state()[None]
     rows = []
     for _ in range(config.chunks + 10):
         start = time.perf_counter()
-        word, _ = parts.words(*encoder.encode([INSTRUCTION]))
+        word, *_ = parts.words(*encoder.encode([INSTRUCTION]), prior)
         read = time.perf_counter()
         keys, values, *_ = parts.prefill(word, image, state)
         filled = time.perf_counter()

@@ -1,0 +1,77 @@
+"""What an instruction may mean where its words leave doubt, and what the eyes make of that.
+
+A word that was never heard before ("the tangerine one") is often read as two values at once. Of
+what it may mean, people mean what is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# The slots that name what can be seen.
+NAMES = ("colour", "shape")
+# What is not in view now counts a twentieth of what is. Of 24 kinds of objects one or two are in
+# view: to see by chance what was never meant is rare, and to look elsewhere still is common.
+OUT_OF_VIEW = 0.05
+MOST_MEANINGS = 4
+
+
+class Meaning(NamedTuple):
+    """One way to take an instruction: the class of each slot (S,), and how likely it is."""
+
+    classes: np.ndarray
+    chance: float
+
+
+def possible_meanings(
+    slots: Mapping[str, Sequence[str]], classes: np.ndarray, chances: np.ndarray
+) -> list[Meaning]:
+    """The meanings worth a look, likeliest first; one alone where the words leave no doubt.
+
+    `classes` (S,) are the likeliest of each slot, 0 for "not mentioned"; `chances` (C,) those of
+    all classes of all slots, one slot after another. Only names of objects are put in doubt, and
+    only for names that say as much: less of a name would fit more things.
+    """
+    first = Meaning(classes, 1.0)
+    places = [i for i, name in enumerate(slots) if name in NAMES]
+    if not any(classes[i] for i in places):
+        return [first]
+    ends = np.cumsum([len(values) + 1 for values in slots.values()])
+    of_slots = np.split(chances, ends[:-1])
+    found = []
+    least = [min(1, classes[i]) for i in places]
+    for values in itertools.product(*(range(len(of_slots[i])) for i in places)):
+        if all(value >= said for value, said in zip(values, least, strict=True)):
+            chance = np.prod([of_slots[i][v] for i, v in zip(places, values, strict=True)])
+            other = classes.copy()
+            other[places] = values
+            found.append(Meaning(other, float(chance)))
+    found.sort(key=lambda meaning: -meaning.chance)
+    found = [meaning for meaning in found if meaning.chance > OUT_OF_VIEW * found[0].chance]
+    return found[:MOST_MEANINGS]
+
+
+def meant(meanings: Sequence[Meaning], seen: Sequence[float]) -> int:
+    """The number of the meaning to act on, given how surely each one's object is in view."""
+    weights = [
+        meaning.chance * max(sight, OUT_OF_VIEW)
+        for meaning, sight in zip(meanings, seen, strict=True)
+    ]
+    return int(np.argmax(weights))
+
+
+def insist_on(slots: Mapping[str, Sequence[str]], classes: np.ndarray) -> np.ndarray:
+    """(1, C) float32 to add to the logits of all slots, so that these `classes` (S,) are read."""
+    rows = [np.zeros(len(values) + 1, np.float32) for values in slots.values()]
+    for row, value in zip(rows, classes, strict=True):
+        row[value] = 100.0
+    return np.concatenate(rows)[None]
+
+
+def no_prior(slots: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(1, C) float32 zeros: as the words have it."""
+    return np.zeros((1, sum(len(values) + 1 for values in slots.values())), np.float32)
