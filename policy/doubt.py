@@ -1,6 +1,6 @@
 """What an instruction may mean where its words leave doubt, and what the eyes make of that.
 
-A word that was never heard before ("the tangerine one") is often read as two values at once. Of
+A word that was never heard before ("the lavender one") is often read as two values at once. Of
 what it may mean, people mean what is there.
 """
 
@@ -20,7 +20,7 @@ OUT_OF_VIEW = 0.05
 MOST_MEANINGS = 4
 
 
-class Meaning(NamedTuple):
+class Interpretation(NamedTuple):
     """One way to take an instruction: the class of each slot (S,), and how likely it is."""
 
     classes: np.ndarray
@@ -29,33 +29,29 @@ class Meaning(NamedTuple):
 
 def possible_meanings(
     slots: Mapping[str, Sequence[str]], classes: np.ndarray, chances: np.ndarray
-) -> list[Meaning]:
+) -> list[Interpretation]:
     """The meanings worth a look, likeliest first; one alone where the words leave no doubt.
 
     `classes` (S,) are the likeliest of each slot, 0 for "not mentioned"; `chances` (C,) those of
     all classes of all slots, one slot after another. Only names of objects are put in doubt, and
     only for names that say as much: less of a name would fit more things.
     """
-    first = Meaning(classes, 1.0)
     places = [i for i, name in enumerate(slots) if name in NAMES]
     if not any(classes[i] for i in places):
-        return [first]
+        return [Interpretation(classes, 1.0)]
     ends = np.cumsum([len(values) + 1 for values in slots.values()])
     of_slots = np.split(chances, ends[:-1])
     found = []
-    least = [min(1, classes[i]) for i in places]
-    for values in itertools.product(*(range(len(of_slots[i])) for i in places)):
-        if all(value >= said for value, said in zip(values, least, strict=True)):
-            chance = np.prod([of_slots[i][v] for i, v in zip(places, values, strict=True)])
-            other = classes.copy()
-            other[places] = values
-            found.append(Meaning(other, float(chance)))
+    for values in itertools.product(*(range(min(1, classes[i]), len(of_slots[i])) for i in places)):
+        other = classes.copy()
+        other[places] = values
+        found.append(Interpretation(other, float(np.prod([of_slots[i][other[i]] for i in places]))))
     found.sort(key=lambda meaning: -meaning.chance)
     found = [meaning for meaning in found if meaning.chance > OUT_OF_VIEW * found[0].chance]
     return found[:MOST_MEANINGS]
 
 
-def meant(meanings: Sequence[Meaning], seen: Sequence[float]) -> int:
+def meant(meanings: Sequence[Interpretation], seen: Sequence[float]) -> int:
     """The number of the meaning to act on, given how surely each one's object is in view."""
     weights = [
         meaning.chance * max(sight, OUT_OF_VIEW)

@@ -28,7 +28,7 @@ from bridge.contract import (
     check_instruction,
 )
 from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
-from policy.doubt import Meaning, insist_on, meant, no_prior, possible_meanings
+from policy.doubt import Interpretation, insist_on, meant, no_prior, possible_meanings
 from policy.words import TextEncoder
 
 Blind = Literal["text", "image"]
@@ -42,7 +42,7 @@ Arrays = Sequence[np.ndarray]
 class Reading(NamedTuple):
     """One meaning of an instruction and its word vector (1, W)."""
 
-    meaning: Meaning
+    meaning: Interpretation
     word: np.ndarray
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from policy.doubt import Meaning, insist_on, meant, no_prior, possible_meanings
+from policy.doubt import Interpretation, insist_on, meant, no_prior, possible_meanings
 
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "orange"), "shape": ("cube", "ball")}
 
@@ -51,7 +51,7 @@ def test_a_name_may_say_more_than_the_likeliest_reading_but_not_less() -> None:
     ],
 )
 def test_sight_decides_between_meanings(seen: list[float], number: int) -> None:
-    meanings = [Meaning(np.array([2, 1, 2]), 0.9), Meaning(np.array([2, 2, 2]), 0.1)]
+    meanings = [Interpretation(np.array([2, 1, 2]), 0.9), Interpretation(np.array([2, 2, 2]), 0.1)]
     assert meant(meanings, seen) == number
 
 

@@ -24,7 +24,7 @@ from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
 from policy.checkpoint import load_model
 from policy.export import export_bundle
 from policy.model import TOKENS_PER_STEP, Model, ModelConfig
-from policy.parity import Sample
+from policy.parity import Reader, Sample
 from policy.parts import TorchParts
 from policy.runtime import GraphPolicy, OnnxParts, Parts
 from policy.words import TextEncoder
@@ -50,6 +50,7 @@ def main(config: BenchConfig) -> None:
     rng = np.random.default_rng(config.seed)
     model = load_model(config.checkpoint) if config.checkpoint else untrained_model(rng)
     observation = random_observation(rng)
+    read = Reader(TextEncoder(threads=config.threads), dict(model.config.slots))
     figures: dict[str, float] = {}
     print(f"{'ms, p50 / p95':<20}{'read':>16}{'prefill':>16}{'decode':>16}{'chunk':>16}")
     with bundle_of(model, observation, config) as bundle:
@@ -60,8 +61,7 @@ def main(config: BenchConfig) -> None:
         }
         for name, parts in sides.items():
             for tokens in TOKENS_PER_STEP:
-                sizes = model.config.slot_sizes
-                times = part_times_ms(parts, sizes, observation, tokens, config)
+                times = part_times_ms(parts, read, observation, tokens, config)
                 p50, p95 = np.percentile(times, (50, 95), axis=0)
                 cells = (f"{a:.2f} / {b:.2f}" for a, b in zip(p50, p95, strict=True))
                 print(f"{f'{name}, {tokens} tokens':<20}" + "".join(f"{c:>16}" for c in cells))
@@ -75,7 +75,7 @@ def main(config: BenchConfig) -> None:
 
 def part_times_ms(
     parts: Parts,
-    slot_sizes: tuple[int, ...],
+    read: Reader,
     observation: Observation,
     tokens: int,
     config: BenchConfig,
@@ -84,20 +84,18 @@ def part_times_ms(
 
     Reading an instruction is not part of a chunk's time: it happens once per instruction.
     """
-    encoder = TextEncoder(threads=config.threads)
-    policy = GraphPolicy(parts, encoder, {}, BANDS, tokens)
-    prior = np.zeros((1, sum(slot_sizes)), np.float32)
+    policy = GraphPolicy(parts, read.encoder, read.slots, BANDS, tokens)
     image, state = observation.image[None], observation.state()[None]
     rows = []
     for _ in range(config.chunks + 10):
         start = time.perf_counter()
-        word, *_ = parts.words(*encoder.encode([INSTRUCTION]), prior)
-        read = time.perf_counter()
+        word, _ = read(parts, INSTRUCTION)
+        known = time.perf_counter()
         keys, values, *_ = parts.prefill(word, image, state)
         filled = time.perf_counter()
         policy.decode(keys, values)
         end = time.perf_counter()
-        rows.append((read - start, filled - read, end - filled, end - read))
+        rows.append((known - start, filled - known, end - filled, end - known))
     return 1000 * np.array(rows[10:])
 
 
