@@ -166,7 +166,8 @@ class _Peer:
 
 def _set_options(socket: _Socket, address: str) -> None:
     sockets.set_options(socket, address)
-    socket.sndhwm = socket.rcvhwm = _MOST_WAITING  # what is lost is lost by chance
+    sockets.watch_peer(socket)
+    socket.sndhwm = _MOST_WAITING  # what is lost is lost by chance
 
 
 def _received(socket: _Socket) -> Frames | None:

@@ -26,6 +26,7 @@ from bridge.wire import ServerInfo
 _MAX_MESSAGE_BYTES = 1 << 20
 _CONNECT_TIMEOUT_MS = 1000
 _LOOK_MS = 50  # how late, beyond what the transport needs, a lost connection is noticed
+_FLOOD = 1000  # messages at once that nobody asked for
 _BROKEN = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _HANDSHAKE = zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -102,6 +103,7 @@ class RemotePolicy:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         sockets.set_options(self._socket, self.address)
+        sockets.watch_peer(self._socket)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_TIMEOUT_MS)
@@ -143,10 +145,18 @@ class RemotePolicy:
         self._await(wire.Done, sequence)
 
     def check(self) -> None:
-        """PolicyUnavailable once the connection is lost, without asking anything; never waits."""
-        while self._monitor.poll(0):
-            if recv_monitor_message(self._monitor)["event"] & _BROKEN:
-                raise self._lost()
+        """PolicyUnavailable once the connection is lost, without asking anything; never waits.
+
+        What nobody asked for is dropped; MalformedReply when it does not end.
+        """
+        self._check_connection()
+        for _ in range(_FLOOD):
+            try:
+                self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self.dropped += 1
+        raise self._malformed("it sends without being asked")
 
     def close(self) -> None:
         """Ends the session; safe to call again."""
@@ -222,6 +232,8 @@ class RemotePolicy:
             raise UserError(wire.one_line(str(reply)))
         if not isinstance(reply, wire.Welcome):
             raise self._malformed(f"{type(reply).__name__} instead of Welcome")
+        if (refused := wire.mismatch(hello, reply)) is not None:
+            raise UserError(wire.one_line(str(refused)))
         self._session = reply.session
         self.info = ServerInfo(wire.one_line(reply.model_id), wire.one_line(reply.normalisation_id))
 
@@ -259,8 +271,13 @@ class RemotePolicy:
             except wire.WireError as error:
                 raise self._malformed(error) from error
             except zmq.Again:
-                self.check()
+                self._check_connection()
         return None
+
+    def _check_connection(self) -> None:
+        while self._monitor.poll(0):
+            if recv_monitor_message(self._monitor)["event"] & _BROKEN:
+                raise self._lost()
 
     def _no_answer(self, within_s: float) -> PolicyUnavailable:
         kind = NoAnswer if within_s < self._timeout_s else PolicyUnavailable

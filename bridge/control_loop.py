@@ -165,6 +165,7 @@ class ControlLoop:
         self._lost = False
         self._begun_at_s = -np.inf
         self._rising = False
+        self._last_failure = ""
 
     # --- what operators do ---
 
@@ -179,8 +180,9 @@ class ControlLoop:
         """Begins another instruction for the policy; UserError when it is no line of text."""
         text = check_instruction(text)
         self._forget()
+        if trouble := self._move(self.robot.begin_instruction):
+            raise UserError(trouble)
         self.instruction = text
-        self.robot.begin_instruction()
         self.safety.expect(self._clock(), chunks=True)
 
     def idle(self) -> None:
@@ -246,11 +248,11 @@ class ControlLoop:
             if stands is None:
                 return Tick(now_s, order, observation, self.chunk, rejected)
             order = self.safety.step(now_s, observation)
-        if order.level < Level.DAMP and (trouble := self._apply(order.command)):
+        if order.level < Level.DAMP and (trouble := self._move(self.robot.apply, order.command)):
             self.safety.cut(trouble)
             order = self.safety.step(now_s, None)
         if order.level == Level.DAMP:
-            self.robot.damp()
+            self._move(self.robot.damp)
         return Tick(now_s, order, observation, self.chunk, rejected)
 
     def _get_up(self, observation: Observation | None) -> bool | None:
@@ -258,8 +260,8 @@ class ControlLoop:
         assert isinstance(self.robot, SelfRighting)
         try:
             stands = self.robot.get_up() if observation is not None else False
-        except Exception:  # as in `_apply`
-            _log.exception("the robot could not be moved")
+        except Exception as error:  # as in `_move`
+            self._failure(error)
             stands = False
         if stands:
             self._rising = False
@@ -278,13 +280,12 @@ class ControlLoop:
                 on_tick(tick)
             pace.wait()
 
-    def _apply(self, command: np.ndarray) -> str:
-        """Moves the robot, or says in one line why it could not be."""
+    def _move(self, act: Callable[..., object], *command: np.ndarray) -> str:
+        """Has the robot do something, or says in one line why it could not."""
         try:
-            self.robot.apply(command)
+            act(*command)
         except Exception as error:  # a loop that ended would leave the motors as they are
-            _log.exception("the robot could not be moved")
-            return f"the robot could not be moved: {one_line(str(error)) or type(error).__name__}"
+            return f"the robot could not be moved: {self._failure(error)}"
         return ""
 
     def _observe(self) -> Observation | None:
@@ -292,6 +293,17 @@ class ControlLoop:
             return self.robot.observe()
         except UserError:
             return None  # a silent robot: safety counts how long
+        except Exception as error:  # its driver failed: as silent as that
+            self._failure(error)
+            return None
+
+    def _failure(self, error: Exception) -> str:
+        """What is wrong with the robot, in one line; the log has all of it, but once in a row."""
+        line = one_line(str(error)) or type(error).__name__
+        if line != self._last_failure:
+            _log.error("the robot failed", exc_info=error)
+        self._last_failure = line
+        return line
 
     def _ask(self, observation: Observation) -> None:
         if not self.instruction or self._lost or self.safety.level > Level.HOLD:

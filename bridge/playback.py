@@ -17,7 +17,8 @@ class ChunkPlayer:
     Step k belongs to `observed_at_s + k / CHUNK_HZ`; between steps the command is interpolated,
     and the last step is kept for its own period. Steps already past when a chunk arrives are
     never played. The difference between the command being executed and the new chunk fades out
-    within `join_s`, or within `start_s` when nothing was playing.
+    within `join_s`, or within `start_s` when nothing was playing; a fade in progress takes its
+    time.
     """
 
     def __init__(self, join_s: float = _JOIN_S, start_s: float = _START_S) -> None:
@@ -44,11 +45,21 @@ class ChunkPlayer:
             return False
         if self._chunk is not None and chunk.observed_at_s <= self._chunk.observed_at_s:
             return False
-        self._fade_s = self._start_s if self.command(now_s) is None else self._join_s
-        self._offset = executing - _at(chunk, now_s)
-        self._joined_at_s = now_s
+        fading_s = self._joined_at_s + self._fade_s - now_s
+        starts = self.command(now_s) is None
         self._chunk = chunk
+        self._fade(now_s, executing, self._start_s if starts else max(self._join_s, fading_s))
         return True
+
+    def rejoin(self, now_s: float, executing: np.ndarray) -> None:
+        """Plays on after a pause as from a start, from the command being executed (18,)."""
+        if self._chunk is not None:
+            self._fade(now_s, executing, self._start_s)
+
+    def _fade(self, now_s: float, executing: np.ndarray, within_s: float) -> None:
+        assert self._chunk is not None
+        self._offset = executing - _at(self._chunk, now_s)
+        self._joined_at_s, self._fade_s = now_s, within_s
 
     def command(self, now_s: float) -> np.ndarray | None:
         """The (18,) command for `now_s`, or None when no step is valid: hold."""

@@ -21,6 +21,7 @@ import numpy as np
 from bridge.contract import (
     ARMS,
     BASE_HEIGHT,
+    CHUNK_HZ,
     CHUNK_STEPS,
     COMMAND_DIM,
     CONTROL_HZ,
@@ -148,7 +149,8 @@ class Safety:
     ) -> None:
         """`start` (18,) is the command in force."""
         self.config = config
-        self.counters = {"rejected": 0, "clamped": 0, "holds": 0, "stands": 0, "damps": 0}
+        names = ("rejected", "clamped", "slowed", "holds", "stands", "damps")
+        self.counters = dict.fromkeys(names, 0)
         self.level = Level.HOLD
         self._limits = limits
         self._limiter = Limiter(limits, start)
@@ -174,10 +176,12 @@ class Safety:
         reason = _fault_of(chunk)
         if reason is not None:
             return self.reject(reason)
-        commands = np.clip(chunk.commands, self._limits.low, self._limits.high).astype(np.float32)
-        self.counters["clamped"] += int(
-            ((chunk.commands < self._limits.low) | (chunk.commands > self._limits.high)).sum()
-        )
+        limits = self._limits
+        commands = np.clip(chunk.commands, limits.low, limits.high).astype(np.float32)
+        outside = (chunk.commands < limits.low) | (chunk.commands > limits.high)
+        rushed = CHUNK_HZ * np.abs(np.diff(commands, axis=0)) > limits.rate
+        self.counters["clamped"] += int(outside.sum())
+        self.counters["slowed"] += int(rushed.sum())
         limited = replace(chunk, commands=commands)
         if not self._player.accept(limited, now_s, self._executing()):
             return self.reject("it is over, from the future, or older than the one playing")
@@ -226,15 +230,13 @@ class Safety:
 
     def step(self, now_s: float, body: Observation | None) -> Order:
         """The order for the period that begins now. `body` is the newest state, if one came."""
-        if body is not None and np.isfinite(body.state()).all():
-            self._body, self._state_at_s = body, body.time_s
+        if body is not None and np.isfinite([*body.state(), body.time_s]).all():
+            self._body, self._state_at_s = body, min(body.time_s, now_s)
         elif self._state_at_s is None:
             self._state_at_s = now_s
-        played = self._player.command(now_s)
-        level, cause = self._judge(now_s, playing=played is not None)
+        level, cause = self._judge(now_s, playing=self._player.command(now_s) is not None)
         self._enter(level, now_s)
-        target = self._target(level, played, now_s)
-        command = self._limiter.step(target)
+        command = self._limiter.step(self._target(level, now_s))
         return Order(level, command, cause)
 
     def _judge(self, now_s: float, playing: bool) -> tuple[Level, str]:
@@ -260,7 +262,7 @@ class Safety:
         if not playing:
             return "the policy is silent"
         assert self._body is not None
-        if self._body.image_age_s > self.config.image_hold_s:
+        if not self._body.image_age_s <= self.config.image_hold_s:  # nor if it is not a number
             return "the camera has frozen"
         return ""
 
@@ -289,15 +291,18 @@ class Safety:
             return
         if level > self.level:
             self.counters[("", "holds", "stands", "damps")[level]] += 1
-        if level != Level.RUN:
+        if level == Level.RUN:
+            self._player.rejoin(now_s, self._executing())
+        else:
             self._eased = (now_s, self._limiter.value.astype(np.float32))
         if level >= Level.SAFE_STAND:
             self._player.reset()
         self.level = level
 
-    def _target(self, level: Level, played: np.ndarray | None, now_s: float) -> np.ndarray:
+    def _target(self, level: Level, now_s: float) -> np.ndarray:
         since_s, start = self._eased
         if level == Level.RUN:
+            played = self._player.command(now_s)
             assert played is not None
             return played
         if level == Level.HOLD:

@@ -143,37 +143,21 @@ class _Server:
         return _fault(session, sequence, message)
 
     def _greet(self, peer: bytes, hello: wire.Hello) -> list[bytes]:
-        refusal = _mismatch(hello, self._info)
+        welcome = wire.Welcome(
+            session=secrets.token_hex(8),
+            protocol=wire.PROTOCOL,
+            contract=contract_hash(),
+            model_id=self._info.model_id,
+            normalisation_id=self._info.normalisation_id,
+        )
+        refusal = wire.mismatch(hello, welcome)
         if refusal is not None:
             return wire.pack(refusal)
         if len(self._sessions) >= _MAX_SESSIONS:
             # Clients that vanished said no goodbye; the one silent for longest makes room.
             del self._sessions[next(iter(self._sessions))]
-        self._sessions[peer] = _Session(secrets.token_hex(8))
-        return wire.pack(
-            wire.Welcome(
-                session=self._sessions[peer].id,
-                protocol=wire.PROTOCOL,
-                contract=contract_hash(),
-                model_id=self._info.model_id,
-                normalisation_id=self._info.normalisation_id,
-            )
-        )
-
-
-def _mismatch(hello: wire.Hello, info: ServerInfo) -> wire.Refused | None:
-    same_release = "install the same release of hitogata on both sides"
-    same_bundle = "serve the bundle that the client expects, or connect without expecting one"
-    terms = (
-        ("protocol version", hello.protocol, wire.PROTOCOL, same_release),
-        ("contract", hello.contract, contract_hash(), same_release),
-        ("model", hello.model_id, info.model_id, same_bundle),
-        ("normalisation", hello.normalisation_id, info.normalisation_id, same_bundle),
-    )
-    for term, client, server, remedy in terms:
-        if client is not None and client != server:
-            return wire.Refused(term=term, client=str(client), server=str(server), remedy=remedy)
-    return None
+        self._sessions[peer] = _Session(welcome.session)
+        return wire.pack(welcome)
 
 
 def _fault(session: str, sequence: int, message: str) -> list[bytes]:

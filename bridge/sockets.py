@@ -90,14 +90,24 @@ def _refuse_taken_ipc(address: str) -> None:
 
 
 def set_options(socket: zmq.Socket[bytes], address: str) -> None:
-    """The options both ends share: short queues, no lingering, a heartbeat."""
+    """The options both ends share: short queues, no lingering, no patience with strangers."""
     socket.linger = 0
     socket.sndhwm = socket.rcvhwm = _QUEUE
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+    socket.setsockopt(zmq.IPV6, int("[" in address))
+
+
+def watch_peer(socket: zmq.Socket[bytes]) -> None:
+    """A heartbeat: a peer that falls silent counts as gone at both ends.
+
+    libzmq (up to 4.3.5) aborts the process when a heartbeat falls due at a peer that filled the
+    receive queue and vanished (https://github.com/zeromq/libzmq/issues/4364). So this end's queue
+    has no bound, and whoever owns the socket must read all that comes.
+    """
+    socket.rcvhwm = 0
     socket.setsockopt(zmq.HEARTBEAT_IVL, 200)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 600)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 600)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-    socket.setsockopt(zmq.IPV6, int("[" in address))
 
 
 def send(socket: zmq.Socket[bytes], frames: Frames) -> None:

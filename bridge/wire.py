@@ -192,6 +192,22 @@ def unpack_reply(frames: Frames) -> tuple[Reply, list[np.ndarray]]:
     return reply, _arrays(reply, frames[1:])
 
 
+def mismatch(hello: Hello, welcome: Welcome) -> Refused | None:
+    """The first term that client and server do not share; each end looks for itself."""
+    same_release = "install the same release of hitogata on both sides"
+    same_bundle = "serve the bundle that the client expects, or connect without expecting one"
+    terms = (
+        ("protocol version", hello.protocol, welcome.protocol, same_release),
+        ("contract", hello.contract, welcome.contract, same_release),
+        ("model", hello.model_id, welcome.model_id, same_bundle),
+        ("normalisation", hello.normalisation_id, welcome.normalisation_id, same_bundle),
+    )
+    for term, client, server, remedy in terms:
+        if client is not None and client != server:
+            return Refused(term=term, client=str(client), server=str(server), remedy=remedy)
+    return None
+
+
 def pack_observation(
     session: str, sequence: int, instruction: str, observation: Observation
 ) -> list[bytes]:

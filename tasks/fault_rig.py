@@ -32,7 +32,7 @@ from bridge.station import Station, Truth
 from sim.scene import sample_scene
 from sim.walker import command_limits
 from sim.world import World
-from tasks.fault_trace import Outcome, breaches, verdict
+from tasks.fault_trace import Outcome, breaches, joint_breaches, verdict
 
 BUNDLE = asset_path("models/bundle")
 WAIT_S = 60.0  # room for a busy machine
@@ -60,6 +60,7 @@ class TracedRobot:
     def __init__(self, world: World) -> None:
         self.world = world
         self.sent: list[np.ndarray | None] = [STAND_COMMAND, STAND_COMMAND]
+        self.joint_targets: list[np.ndarray] = []
         self.frozen, self.late_s, self.push_m_s = False, 0.0, 0.0
         self._frozen_at_s: float | None = None
 
@@ -83,6 +84,7 @@ class TracedRobot:
     def apply(self, command: np.ndarray) -> None:
         self.sent.append(command.copy())
         self.world.apply(command)
+        self.joint_targets.append(self.world.data.ctrl.copy())
 
     def hold(self) -> None:
         raise AssertionError("safety commands every period")
@@ -147,10 +149,11 @@ class Rig:
 
     def forget(self) -> list[str]:
         """What was wrong so far with what reached the motors; all but the end is forgotten."""
-        sent = self.robot.sent[:]
+        sent, targets = self.robot.sent[:], self.robot.joint_targets[:]
+        del self.robot.joint_targets[: len(targets)]
         del self.robot.sent[: max(0, len(sent) - 3)]
         del self.noted[: max(0, len(self.noted) - 3)]
-        return breaches(sent, command_limits())
+        return breaches(sent, command_limits()) + joint_breaches(targets)
 
     def rest(self, seconds: float) -> list[Noted]:
         """The periods of the next seconds of the robot's own time."""
@@ -177,6 +180,7 @@ class Rig:
         wrong = [name.replace("_", " ") for name, holds in facts.items() if not holds]
         wrong = [f"not {name}" for name in wrong]
         wrong += breaches(list(self.robot.sent), command_limits())
+        wrong += joint_breaches(self.robot.joint_targets[:])
         return verdict(wrong, robot, operator, lost)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from bridge.control_loop import PERIOD_S
 from bridge.recording import Recording
 from bridge.safety import Level, Limits
+from sim.robot import joint_facts
 from sim.walker import command_limits
 
 # How far float32 takes a value, its rate and its rate's change beyond their limits.
@@ -52,6 +53,16 @@ def breaches(sent: Sequence[np.ndarray | None], limits: Limits) -> list[str]:
         if (np.abs(np.diff(rates, axis=0)) / PERIOD_S > limits.rate_change + change).any():
             found["a command's rate changed too fast"] = None
     return list(found)
+
+
+def joint_breaches(targets: Sequence[np.ndarray]) -> list[str]:
+    """What of the joint targets (29,) rad that the walker made of commands is no possible pose."""
+    path = np.asarray(targets, np.float64)
+    low, high = joint_facts("range_rad").T
+    if not np.isfinite(path).all():
+        return ["a joint target was not finite"]
+    outside = (path < low - _ROUNDING[0]) | (path > high + _ROUNDING[0])
+    return ["a joint target was beyond its range"] if outside.any() else []
 
 
 def breaches_of(recording: Recording) -> list[str]:

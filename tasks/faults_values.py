@@ -74,8 +74,8 @@ def clamped(kind: str, folder: Path) -> Outcome:
     fastest = np.abs(np.diff(elbow)).max() * 50
     return rig.outcome(
         f"walked on; its elbow went to {elbow.max():.2f} rad at {fastest:.1f} rad/s at most",
-        f"{read.counters['clamped']} values clamped",
-        counted=kind == "step" or read.counters["clamped"] > 0,
+        f"{read.counters['clamped']} values clamped, {read.counters['slowed']} slowed",
+        counted=read.counters["slowed" if kind == "step" else "clamped"] > 0,
         kept_running=levels(during) == {Level.RUN},
         moved_within=elbow.max() <= limits.high[ELBOW] and fastest <= limits.rate[ELBOW] + 1e-3,
         upright=upright(rig.noted),

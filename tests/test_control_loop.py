@@ -207,6 +207,24 @@ def test_a_robot_that_cannot_be_moved_brakes_until_released():
     assert ticks(loop, 0.3)[-1] == Level.RUN
 
 
+def test_a_driver_that_fails_counts_as_silent_and_does_not_end_the_loop():
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.3)
+
+    def fail():
+        puppet.steps += 1  # time goes on
+        raise OSError("the bus is down")
+
+    puppet.observe = puppet.damp = puppet.begin_instruction = fail
+    puppet.apply = lambda command: None
+    assert ticks(loop, 0.5)[-1] == Level.DAMP
+    assert "silent" in loop.tick().order.cause
+    with pytest.raises(UserError, match="the bus is down"):
+        loop.instruct("walk on")
+    assert loop.instruction == ""
+
+
 def test_joins_are_bounded_in_value_and_rate():
     rng = np.random.default_rng(0)
 

@@ -9,9 +9,10 @@ from bridge import operator_wire
 from bridge.contract import STAND_COMMAND, VEL_X, UserError
 from bridge.results import read_figures
 from bridge.safety import Limiter
+from sim.robot import joint_facts
 from sim.walker import command_limits
 from tasks.bench_faults import bench_faults, faults_table
-from tasks.fault_trace import breaches, verdict
+from tasks.fault_trace import breaches, joint_breaches, verdict
 from tasks.faults import FAULTS, choose, purpose, try_fault
 
 
@@ -51,6 +52,13 @@ def test_a_trace_within_its_limits():
     # After brakes a trace begins anew, wherever the joints are.
     assert breaches([*sent, None, STAND_COMMAND], limits) == []
     assert breaches([*sent, STAND_COMMAND + 0.3], limits) != []
+
+
+def test_joint_targets_are_possible_poses():
+    home = joint_facts("home_rad").astype(float)
+    assert joint_breaches([home, home]) == [] == joint_breaches([])
+    assert joint_breaches([home, home + 4.0]) == ["a joint target was beyond its range"]
+    assert joint_breaches([home, home * np.nan]) == ["a joint target was not finite"]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,26 @@ def test_join_of_two_chunks_is_continuous_and_short():
     assert found == pytest.approx([1, 2, 3, 3], abs=1e-5)
 
 
+def test_a_chunk_that_arrives_during_a_start_does_not_shorten_it():
+    player = ChunkPlayer(join_s=0.1, start_s=0.4)
+    player.accept(chunk(0.0, slope=0.0), 0.0, np.full(COMMAND_DIM, 8.0, np.float32))
+    executing = player.command(0.1)
+    assert executing is not None and executing[0] == pytest.approx(6.0)
+    player.accept(chunk(0.05, slope=0.0), 0.1, executing)
+    found = [value(player, t) for t in (0.1, 0.2, 0.3, 0.4)]
+    assert found == pytest.approx([6, 4, 2, 0], abs=1e-5)
+
+
+def test_rejoining_starts_from_where_the_body_is():
+    player = ChunkPlayer(join_s=0.1, start_s=0.4)
+    player.rejoin(0.0, STILL)  # nothing to play: nothing happens
+    assert player.command(0.0) is None
+    player.accept(chunk(0.0, start=2.0, slope=0.0), 0.0, STILL)
+    player.rejoin(1.0, np.full(COMMAND_DIM, 6.0, np.float32))
+    found = [value(player, t) for t in (1.0, 1.2, 1.4)]
+    assert found == pytest.approx([6, 4, 2], abs=1e-5)
+
+
 def test_unusable_chunks_change_nothing():
     player = ChunkPlayer()
     player.accept(chunk(1.0, start=2.0, slope=0.0), 1.0, np.full(COMMAND_DIM, 2.0, np.float32))

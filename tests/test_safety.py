@@ -148,13 +148,96 @@ def test_whatever_a_policy_says_the_motors_get_finite_commands_within_limits(com
 def test_out_of_limits_is_clamped_and_counted_not_finite_rejected():
     drive = Drive()
     commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-    commands[3, VEL_X], commands[4, 7] = 1e30, -9.0
+    commands[3, VEL_X], commands[4:, 7] = 1e30, -9.0
     assert drive.safety.accept(chunk(10.0, commands), 10.0) is None
-    assert drive.safety.counters["clamped"] == 2
+    # From 0 to 1.5 m/s and back, and a joint by 1 rad, each within 0.1 s.
+    assert drive.safety.counters["clamped"] == 1 + 12
+    assert drive.safety.counters["slowed"] == 3
     commands[0, 0] = np.nan
     assert "not finite" in str(drive.safety.accept(chunk(10.1, commands), 10.1))
     assert "17" in str(drive.safety.accept(chunk(10.1, commands[:, :17]), 10.1))
     assert drive.safety.counters["rejected"] == 2
+
+
+def anything() -> st.SearchStrategy[tuple[str, float]]:
+    what = ("accept", "reject", "stop", "cut", "release", "expect", "idle", "silence", "lean")
+    return st.tuples(st.sampled_from(what), st.floats(width=32))
+
+
+@given(st.lists(anything(), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_no_stream_of_events_leaves_the_limits_or_a_latched_level(events):
+    drive = Drive()
+    safety, floor = drive.safety, Level.RUN
+    sent: list[np.ndarray] = []
+    for what, value in events:
+        if what == "accept":
+            commands = np.full((CHUNK_STEPS, COMMAND_DIM), value, np.float32)
+            safety.accept(chunk(drive.now_s, commands), drive.now_s)
+        elif what == "reject":
+            safety.reject("no chunk")
+        elif what == "stop":
+            safety.stop()
+            floor = max(floor, Level.SAFE_STAND)
+        elif what == "cut":
+            safety.cut()
+            floor = Level.DAMP
+        elif what == "release":
+            floor = Level.RUN if safety.release(drive.now_s) is None else floor
+        elif what in ("expect", "idle"):
+            safety.expect(drive.now_s, chunks=what == "expect")
+        for _ in range(6):
+            drive.now_s += PERIOD_S
+            gravity = np.array([1, 0, 0], np.float32) if what == "lean" else UPRIGHT
+            seen = None if what == "silence" else body(drive.now_s, gravity)
+            order = safety.step(drive.now_s, seen)
+            floor = max(floor, order.level) if order.level >= Level.SAFE_STAND else floor
+            assert order.level >= floor
+            sent = [*sent, order.command] if order.level < Level.DAMP else []
+            path = np.array(sent, np.float64).reshape(-1, COMMAND_DIM)
+            rate = np.diff(path, axis=0) / PERIOD_S
+            change = np.diff(rate, axis=0) / PERIOD_S
+            assert np.isfinite(order.command).all()
+            assert (path >= LIMITS.low - 1e-6).all() and (path <= LIMITS.high + 1e-6).all()
+            assert (np.abs(rate) <= LIMITS.rate + 1e-4).all()
+            assert (np.abs(change) <= LIMITS.rate_change + 1e-2).all()
+
+
+def test_a_state_without_a_proper_stamp_is_none():
+    drive = Drive()
+    drive.safety.accept(chunk(10.0), 10.0)
+    for stamp in (np.nan, np.inf):
+        drive.now_s += 2 * PERIOD_S
+        order = drive.safety.step(drive.now_s, body(stamp))
+    assert order.level == Level.HOLD and "late" in order.cause
+    # From the future: it is as old as its arrival.
+    drive.safety.step(drive.now_s, body(drive.now_s + 3600))
+    drive.now_s += 0.1
+    assert "late" in drive.safety.step(drive.now_s, None).cause
+
+
+def test_a_camera_of_unknown_age_is_a_frozen_one():
+    drive = Drive()
+    drive.safety.accept(chunk(10.0), 10.0)
+    assert drive.until(10.1, image_age_s=float("nan")).cause == "the camera has frozen"
+
+
+def test_after_a_short_hold_the_same_chunk_goes_on_from_the_measured_arms():
+    drive = Drive()
+    commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+    commands[:, ARMS] += 0.5
+    drive.safety.accept(chunk(10.0, commands), 10.0)
+    raised = drive.until(10.5).command[ARMS]
+    assert raised == pytest.approx(commands[0, ARMS], abs=1e-3)
+    for _ in range(4):  # no state
+        drive.now_s += PERIOD_S
+        order = drive.safety.step(drive.now_s, None)
+    assert order.level == Level.HOLD
+    # The arms have sunk to where `body` says: they rise again within 0.3 s, not at once.
+    path = [drive.until(drive.now_s + PERIOD_S).command[ARMS][0] - raised[0] for _ in range(20)]
+    assert drive.safety.level == Level.RUN
+    assert min(path) < -0.2 and path[-1] == pytest.approx(0, abs=0.02)
+    assert int(np.argmin(path)) >= 3
 
 
 # --- the ladder ---
