@@ -383,16 +383,16 @@ def test_what_nobody_asked_for_is_dropped_but_not_for_ever(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
     right = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
     for unasked in (3, 3000):
-        with scripted_server(place, lambda _, n=unasked: [right] * (1 + n)):
-            with RemotePolicy(place) as policy:
-                policy.act("go", observe())
-                time.sleep(0.5)
-                if unasked == 3:
+        script = scripted_server(place, lambda _, n=unasked: [right] * (1 + n))
+        with script, RemotePolicy(place) as policy:
+            policy.act("go", observe())
+            time.sleep(0.5)
+            if unasked == 3:
+                policy.check()
+                assert policy.dropped == 3
+            else:
+                with pytest.raises(MalformedReply, match="without being asked"):
                     policy.check()
-                    assert policy.dropped == 3
-                else:
-                    with pytest.raises(MalformedReply, match="without being asked"):
-                        policy.check()
 
 
 def test_a_client_that_floods_and_vanishes_does_no_harm(address):
