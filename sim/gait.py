@@ -17,8 +17,8 @@ MOVING_SPEED = 0.05  # m/s or rad/s: a slower command is a stand
 PENDULUM_RAD_S = 3.6  # sqrt(9.81 / height of the centre of mass)
 # A fifth of a metre at the centre of mass starts a step; but steps sway by as much themselves, and
 # would call for more for ever.
-TIPPING_RAD = 0.25
-STUMBLING_RAD = 0.4
+TIPPING_RAD, TIPPING_STEP_RAD = 0.25, 0.4
+STUMBLING_RAD = 0.6
 HURRY_RAD = 0.3
 
 # The leg of the home pose, seen from the side: hip to knee, knee to ankle, hip to ankle, in
@@ -72,7 +72,7 @@ def is_tipping(capture: np.ndarray, phase: np.ndarray) -> np.ndarray:
 
     While the clock runs, at a phase above zero, more is normal.
     """
-    return _lean(capture) > np.where(phase > 0, STUMBLING_RAD, TIPPING_RAD)
+    return _lean(capture) > np.where(phase > 0, TIPPING_STEP_RAD, TIPPING_RAD)
 
 
 def is_stumbling(capture: np.ndarray) -> np.ndarray:

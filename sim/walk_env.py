@@ -37,6 +37,7 @@ from sim.walker import (
     follow_arms,
     follow_height,
     follow_pitch,
+    hold_heading,
     is_stepping,
     joint_offsets,
     joint_targets,
@@ -139,7 +140,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.height = np.full(n, STANDING_HEIGHT_M)
         self.height_goal = self.height.copy()
         self.pitch, self.pitch_goal = np.zeros(n), np.zeros(n)
-        self.phase, self.unasked_s = np.zeros(n), np.zeros(n)
+        self.phase, self.unasked_s, self.heading_error = np.zeros((3, n))
         self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
         self.stepping = np.zeros(n, dtype=bool)
@@ -161,8 +162,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         targets = joint_targets(
             self.action,
             self.phase,
-            self.velocity,
-            gait.posture(self.height, self.pitch),
+            self.asked,
+            self.posture,
             self.pitch,
             self.arms,
             self.stepping,
@@ -178,11 +179,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         fallen = self._fallen(state)
         terminated = fallen | self._planted(state)
         truncated = (self.episode_steps >= self.max_steps) & ~terminated
-        info: dict[str, Any] = {
-            "terms": terms,
-            "episode_steps": self.episode_steps.copy(),
-            "fallen": fallen,
-        }
+        info: dict[str, Any] = {"terms": terms, "fallen": fallen}
+        info["episode_steps"] = self.episode_steps.copy()
         info["disturbed"] = self._disturb()
         self._reset_worlds(terminated | truncated)
         observation, info["critic"] = self._observe()
@@ -233,7 +231,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             base_pos=self.qpos[:, :2],
             joint_offset=self.qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS]
             - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
-            - gait.posture(self.height, self.pitch),
+            - self.posture,
             sole_pos=pair["sole_pos"],
             sole_vel=pair["sole_vel"],
             sole_up=pair["sole_up"],
@@ -272,10 +270,12 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.capture = gait.capture_offset(gravity, ang_vel, offset, joint_vel)
         self.phase = start_phase(self.phase, self.velocity, self.capture)
         self.stepping = is_stepping(self.phase, self.velocity, self.capture)
+        turning = self.heading_error, self.velocity, ang_vel, self.capture
+        self.asked, self.heading_error = hold_heading(*turning)
 
         def observed(sensed: Callable[[np.ndarray, float], np.ndarray]) -> np.ndarray:
             return walker_observation(
-                self.velocity,
+                self.asked,
                 self.height,
                 self.pitch,
                 self.phase,
@@ -352,6 +352,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.arms = follow_arms(self.arms, self.arm_goals, self.arm_speed)
         self.height = follow_height(self.height, self.height_goal)
         self.pitch = follow_pitch(self.pitch, self.pitch_goal)
+        self.posture = gait.posture(self.height, self.pitch)
 
     def _disturb(self) -> np.ndarray:
         """Other commands, other goals of the arms, pushes; (n,) which worlds' velocity changed."""
@@ -384,7 +385,8 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
         self.ctrl[worlds] = qpos[:, 7:]
         self.height[worlds], self.pitch[worlds] = STANDING_HEIGHT_M, 0.0
-        self.phase[worlds], self.unasked_s[worlds], self.stepping[worlds] = 0, 0, False
+        for clock in (self.phase, self.unasked_s, self.stepping, self.heading_error):
+            clock[worlds] = 0
         self._sample_commands(worlds)
         for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):
             memory[worlds] = 0

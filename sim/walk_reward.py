@@ -65,7 +65,7 @@ def walk_rewards(
         "velocity": 4.0 * np.exp(-linear / 0.25)
         + 2.0 * np.exp(-linear / 0.04)
         - 6.0 * np.sqrt(linear),
-        "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 5.0 * np.sqrt(turn),
+        "yaw_rate": 2.0 * np.exp(-turn / 0.25) + 1.5 * np.exp(-turn / 0.04) - 8.0 * np.sqrt(turn),
         "height": 1.5 * np.exp(-((s.height - s.height_command) ** 2) / 0.001),
         # So sharp that standing still cannot earn it: a wider one taught just that.
         "foot_height": 2.5 * np.exp(-np.sum(rise**2, axis=1) / 0.0015),
@@ -76,6 +76,7 @@ def walk_rewards(
     }
     penalties = {
         "sway": -1.0 * np.sum(s.ang_vel[:, :2] ** 2, axis=1),
+        "twist": -3.0 * (s.ang_vel[:, 2] - s.velocity_command[:, 2]) ** 2,
         "tilt": -10.0 * np.sum(s.gravity[:, :2] ** 2, axis=1),
         "action_rate": -2.0 * np.sum((s.action - s.previous_action) ** 2, axis=1),
         "pose": -0.5 * np.sum(POSE_WEIGHTS * s.joint_offset**2, axis=1),

@@ -36,6 +36,7 @@ DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
 ARM_SPEED_RAD_S = 3.0
 # Turns are corrected by 2 rad/s for each rad that the gyroscope missed in the last three seconds.
 HEADING_GAIN_1_S, HEADING_MEMORY_S = 2.0, 3.0
+FASTEST_TURN_RAD_S = 1.5  # of the network, so that a turn at the end of its range can be corrected
 
 
 # What a command may change by within a second: four times and twice what tasks ask of base and
@@ -176,8 +177,9 @@ def hold_heading(
     steady = gait.is_moving(velocity) & ~gait.is_stumbling(capture)
     heading_error = np.where(steady, heading_error + missing / CONTROL_HZ, 0.0)
     asked = velocity.copy()
-    asked[..., 2] += HEADING_GAIN_1_S * heading_error
-    return np.clip(asked, VELOCITY_LOW, VELOCITY_HIGH), heading_error
+    turn = velocity[..., 2] + HEADING_GAIN_1_S * heading_error
+    asked[..., 2] = np.clip(turn, -FASTEST_TURN_RAD_S, FASTEST_TURN_RAD_S)
+    return asked, heading_error
 
 
 def follow_arms(

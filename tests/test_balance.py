@@ -45,10 +45,10 @@ def test_a_turn_that_is_missed_is_asked_for_again():
     # A fiftieth of a second at 0.2 rad/s is 0.004 rad, which adds 2 x 0.004 rad/s.
     assert error == pytest.approx(0.004) and asked == pytest.approx([0.5, 0.0, 0.208])
     asked, _ = hold_heading(np.array(-5.0), command, still, upright)
-    assert asked[2] == -1.0, "never beyond what the network knows"
+    assert asked[2] == -1.5, "never beyond what the network knows"
     asked, forgotten = hold_heading(error, still, np.array([0, 0, 0.3]), upright)
     assert forgotten == 0.0 and not asked.any(), "a stand does not turn back"
-    asked, forgotten = hold_heading(error, command, still, np.array([0.0, 0.41]))
+    asked, forgotten = hold_heading(error, command, still, np.array([0.0, 0.61]))
     assert forgotten == 0.0 and asked == pytest.approx(command), "nor who stumbles"
 
 

@@ -16,7 +16,8 @@ from bridge.control_loop import Rejected
 from bridge.keys import allow, client_keys, make_pair
 from bridge.link import PolicyLink
 from bridge.wire import ServerInfo
-from tests.test_server import INFO, EchoPolicy, observe, running_server, scripted_server
+from tests.test_client import scripted_server
+from tests.test_server import INFO, EchoPolicy, observe, running_server
 
 SOON_S = 60.0  # room for a busy machine
 FLOOD_S = 6.0

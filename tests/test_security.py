@@ -22,6 +22,7 @@ from bridge.commandline import dispatch
 from bridge.contract import Status, UserError, contract_hash
 from bridge.keys import allow, client_keys, make_pair, own_pair, server_keys
 from bridge.server import _bound_router, serve_policy
+from tests.test_client import scripted_server
 from tests.test_server import (
     INFO,
     EchoPolicy,
@@ -30,7 +31,6 @@ from tests.test_server import (
     observe,
     raw_client,
     running_server,
-    scripted_server,
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket as plain
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import pytest
 import zmq
 
 from bridge import wire
-from bridge.client import MalformedReply, PolicyUnavailable, RemotePolicy
+from bridge.client import PolicyUnavailable, RemotePolicy
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -296,105 +295,6 @@ def test_a_late_reply_is_dropped_and_counted(address):
         assert policy.dropped == 1
 
 
-@contextmanager
-def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
-    """A server of our own making: greets, then answers each Act with the frames of `replies`.
-
-    `terms` of its greeting may be others than ours.
-    """
-    greeting = {"session": "s", "protocol": wire.PROTOCOL, "contract": contract_hash()}
-    greeting |= {"model_id": "m", "normalisation_id": "n", **terms}
-    context = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.sndhwm = 0
-    router.bind(address)
-
-    def serve() -> None:
-        try:
-            while True:
-                peer, *frames = router.recv_multipart()
-                request, _ = wire.unpack_request(frames)
-                if isinstance(request, wire.Hello):
-                    answers = [wire.pack(wire.Welcome(**greeting))]
-                else:
-                    answers = replies(request) if isinstance(request, wire.Act) else []
-                for answer in answers:
-                    router.send_multipart([peer, *answer])
-        except zmq.ContextTerminated:
-            router.close(0)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        context.term()
-        thread.join()
-
-
-def test_foreign_repeated_and_reordered_replies_are_dropped(tmp_path):
-    place = f"ipc://{tmp_path}/p.sock"
-    policy_chunk = EchoPolicy().act("go", observe(3.0))
-
-    def replies(act: wire.Act) -> list[list[bytes]]:
-        terms = (("foreign", act.sequence), ("s", act.sequence - 1), ("s", act.sequence + 1))
-        wrong = [wire.pack_chunk(*term, policy_chunk) for term in terms]
-        right = wire.pack_chunk("s", act.sequence, policy_chunk)
-        return [*wrong, wire.pack(wire.Done(session="s", sequence=act.sequence)), right, right]
-
-    with scripted_server(place, replies), RemotePolicy(place) as policy:
-        policy.act("go", observe(3.0))
-        assert policy.dropped == 4
-        policy.act("go", observe(3.0))
-        assert policy.dropped == 9  # the repeated answer of the first request among them
-
-
-@pytest.mark.parametrize(
-    ("terms", "named"),
-    [
-        ({"protocol": 2}, "protocol version differs, 1 here and 2 at the server"),
-        ({"contract": "beef"}, f"contract differs, {contract_hash()} here and beef"),
-        ({"model_id": "other"}, "model differs, m here and other"),
-        ({"normalisation_id": "other"}, "normalisation differs, n here and other"),
-    ],
-)
-def test_a_server_that_greets_whomever_is_found_out(terms, named, tmp_path):
-    place = f"ipc://{tmp_path}/p.sock"
-    script = scripted_server(place, lambda _: [], **terms)
-    with script, pytest.raises(UserError, match=named):
-        RemotePolicy(place, expected=ServerInfo("m", "n"))
-
-
-def test_a_server_that_floods_and_vanishes_does_no_harm():
-    """libzmq's heartbeat would abort this very process if the queue were full."""
-    with plain.create_server(("127.0.0.1", 0)) as free:
-        place = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    right = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
-    with scripted_server(place, lambda _: [right] * 500):
-        policy = RemotePolicy(place)
-        policy.act("go", observe())
-    with policy:
-        time.sleep(0.7)
-        with pytest.raises(PolicyUnavailable, match="is gone"):
-            policy.check()
-
-
-def test_what_nobody_asked_for_is_dropped_but_not_for_ever(tmp_path):
-    place = f"ipc://{tmp_path}/p.sock"
-    right = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
-    for unasked in (3, 3000):
-        script = scripted_server(place, lambda _, n=unasked: [right] * (1 + n))
-        with script, RemotePolicy(place) as policy:
-            policy.act("go", observe())
-            time.sleep(0.5)
-            if unasked == 3:
-                policy.check()
-                assert policy.dropped == 3
-            else:
-                with pytest.raises(MalformedReply, match="without being asked"):
-                    policy.check()
-
-
 def test_a_client_that_floods_and_vanishes_does_no_harm(address):
     with raw_client(address) as socket:
         session = greet(socket)
@@ -405,17 +305,6 @@ def test_a_client_that_floods_and_vanishes_does_no_harm(address):
     time.sleep(2.0)
     with RemotePolicy(address) as policy:
         assert policy.act("go", observe()).status is Status.DONE
-
-
-def test_a_reply_outside_the_contract_is_refused(tmp_path):
-    place = f"ipc://{tmp_path}/p.sock"
-    good = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
-    poisoned = np.full((CHUNK_STEPS, 18), np.nan, np.float32).tobytes()
-    for frames in ([good[0], poisoned], [good[0], good[1][:-4]], [b"\xff"]):
-        script = scripted_server(place, lambda _, frames=frames: [frames])
-        refused = pytest.raises(PolicyUnavailable, match="contract")
-        with script, RemotePolicy(place) as policy, refused:
-            policy.act("go", observe())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
