@@ -48,7 +48,7 @@ ARM_RATE_CHANGE_RAD_S2 = 40.0
 @lru_cache
 def command_limits() -> Limits:
     """The limits of a command for this walker and these arms."""
-    arm_low, arm_high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
+    arm_low, arm_high = _arm_range()
     rate = np.concatenate([BASE_RATE, np.full(N_ARM_JOINTS, ARM_SPEED_RAD_S)])
     rate_change = np.concatenate(
         [CONTROL_HZ * BASE_RATE, np.full(N_ARM_JOINTS, ARM_RATE_CHANGE_RAD_S2)]
@@ -208,7 +208,8 @@ def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> n
 class Walker:
     """The walker of one robot, or of `n`: the network and the little state kept between steps.
 
-    `clamped` counts the robots' steps whose velocity, height or pitch was out of the trained range.
+    `clamped` counts the robots' steps whose velocity, height or pitch was out of the trained
+    range, or whose arms were told to go beyond their joints' ranges.
     """
 
     takes_posture = True
@@ -278,7 +279,7 @@ class Walker:
         self.clamped += int(_is_outside(command, torso_pitch).sum())
         velocity = np.clip(command[..., :3], VELOCITY_LOW, VELOCITY_HIGH)
         arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
-        self._arms = follow_arms(arms, command[..., ARMS])
+        self._arms = follow_arms(arms, np.clip(command[..., ARMS], *_arm_range()))
         self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
         self._pitch[...] = follow_pitch(self._pitch, np.asarray(torso_pitch))
         posture = gait.posture(self._height, self._pitch)
@@ -317,7 +318,16 @@ def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
     # A metre in float32 is rounded.
     low_or_high = (height < LOWEST_M - 1e-6) | (height > HIGHEST_M + 1e-6)
     bowed = (np.asarray(pitch) < -1e-6) | (np.asarray(pitch) > DEEPEST_BOW_RAD + 1e-6)
-    return fast | low_or_high | bowed
+    low, high = _arm_range()
+    arms = command[..., ARMS]
+    reaching = ((arms < low - 1e-6) | (arms > high + 1e-6)).any(axis=-1)
+    return fast | low_or_high | bowed | reaching
+
+
+def _arm_range() -> tuple[np.ndarray, np.ndarray]:
+    """(14,) rad twice: the lowest and the highest that each arm joint goes."""
+    low, high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
+    return low, high
 
 
 def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:

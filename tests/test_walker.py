@@ -188,6 +188,15 @@ def test_walker_is_clamped_rate_limited_and_checked(tmp_path):
     assert walker.clamped == 1
     walker.step(STAND_COMMAND, home, 0 * home, 0 * upright, upright, torso_pitch=0.6)
     assert walker.clamped == 2
+    command = STAND_COMMAND.copy()
+    command[4] = 100.0  # beyond the shoulder's range, for longer than it takes to get there
+    for _ in range(100):
+        targets = walker.step(command, home, 0 * home, 0 * upright, upright)
+    assert walker.clamped == 102
+    furthest = joint_facts("range_rad")[15, 1]
+    assert targets[15] == pytest.approx(furthest)
+    targets = walker.step(STAND_COMMAND, home, 0 * home, 0 * upright, upright)
+    assert targets[15] == pytest.approx(furthest - 3.0 / 50), "it comes back at once"
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="joint positions"):
             walker.step(command, home + bad, 0 * home, 0 * upright, upright)
