@@ -150,7 +150,7 @@ class Safety:
         """`start` (18,) is the command in force."""
         self.config = config
         names = ("rejected", "clamped", "slowed", "holds", "stands", "damps")
-        self.counters = dict.fromkeys(names, 0)
+        self.counters: dict[str, int] = dict.fromkeys(names, 0)
         self.level = Level.HOLD
         self._limits = limits
         self._limiter = Limiter(limits, start)

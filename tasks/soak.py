@@ -214,4 +214,4 @@ def _leaks(grown: dict[str, Any]) -> list[str]:
     return found
 
 
-_SHOWN = ("rejected", "clamped", "holds", "stands", "damps")
+_SHOWN = ("rejected", "clamped", "slowed", "holds", "stands", "damps")
