@@ -179,13 +179,15 @@ class Safety:
         limits = self._limits
         commands = np.clip(chunk.commands, limits.low, limits.high).astype(np.float32)
         outside = (chunk.commands < limits.low) | (chunk.commands > limits.high)
-        rushed = CHUNK_HZ * np.abs(np.diff(commands, axis=0)) > limits.rate
         self.counters["clamped"] += int(outside.sum())
-        self.counters["slowed"] += int(rushed.sum())
         limited = replace(chunk, commands=commands)
-        if not self._player.accept(limited, now_s, self._executing()):
+        executing = self._executing()
+        if not self._player.accept(limited, now_s, executing):
             return self.reject("it is over, from the future, or older than the one playing")
         self._rejected_in_a_row = 0
+        to_come = commands[int((now_s - chunk.observed_at_s) * CHUNK_HZ) :]
+        rates = CHUNK_HZ * np.abs(np.diff(np.vstack([executing, to_come]), axis=0))
+        self.counters["slowed"] += int((rates > limits.rate).sum())
         return None
 
     def reject(self, reason: str) -> str:

@@ -153,6 +153,10 @@ def test_out_of_limits_is_clamped_and_counted_not_finite_rejected():
     # From 0 to 1.5 m/s and back, and a joint by 1 rad, each within 0.1 s.
     assert drive.safety.counters["clamped"] == 1 + 12
     assert drive.safety.counters["slowed"] == 3
+    jump = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
+    jump[:, 9] += 0.7  # from what is being executed: 7 rad/s within a step
+    assert drive.safety.accept(chunk(10.01, jump), 10.02) is None
+    assert drive.safety.counters["slowed"] == 4
     commands[0, 0] = np.nan
     assert "not finite" in str(drive.safety.accept(chunk(10.1, commands), 10.1))
     assert "17" in str(drive.safety.accept(chunk(10.1, commands[:, :17]), 10.1))
