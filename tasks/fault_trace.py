@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridge.contract import N_JOINTS
 from bridge.control_loop import PERIOD_S
 from bridge.recording import Recording
 from bridge.safety import Level, Limits
@@ -57,7 +58,7 @@ def breaches(sent: Sequence[np.ndarray | None], limits: Limits) -> list[str]:
 
 def joint_breaches(targets: Sequence[np.ndarray]) -> list[str]:
     """What of the joint targets (29,) rad that the walker made of commands is no possible pose."""
-    path = np.asarray(targets, np.float64)
+    path = np.asarray(targets, np.float64).reshape(-1, N_JOINTS)
     low, high = joint_facts("range_rad").T
     if not np.isfinite(path).all():
         return ["a joint target was not finite"]

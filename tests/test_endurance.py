@@ -69,7 +69,7 @@ def test_load_in_miniature():
 
 
 def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkeypatch):
-    counters = {"rejected": 3, "clamped": 0, "holds": 2, "stands": 1, "damps": 0}
+    counters = {"rejected": 3, "clamped": 0, "slowed": 0, "holds": 2, "stands": 1, "damps": 0}
     station = SimpleNamespace(loop=SimpleNamespace(safety=SimpleNamespace(counters=counters)))
 
     def befall(soaked):

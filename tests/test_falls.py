@@ -16,10 +16,10 @@ from sim.world import World
 
 
 def test_falls_are_noticed_within_a_fifth_of_a_second_and_walks_are_not_falls():
-    found = examine_falls(n=6, seed=3, seconds=4.5)
-    assert len(found.noticed_s) >= 4, "these shoves throw most of them over"
+    found = examine_falls(n=10, seed=3, seconds=4.5)
+    assert len(found.noticed_s) >= 4, "these shoves throw many of them over"
     assert max(found.noticed_s) <= 0.2
-    assert found.walks >= 5 and found.alarms == 0
+    assert found.walks >= 9 and found.alarms == 0
     assert f"{len(found.noticed_s)} falls" in str(found)
 
 
