@@ -48,7 +48,7 @@ ARM_RATE_CHANGE_RAD_S2 = 40.0
 @lru_cache
 def command_limits() -> Limits:
     """The limits of a command for this walker and these arms."""
-    arm_low, arm_high = _arm_range()
+    arm_low, arm_high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
     rate = np.concatenate([BASE_RATE, np.full(N_ARM_JOINTS, ARM_SPEED_RAD_S)])
     rate_change = np.concatenate(
         [CONTROL_HZ * BASE_RATE, np.full(N_ARM_JOINTS, ARM_RATE_CHANGE_RAD_S2)]
@@ -61,6 +61,7 @@ def command_limits() -> Limits:
     )
 
 
+@lru_cache
 def action_scale() -> np.ndarray:
     """(15,) rad per unit of action: a quarter of the motor's effort over its stiffness."""
     scale = 0.25 * joint_facts("effort_limit_nm") / joint_facts("kp_nm_rad")
@@ -277,9 +278,10 @@ class Walker:
             if not np.isfinite(values).all():
                 raise ValueError(f"the walker was given {name} that are not finite")
         self.clamped += int(_is_outside(command, torso_pitch).sum())
-        velocity = np.clip(command[..., :3], VELOCITY_LOW, VELOCITY_HIGH)
+        command = np.clip(command, command_limits().low, command_limits().high)
+        velocity = command[..., :BASE_HEIGHT]
         arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
-        self._arms = follow_arms(arms, np.clip(command[..., ARMS], *_arm_range()))
+        self._arms = follow_arms(arms, command[..., ARMS])
         self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
         self._pitch[...] = follow_pitch(self._pitch, np.asarray(torso_pitch))
         posture = gait.posture(self._height, self._pitch)
@@ -313,21 +315,10 @@ class Walker:
 
 def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
     """(...) bool: whether a command asks for more than the walker can do."""
-    velocity, height = command[..., :BASE_HEIGHT], command[..., BASE_HEIGHT]
-    fast = ((velocity < VELOCITY_LOW) | (velocity > VELOCITY_HIGH)).any(axis=-1)
-    # A metre in float32 is rounded.
-    low_or_high = (height < LOWEST_M - 1e-6) | (height > HIGHEST_M + 1e-6)
-    bowed = (np.asarray(pitch) < -1e-6) | (np.asarray(pitch) > DEEPEST_BOW_RAD + 1e-6)
-    low, high = _arm_range()
-    arms = command[..., ARMS]
-    reaching = ((arms < low - 1e-6) | (arms > high + 1e-6)).any(axis=-1)
-    return fast | low_or_high | bowed | reaching
-
-
-def _arm_range() -> tuple[np.ndarray, np.ndarray]:
-    """(14,) rad twice: the lowest and the highest that each arm joint goes."""
-    low, high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
-    return low, high
+    limits, rounding = command_limits(), 1e-6  # a metre in float32 is rounded
+    outside = (command < limits.low - rounding) | (command > limits.high + rounding)
+    bowed = (np.asarray(pitch) < -rounding) | (np.asarray(pitch) > DEEPEST_BOW_RAD + rounding)
+    return outside.any(axis=-1) | bowed
 
 
 def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:
