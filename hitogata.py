@@ -227,7 +227,7 @@ def make_serve() -> Callable[..., None]:
             strict_gpu: Refuse to run any part on the CPU.
             keys: Folder of keys (hitogata keys): encrypt, and let in only who is allowed there.
             token_file: File with the token that clients of gr00t or openpi must present.
-            exposed: Let gr00t or openpi be reached from other machines, without encryption.
+            exposed: Let gr00t or openpi be reached from other machines, unencrypted: needs a token.
         """
         if wire == "hitogata" and (token_file or exposed):
             raise UserError("--token-file and --exposed are for other wires: use --keys FOLDER")

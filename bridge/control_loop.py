@@ -47,11 +47,13 @@ class Rejected:
 class Link(Protocol):
     """A policy that is asked and answers later; nothing here blocks.
 
-    `session` changes whenever another process, or the same one anew, answers. `trouble` is a line
-    for the operator while nobody does, else empty.
+    `session` changes whenever another process, or the same one anew, answers. `dropped` counts
+    messages that nobody had asked for. `trouble` is a line for the operator while nobody answers,
+    else empty.
     """
 
     session: int
+    dropped: int
     trouble: str
 
     def ask(self, instruction: str, observation: Observation) -> None:
@@ -80,6 +82,7 @@ class DirectLink:
     """A policy in this process, asked while the robot's time stands still."""
 
     session = 0
+    dropped = 0
     trouble = ""
 
     def __init__(self, policy: Policy) -> None:

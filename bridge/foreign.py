@@ -64,8 +64,8 @@ class Door:
     """Where a compatibility server listens, and to whom it answers.
 
     `address` is scheme://host:port, with port 0 for any that is free; without one the wire's own
-    is taken. `exposed` lets it be reached from other machines; nothing is encrypted then. `token`
-    is what clients must present.
+    is taken. `exposed` lets it be reached from other machines, by those who know the token; nothing
+    is encrypted then. `token` is what clients must present.
     """
 
     address: str | None = None
@@ -87,6 +87,11 @@ class Door:
             raise UserError(
                 f"{address} can be reached from other machines, and nothing on this wire is"
                 f" encrypted: use {default}, or add --exposed"
+            )
+        if not local and self.token is None:
+            raise UserError(
+                f"anybody who reaches {address} would be answered: with --exposed also give a"
+                " token, as in --token-file FILE"
             )
         return host, port
 

@@ -43,11 +43,13 @@ class PolicyLink:
     answer, are the only ones ever accepted.
 
     `session` counts the connections: an answer always belongs to a question of the same session.
+    `dropped` counts messages that were late, repeated or meant for others, of all connections.
     `trouble` is the state's line unless connected, then empty. All attributes are for reading.
     """
 
     state: LinkState
     session: int
+    dropped: int
     trouble: str
 
     def __init__(
@@ -59,7 +61,7 @@ class PolicyLink:
         patience_s: float = 1.0,
     ) -> None:
         self.address = sockets.local_address(address, encrypted=keys is not None)
-        self.session = 0
+        self.session = self.dropped = 0
         self._expected, self._keys = expected, keys
         self._timeout_s, self._patience_s = timeout_s, patience_s
         self._turn = threading.Condition()
@@ -145,7 +147,9 @@ class PolicyLink:
 
     def _converse(self, policy: RemotePolicy) -> None:
         """Answers questions until the link closes, or raises what ended the connection."""
+        before = self.dropped
         while not self._closing:
+            self.dropped = before + policy.dropped
             with self._turn:
                 if self._question is None:
                     self._turn.wait(_CHECK_S)

@@ -121,6 +121,7 @@ class Station:
             **self.loop.safety.counters,
             **self.port.counters,
             **self.recorder.counters,
+            "dropped_replies": self.loop.link.dropped,
             "overruns": overruns,
         }
 

@@ -46,7 +46,7 @@ LOW_M, LOW_S, GOING_DOWN_S = 0.55, 10.0, 3.0
 BOW_RAD, BOW_S = 0.4, 10.0
 HAND_PAYLOAD_KG = 1.0
 SETTLED_S = 1.0  # after a new command, or at the start
-STAND_S, TRACK_S, ROUGH_S = 20.0, 6.0, 10.0
+STAND_S, TRACK_S = 20.0, 6.0
 LEAST_STEP_S = 0.06  # in the air; shorter ones are a foot that trembles
 
 
@@ -57,7 +57,7 @@ class WalkBenchConfig:
     Attributes:
         walker: Our walker.onnx.
         runs: Robots under random commands; of every other examination at most as many.
-        seconds: How long random commands last.
+        seconds: How long random commands last, on every ground.
         directions: From which pushes come.
         bodies: On which bodies: "ours" of primitives, "mesh" of the real robot's meshes.
         ours: Examine our walker.
@@ -159,7 +159,6 @@ def make_exams(config: WalkBenchConfig) -> list[Exam]:
     """The examinations of a configuration, the same for every body and walker."""
     runs, seed = config.runs, config.seed
     few = min(runs, 8)
-    rough = min(config.seconds, ROUGH_S)
     commands = random_course(runs, config.seconds, seed)
     return [
         Exam("random commands", commands, lambda trace: _score_commands(trace, commands)),
@@ -180,17 +179,17 @@ def make_exams(config: WalkBenchConfig) -> list[Exam]:
         ),
         Exam(
             "payload",
-            random_course(runs, rough, seed + 1, hand_payload_kg=HAND_PAYLOAD_KG),
+            random_course(runs, config.seconds, seed + 1, hand_payload_kg=HAND_PAYLOAD_KG),
             lambda trace: _rate("payload_falls", trace),
         ),
         Exam(
             "slope",
-            random_course(runs, rough, seed + 2, "slope"),
+            random_course(runs, config.seconds, seed + 2, "slope"),
             lambda trace: _rate("slope_falls", trace),
         ),
         Exam(
             "bumps",
-            random_course(runs, rough, seed + 3, "bumps"),
+            random_course(runs, config.seconds, seed + 3, "bumps"),
             lambda trace: _rate("bumps_falls", trace),
         ),
         Exam(HEIGHTS, height_course(few, HEIGHTS_M), _score_heights),

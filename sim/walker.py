@@ -35,7 +35,7 @@ HEIGHT_RATE_M_S = 0.25
 DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
 ARM_SPEED_RAD_S = 3.0
 # Turns are corrected by 2 rad/s for each rad that the gyroscope missed in the last three seconds.
-HEADING_GAIN_1_S, HEADING_MEMORY_S = 2.0, 3.0
+HEADING_GAIN_1_S, HEADING_MEMORY_S = 3.0, 10.0
 FASTEST_TURN_RAD_S = 1.5  # of the network, so that a turn at the end of its range can be corrected
 
 
@@ -170,7 +170,8 @@ def hold_heading(
     """The velocity to ask of the network so that turns come true, and the new heading error.
 
     The network sees a single moment of a swaying gyroscope, and no turn that is a little off.
-    `heading_error` (...) rad is how much was turned too little, of late; velocity (..., 3) and
+    `heading_error` (...) rad is how much was turned too little, of late, as far as the network
+    may be asked for it: who is held fast does not spin once let go. Velocity (..., 3) and
     `ang_vel` (..., 3) in the base frame; `capture` (..., 2) rad as of `gait.capture_offset`. A
     stand turns nowhere, and who stumbles has no legs to spare for turning back: both forget it.
     """
@@ -180,7 +181,7 @@ def hold_heading(
     asked = velocity.copy()
     turn = velocity[..., 2] + HEADING_GAIN_1_S * heading_error
     asked[..., 2] = np.clip(turn, -FASTEST_TURN_RAD_S, FASTEST_TURN_RAD_S)
-    return asked, heading_error
+    return asked, (asked[..., 2] - velocity[..., 2]) / HEADING_GAIN_1_S
 
 
 def follow_arms(

@@ -62,7 +62,7 @@ class TracedRobot:
         self.sent: list[np.ndarray | None] = [STAND_COMMAND, STAND_COMMAND]
         self.joint_targets: list[np.ndarray] = []
         self.frozen, self.late_s, self.push_m_s = False, 0.0, 0.0
-        self._frozen_at_s: float | None = None
+        self._frozen: Observation | None = None
 
     @property
     def time_s(self) -> float:
@@ -75,11 +75,11 @@ class TracedRobot:
         self.world.push(np.array([0.0, push_m_s]))
         seen = self.world.observe()
         if not self.frozen:
-            self._frozen_at_s = None
+            self._frozen = None
             return seen
-        if self._frozen_at_s is None:
-            self._frozen_at_s = seen.time_s
-        return replace(seen, image_age_s=seen.time_s - self._frozen_at_s)
+        self._frozen = shown = self._frozen or seen
+        age_s = shown.image_age_s + seen.time_s - shown.time_s
+        return replace(seen, image=shown.image, image_age_s=age_s)
 
     def apply(self, command: np.ndarray) -> None:
         self.sent.append(command.copy())

@@ -133,11 +133,12 @@ def slow(folder: Path) -> Outcome:
     """Inference three times slower: the server has a third of its time."""
     place = policy_address(folder)
     with bundle_server(place) as server, robot_at_work(folder, place, render=True) as rig:
-        before = rig.walk(WALK)
+        rig.walk(WALK)
         rig.rest(1.0)
+        before = rig.until(lambda seen: seen.policy_latency_ms is not None)
         with _slowed(server.pid):
             during = rig.rest(3.0)
-            read = rig.until(lambda seen: seen.policy_latency_ms is not None)
+            read = rig.until(lambda seen: _latency_ms(seen) > 1.5 * _latency_ms(before))
     return rig.outcome(
         "walked on: its next chunk still came before the last one had ended",
         f"policy {_ms(before)} before, {_ms(read)} now; {read.chunk_rate_hz:.1f} chunks a second",
@@ -202,4 +203,8 @@ def _slowed(process: int) -> Iterator[None]:
 
 
 def _ms(telemetry: Telemetry) -> str:
-    return f"{telemetry.policy_latency_ms or 0.0:.0f} ms"
+    return f"{_latency_ms(telemetry):.0f} ms"
+
+
+def _latency_ms(telemetry: Telemetry) -> float:
+    return telemetry.policy_latency_ms or 0.0

@@ -42,24 +42,25 @@ def test_a_turn_that_is_missed_is_asked_for_again():
     command, error = np.array([0.5, 0.0, 0.2]), np.array(0.0)
     still, upright = np.zeros(3), np.zeros(2)
     asked, error = hold_heading(error, command, still, upright)
-    # A fiftieth of a second at 0.2 rad/s is 0.004 rad, which adds 2 x 0.004 rad/s.
-    assert error == pytest.approx(0.004) and asked == pytest.approx([0.5, 0.0, 0.208])
-    asked, _ = hold_heading(np.array(-5.0), command, still, upright)
+    # A fiftieth of a second at 0.2 rad/s is 0.004 rad, which adds 3 x 0.004 rad/s.
+    assert error == pytest.approx(0.004) and asked == pytest.approx([0.5, 0.0, 0.212])
+    asked, kept = hold_heading(np.array(-5.0), command, still, upright)
     assert asked[2] == -1.5, "never beyond what the network knows"
+    assert kept == pytest.approx(-1.7 / 3), "who is held fast does not spin once let go"
     asked, forgotten = hold_heading(error, still, np.array([0, 0, 0.3]), upright)
     assert forgotten == 0.0 and not asked.any(), "a stand does not turn back"
     asked, forgotten = hold_heading(error, command, still, np.array([0.0, 0.61]))
     assert forgotten == 0.0 and asked == pytest.approx(command), "nor who stumbles"
 
 
-def test_a_walker_that_turns_wrongly_is_held_to_a_sixth_of_its_error():
+def test_a_walker_that_turns_wrongly_is_held_to_a_25th_of_its_error():
     command, error, turn = np.array([0.5, 0.0, 0.2]), np.array(0.0), 0.0
     for _ in range(500):
         asked, error = hold_heading(error, command, np.array([0.0, 0.0, turn]), np.zeros(2))
         turn = 0.8 * asked[2] + 0.1
-    # Alone it would turn by 0.06 rad/s too fast; the leak of 1/3 per second leaves
-    # (1/3) / (1/3 + 2 x 0.8) of that.
-    assert turn - 0.2 == pytest.approx(0.06 * (1 / 3) / (1 / 3 + 1.6), rel=0.02)
+    # Alone it would turn by 0.06 rad/s too fast; the leak of 1/10 per second leaves
+    # 0.1 / (0.1 + 3 x 0.8) of that.
+    assert turn - 0.2 == pytest.approx(0.06 * 0.1 / (0.1 + 2.4), rel=0.02)
 
 
 def test_a_clock_runs_twice_as_fast_while_the_balance_is_far_off():
@@ -110,7 +111,7 @@ def test_a_pushed_stand_knows_at_once_that_a_step_alone_saves_it():
         data = mujoco.MjData(model)
         mujoco.mj_resetDataKeyframe(model, data, model.key("home").id)
         data.qvel[1] = speed
-        mujoco.mj_step(model, data, nstep=15)  # 0.06 s of 4 ms
+        mujoco.mj_step(model, data, nstep=round(0.06 / model.opt.timestep))
         gravity = gravity_in_base(data.qpos[3:7])
         joints = data.qpos[7:36] - joint_facts("home_rad")
         capture = gait.capture_offset(gravity, data.qvel[3:6], joints, data.qvel[6:35])

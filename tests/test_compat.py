@@ -165,7 +165,9 @@ def test_what_a_client_does_not_know_is_assumed() -> None:
 def test_other_machines_are_kept_out(address: str) -> None:
     with pytest.raises(UserError, match="--exposed"):
         Door(address).place(gr00t.ADDRESS)
-    assert Door(address, exposed=True).place(gr00t.ADDRESS)[1] in (1, 5555)
+    with pytest.raises(UserError, match="--token-file"):
+        Door(address, exposed=True).place(gr00t.ADDRESS)
+    assert Door(address, exposed=True, token="s3cret").place(gr00t.ADDRESS)[1] in (1, 5555)
 
 
 @pytest.mark.parametrize(

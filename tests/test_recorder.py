@@ -203,27 +203,25 @@ def test_one_recorder_a_folder(tmp_path):
         Recorder(tmp_path / "file")
 
 
-def test_adding_is_cheap(tmp_path):
-    with Recorder(tmp_path) as recorder:
-        moments = [moment(index) for index in range(200)]
-        begin = time.thread_time()
-        for each in moments * 5:
-            recorder.add(each)
-        spent_s = (time.thread_time() - begin) / 1000
-    assert spent_s < 1e-3  # of this thread's processor; measured: 0.02 ms
+KILLED_AT_ONCE = 10
 
 
-def test_ten_killed_processes_leave_all_but_their_last_second(tmp_path):
-    rng = np.random.default_rng(0)
-    children = [recording_child(tmp_path / str(index)) for index in range(10)]
+@pytest.mark.parametrize("group", range(5))
+def test_fifty_killed_processes_leave_all_but_their_last_second(tmp_path, group):
+    rng = np.random.default_rng(group)
+    children = [recording_child(tmp_path / str(index)) for index in range(KILLED_AT_ONCE)]
     try:
-        for index, child in enumerate(children):
+        for child in children:
             assert child.stdin is not None and child.stdout is not None
             child.stdin.write(b"go\n")
             child.stdin.flush()
+        for child in children:
             child.stdout.readline()
-            time.sleep(float(rng.uniform(1.2, 1.8)))
+        time.sleep(1.2)
+        for child in children:
+            time.sleep(float(rng.uniform(0, 0.12)))
             child.kill()
+        for index, child in enumerate(children):
             told = child.communicate()[0].split(b"\n")
             last = json.loads(told[-2])  # the last whole line
             found = read_recording(tmp_path / str(index))
