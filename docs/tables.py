@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ WALKER_ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("bumps_falls", "falls on bumps of 1 cm", RATE, ""),
     ("stand_steps", "steps in a stand of 20 s", "{:.1f}", "0; 0"),
     ("stand_sway_cm", "sway of that stand, cm", "{:.2f}", "3"),
+    ("lowest_height_m", "lowest height held by all of 8, m", "{:.2f}", ""),
+    ("bow_error_rad", "error of a bow of 0.4 rad, rad", "{:.3f}", ""),
+    ("foot_slip_m_s", "slip of a standing foot, m/s", "{:.3f}", ""),
+    ("target_rate_rad_s", "mean rate of the joint targets, rad/s", "{:.2f}", ""),
+    ("peak_joint_acc_rad_s2", "peak joint acceleration, rad/s²", "{:.0f}", ""),
     ("energy_j_m", "energy per metre, J", "{:.0f}", ""),
 )
 BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
@@ -63,17 +69,43 @@ BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("stops_failed", "stops of a walking robot without a safe stand", "none", "{:.0f}"),
     ("stops_left_out", "stops left out: the robot no longer walked", "", "{:.0f}"),
 )
+MB = "{:.1f} MB"
+ENDURANCE_ROWS: tuple[tuple[str, str, str, str], ...] = (
+    ("soak.minutes", "robot among random faults, upright at the end", "30 min", "{:.0f} min"),
+    ("soak.growth_mb", "growth of its memory", "under 20 MB", MB),
+    ("load.answered_hz", "one server and 16 robots, chunks a second", "80", "{:.1f}"),
+    ("load.least_answered_hz", "those of the robot that got fewest", "5", "{:.2f}"),
+    ("load.p50_ms", "how long they waited, p50", "", MS),
+    ("load.p99_ms", "the same, p99", "", MS),
+    ("fuzz.server.messages", "mutated messages that the server took", "100,000", "{:,}"),
+    ("fuzz.server.growth_mb", "growth of its memory", "under 20 MB", MB),
+    ("fuzz.client.messages", "mutated answers that the client took", "100,000", "{:,}"),
+    ("fuzz.client.growth_mb", "growth of its memory", "under 20 MB", MB),
+    ("fuzz.operator_port.messages", "mutated orders that the robot took", "100,000", "{:,}"),
+    ("fuzz.operator_port.growth_mb", "growth of its memory", "under 20 MB", MB),
+)
 
 
 def read_figures(folder: Path) -> dict[str, tuple[Any, str]]:
-    """Figure's key -> (value, the command that measured it), over all files of the folder."""
+    """Figure's key -> (value, the command that measured it), over all files of the folder.
+
+    What stands in a figure that is a table itself has its place there as key: "soak.minutes".
+    """
     found: dict[str, tuple[Any, str]] = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
         for key, value in content.get("figures", {}).items():
             source = content.get("sources", {}).get(key, content)
-            found[key] = (value, source.get("command", ""))
+            command = source.get("command", "")
+            found |= {name: (inner, command) for name, inner in _flat(key, value)}
     return found
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    yield key, value
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{key}.{name}", inner)
 
 
 def table(
@@ -145,6 +177,7 @@ def in_step(text: str) -> str:
     text = _between(text, "figures", table(figures))
     text = _between(text, "walkers", walker_table(figures))
     text = _between(text, "promises", table(figures, BRIDGE_ROWS))
+    text = _between(text, "endurance", table(figures, ENDURANCE_ROWS))
     text = _between(text, "faults", fault_table(figures))
     return _between(text, "bundle", bundle_table(json.loads(MANIFEST.read_text())))
 

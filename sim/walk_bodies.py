@@ -32,6 +32,7 @@ SLOPE_RAD = np.deg2rad(3.0)
 BUMP_M = 0.01
 BUMP_CELL_M = 0.1
 BUMPY_HALF_M = 12.0
+BUMPY_SUBSTEPS = 10  # at 3 our round feet bounce off the field, and three times as many fall
 PALM_M = (0.1, 0.0, 0.0)  # in wrist_yaw_link
 SIDES = ("left", "right")
 
@@ -68,7 +69,8 @@ def body_model(
     collisions, between its limbs too.
     """
     spec = robot_spec(body.path)
-    spec.option.timestep = 1.0 / (CONTROL_HZ * body.substeps)
+    substeps = BUMPY_SUBSTEPS if ground == "bumps" else body.substeps
+    spec.option.timestep = 1.0 / (CONTROL_HZ * substeps)
     if body.path is None:
         touch_with_feet_alone(spec)
     else:

@@ -19,7 +19,7 @@ NUMBERS, PICTURE = "curves.json", "curves.png"
 # What a panel shows: its label, the curves in it, and its scale. A curve's name may end in "*".
 PANELS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("reward of an episode", ("Train/mean_reward",), "linear"),
-    ("length of an episode, control steps", ("Train/mean_episode_length",), "linear"),
+    ("length of an episode, control steps", ("curriculum/episode_length",), "linear"),
     ("velocity error, m/s and rad/s", ("curriculum/tracking_error",), "linear"),
     ("", ("curriculum/difficulty", "curriculum/penalty_factor"), "linear"),
     ("rewards per second", ("reward/*",), "linear"),

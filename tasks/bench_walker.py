@@ -37,7 +37,9 @@ def bench_walker(
     for body, found in bench_walkers(config).items():
         told_of = {name: own | {"command": told()} for name, own in found.items()}
         measured[body] = kept.get(body, {}) | told_of
-    measured |= {"step_ms": step_ms(config.walker), "batch_ratio": batch_ratio(config.walker)}
+    if config.ours:
+        measured["step_ms"] = step_ms(config.walker)
+        measured["batch_ratio"] = batch_ratio(config.walker)
     write_results(results, measured, told())
     # Who was examined before is shown too: one walker or body at a time is a shorter wait.
     known = kept | measured
@@ -45,7 +47,8 @@ def bench_walker(
     walkers = [name for name in (OURS, *PEERS) if any(name in known[body] for body in bodies)]
     write_bytes(results.with_suffix(".png"), draw_figures(known, bodies, walkers))
     Console().print(figures_table(known, bodies, walkers))
-    step, ratio = measured["step_ms"], measured["batch_ratio"]
-    print(f"one step {step:.3f} ms; worlds at {ratio:.2f} of physics")
+    if config.ours:
+        step, ratio = measured["step_ms"], measured["batch_ratio"]
+        print(f"one step {step:.3f} ms; worlds at {ratio:.2f} of physics")
     if video:
         write_poses_video(video, *record_runs(config))
