@@ -48,8 +48,8 @@ class Link(Protocol):
     """A policy that is asked and answers later; nothing here blocks.
 
     `session` changes whenever another process, or the same one anew, answers. `dropped` counts
-    messages that nobody had asked for. `trouble` is a line for the operator while nobody answers,
-    else empty.
+    messages that were late, repeated or meant for others. `trouble` is a line for the operator
+    while nobody answers, else empty.
     """
 
     session: int

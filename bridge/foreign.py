@@ -54,6 +54,7 @@ OPTIONAL_PARTS = {
     "odometry": 3,
 }
 _MAX_AXES = 5
+LEAST_TOKEN = 16
 _DTYPES = ("uint8", "float32", "float64")
 
 _log = logging.getLogger(__name__)
@@ -86,12 +87,13 @@ class Door:
         if not (local or self.exposed):
             raise UserError(
                 f"{address} can be reached from other machines, and nothing on this wire is"
-                f" encrypted: use {default}, or add --exposed"
+                f" encrypted: use {default}, or add --exposed and --token-file FILE"
             )
-        if not local and self.token is None:
+        if not local and len(self.token or "") < LEAST_TOKEN:
             raise UserError(
-                f"anybody who reaches {address} would be answered: with --exposed also give a"
-                " token, as in --token-file FILE"
+                f"whoever reaches {address} would be answered: with --exposed also give"
+                f" --token-file FILE with a token of at least {LEAST_TOKEN} characters, such as"
+                f" {secrets.token_urlsafe(LEAST_TOKEN)}"
             )
         return host, port
 

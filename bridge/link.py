@@ -149,24 +149,29 @@ class PolicyLink:
         """Answers questions until the link closes, or raises what ended the connection."""
         before = self.dropped
         while not self._closing:
-            self.dropped = before + policy.dropped
-            with self._turn:
-                if self._question is None:
-                    self._turn.wait(_CHECK_S)
-                question, self._question = self._question, None
-                reset, epoch = self._reset_due, self._epoch
-                self._reset_due = self._reset_due and question is None
-            if question is None:
-                policy.check()
-                continue
             try:
-                answer = self._answer_of(policy, *question, reset)
-            except NoAnswer:
-                self._ask_again(question, reset, epoch)
-                continue
-            with self._turn:
-                if epoch == self._epoch:
-                    self._answer = answer
+                self._answer_next(policy)
+            finally:
+                self.dropped = before + policy.dropped
+
+    def _answer_next(self, policy: RemotePolicy) -> None:
+        with self._turn:
+            if self._question is None:
+                self._turn.wait(_CHECK_S)
+            question, self._question = self._question, None
+            reset, epoch = self._reset_due, self._epoch
+            self._reset_due = self._reset_due and question is None
+        if question is None:
+            policy.check()
+            return
+        try:
+            answer = self._answer_of(policy, *question, reset)
+        except NoAnswer:
+            self._ask_again(question, reset, epoch)
+            return
+        with self._turn:
+            if epoch == self._epoch:
+                self._answer = answer
 
     def _answer_of(
         self, policy: RemotePolicy, instruction: str, observation: Observation, reset: bool

@@ -71,7 +71,8 @@ BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
 )
 MB = "{:.1f} MB"
 ENDURANCE_ROWS: tuple[tuple[str, str, str, str], ...] = (
-    ("soak.minutes", "robot among random faults, upright at the end", "30 min", "{:.0f} min"),
+    ("soak.robot", "a robot among random faults", "upright", "{}"),
+    ("soak.minutes", "for so long", "30 min", "{:.0f} min"),
     ("soak.growth_mb", "growth of its memory", "under 20 MB", MB),
     ("load.answered_hz", "one server and 16 robots, chunks a second", "80", "{:.1f}"),
     ("load.least_answered_hz", "those of the robot that got fewest", "5", "{:.2f}"),

@@ -47,6 +47,7 @@ BOW_RAD, BOW_S = 0.4, 10.0
 HAND_PAYLOAD_KG = 1.0
 SETTLED_S = 1.0  # after a new command, or at the start
 STAND_S, TRACK_S = 20.0, 6.0
+BUMPS_S = 20.0  # later a robot may leave them
 LEAST_STEP_S = 0.06  # in the air; shorter ones are a foot that trembles
 
 
@@ -189,7 +190,7 @@ def make_exams(config: WalkBenchConfig) -> list[Exam]:
         ),
         Exam(
             "bumps",
-            random_course(runs, config.seconds, seed + 3, "bumps"),
+            random_course(runs, min(config.seconds, BUMPS_S), seed + 3, "bumps"),
             lambda trace: _rate("bumps_falls", trace),
         ),
         Exam(HEIGHTS, height_course(few, HEIGHTS_M), _score_heights),

@@ -32,7 +32,7 @@ SLOPE_RAD = np.deg2rad(3.0)
 BUMP_M = 0.01
 BUMP_CELL_M = 0.1
 BUMPY_HALF_M = 12.0
-BUMPY_SUBSTEPS = 10  # at 3 our round feet bounce off the field, and three times as many fall
+BUMPY_SUBSTEPS = 10  # at 3 our round feet bounce off the field, and twice as many fall
 PALM_M = (0.1, 0.0, 0.0)  # in wrist_yaw_link
 SIDES = ("left", "right")
 
@@ -66,10 +66,10 @@ def body_model(
     """A body on a ground, with a payload in each hand.
 
     Ours touches the floor with its feet alone, as in training; the mesh body keeps its own
-    collisions, between its limbs too.
+    collisions, between its limbs too. Bumps have finer physics.
     """
     spec = robot_spec(body.path)
-    substeps = BUMPY_SUBSTEPS if ground == "bumps" else body.substeps
+    substeps = max(body.substeps, BUMPY_SUBSTEPS) if ground == "bumps" else body.substeps
     spec.option.timestep = 1.0 / (CONTROL_HZ * substeps)
     if body.path is None:
         touch_with_feet_alone(spec)

@@ -18,7 +18,7 @@ from bridge.files import write_bytes, write_json
 NUMBERS, PICTURE = "curves.json", "curves.png"
 # What a panel shows: its label, the curves in it, and its scale. A curve's name may end in "*".
 PANELS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("reward of an episode", ("Train/mean_reward",), "linear"),
+    ("reward until a push or a command", ("Train/mean_reward",), "linear"),
     ("length of an episode, control steps", ("curriculum/episode_length",), "linear"),
     ("velocity error, m/s and rad/s", ("curriculum/tracking_error",), "linear"),
     ("", ("curriculum/difficulty", "curriculum/penalty_factor"), "linear"),

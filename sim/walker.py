@@ -34,7 +34,7 @@ LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
 HEIGHT_RATE_M_S = 0.25
 DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
 ARM_SPEED_RAD_S = 3.0
-# Turns are corrected by 2 rad/s for each rad that the gyroscope missed in the last three seconds.
+# Turns are corrected by 3 rad/s for each rad that was turned too little in the last ten seconds.
 HEADING_GAIN_1_S, HEADING_MEMORY_S = 3.0, 10.0
 FASTEST_TURN_RAD_S = 1.5  # of the network, so that a turn at the end of its range can be corrected
 
@@ -171,7 +171,7 @@ def hold_heading(
 
     The network sees a single moment of a swaying gyroscope, and no turn that is a little off.
     `heading_error` (...) rad is how much was turned too little, of late, as far as the network
-    may be asked for it: who is held fast does not spin once let go. Velocity (..., 3) and
+    may be asked for it: who was held fast turns back by less than a radian. Velocity (..., 3) and
     `ang_vel` (..., 3) in the base frame; `capture` (..., 2) rad as of `gait.capture_offset`. A
     stand turns nowhere, and who stumbles has no legs to spare for turning back: both forget it.
     """

@@ -30,10 +30,9 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import Server, ServerConnection, serve
 
 from bridge.contract import UserError
-from bridge.foreign import Door
+from bridge.foreign import LEAST_TOKEN, Door
 
 ADDRESS = "http://127.0.0.1:8090"
-LEAST_TOKEN = 16
 MAX_MESSAGE_BYTES = 2 << 20
 MOST_CONNECTIONS = 64
 # A browser that reads nothing for this long is given up.

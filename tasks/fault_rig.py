@@ -54,7 +54,8 @@ class Noted:
 class TracedRobot:
     """The simulated G1; writes down what reaches its motors, and fails when told.
 
-    `frozen` lets its camera show the same picture for ever, `late_s` delays one period.
+    `frozen` lets its camera show the same picture for ever, taken at `picture_at_s`; `late_s`
+    delays one period.
     """
 
     def __init__(self, world: World) -> None:
@@ -62,6 +63,7 @@ class TracedRobot:
         self.sent: list[np.ndarray | None] = [STAND_COMMAND, STAND_COMMAND]
         self.joint_targets: list[np.ndarray] = []
         self.frozen, self.late_s, self.push_m_s = False, 0.0, 0.0
+        self.picture_at_s = 0.0
         self._frozen: Observation | None = None
 
     @property
@@ -78,8 +80,8 @@ class TracedRobot:
             self._frozen = None
             return seen
         self._frozen = shown = self._frozen or seen
-        age_s = shown.image_age_s + seen.time_s - shown.time_s
-        return replace(seen, image=shown.image, image_age_s=age_s)
+        self.picture_at_s = shown.time_s - shown.image_age_s
+        return replace(seen, image=shown.image, image_age_s=seen.time_s - self.picture_at_s)
 
     def apply(self, command: np.ndarray) -> None:
         self.sent.append(command.copy())

@@ -27,14 +27,14 @@ SHOVE_M_S = 4.0
 
 def frozen_camera(folder: Path) -> Outcome:
     """The camera shows the same picture for over half a second."""
-    with _walking(folder) as rig:
+    with _walking(folder, render=True) as rig:
         began_s = rig.noted[-1].time_s
         rig.robot.frozen = True
         read = rig.at(Level.HOLD)
         rig.at(Level.SAFE_STAND)
         after = rig.rest(1.0)
     hold = rig.first(Level.HOLD, began_s)
-    late_s = hold.time_s - began_s if hold else float("inf")
+    late_s = hold.time_s - rig.robot.picture_at_s if hold else float("inf")
     return rig.outcome(
         f"HOLD after {late_s:.2f} s of the same picture, then SAFE_STAND",
         read.cause,
@@ -115,8 +115,8 @@ FAULTS = {
 
 
 @contextmanager
-def _walking(folder: Path) -> Iterator[Rig]:
+def _walking(folder: Path, render: bool = False) -> Iterator[Rig]:
     place = policy_address(folder)
-    with scripted_server(place), robot_at_work(folder, place) as rig:
+    with scripted_server(place), robot_at_work(folder, place, render=render) as rig:
         rig.walk()
         yield rig

@@ -71,7 +71,7 @@ def duplicates(folder: Path) -> Outcome:
     return rig.outcome(
         f"walked on: {dropped} second answers were dropped",
         read.cause or f"{read.chunk_rate_hz:.1f} chunks a second, none rejected",
-        each_obeyed_once=0 < dropped <= proxy.counters["duplicated"],
+        second_answers_dropped=dropped > 0,
         none_rejected=read.counters["rejected"] == 0,
         kept_running=levels(during) == {Level.RUN},
         upright=upright(rig.noted),
@@ -89,7 +89,8 @@ def reordered(folder: Path) -> Outcome:
     return rig.outcome(
         "walked on: late answers, which would have turned it back, were dropped",
         read.cause or f"{read.chunk_rate_hz:.1f} chunks a second, none rejected",
-        none_played=bool(slowest_m_s >= 0) and read.counters["dropped_replies"] > 0,
+        late_answers_came=read.counters["dropped_replies"] > 0,
+        none_played=bool(slowest_m_s >= 0),
         none_rejected=read.counters["rejected"] == 0,
         kept_running=levels(during) == {Level.RUN},
         upright=upright(rig.noted),

@@ -46,7 +46,7 @@ def test_a_turn_that_is_missed_is_asked_for_again():
     assert error == pytest.approx(0.004) and asked == pytest.approx([0.5, 0.0, 0.212])
     asked, kept = hold_heading(np.array(-5.0), command, still, upright)
     assert asked[2] == -1.5, "never beyond what the network knows"
-    assert kept == pytest.approx(-1.7 / 3), "who is held fast does not spin once let go"
+    assert kept == pytest.approx(-1.7 / 3), "who was held fast turns back by half a radian"
     asked, forgotten = hold_heading(error, still, np.array([0, 0, 0.3]), upright)
     assert forgotten == 0.0 and not asked.any(), "a stand does not turn back"
     asked, forgotten = hold_heading(error, command, still, np.array([0.0, 0.61]))

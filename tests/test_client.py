@@ -21,7 +21,7 @@ from tests.test_server import EchoPolicy, observe
 
 @contextmanager
 def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
-    """A server of our own making: greets, then answers each Act with the frames of `replies`.
+    """A server of our own making: greets, forgets, and answers each Act with `replies`.
 
     `terms` of its greeting may be others than ours.
     """
@@ -39,6 +39,8 @@ def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
                 request, _ = wire.unpack_request(frames)
                 if isinstance(request, wire.Hello):
                     answers = [wire.pack(wire.Welcome(**greeting))]
+                elif isinstance(request, wire.Reset):
+                    answers = [wire.pack(wire.Done(session="s", sequence=request.sequence))]
                 else:
                     answers = replies(request) if isinstance(request, wire.Act) else []
                 for answer in answers:

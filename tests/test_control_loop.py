@@ -68,7 +68,8 @@ class Mailbox:
     """A link whose answers the test writes."""
 
     def __init__(self):
-        self.session, self.trouble, self.answers, self.questions = 1, "", [], []
+        self.session, self.dropped, self.trouble = 1, 0, ""
+        self.answers, self.questions = [], []
 
     def ask(self, instruction, observation):
         self.questions.append((instruction, observation))

@@ -154,6 +154,22 @@ def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
         assert time.monotonic() - begin < FLOOD_S / 2 and policy.dropped > 0
 
 
+def test_dropped_replies_are_counted_over_all_connections(place):
+    foreign = wire.pack_chunk("foreign", 1, EchoPolicy().act("go", observe()))
+
+    def replies(act: wire.Act) -> list[list[bytes]]:
+        right = EchoPolicy().act("go", observe(act.observed_at_s))
+        return [foreign, foreign, wire.pack_chunk("s", act.sequence, right)]
+
+    with PolicyLink(place) as link:
+        for session in (1, 2):
+            with scripted_server(place, replies):
+                wait_for(lambda n=session: link.session == n)
+                assert chunk_of(link, 1.0)
+                wait_for(lambda n=session: link.dropped == 2 * n)
+            wait_for(lambda: link.state.name == "lost")
+
+
 def test_nobody_there(place):
     with PolicyLink(place) as link:
         link.ask("go", observe())

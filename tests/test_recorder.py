@@ -207,7 +207,7 @@ KILLED_AT_ONCE = 10
 
 
 @pytest.mark.parametrize("group", range(5))
-def test_fifty_killed_processes_leave_all_but_their_last_second(tmp_path, group):
+def test_killed_processes_leave_all_but_their_last_second(tmp_path, group):
     rng = np.random.default_rng(group)
     children = [recording_child(tmp_path / str(index)) for index in range(KILLED_AT_ONCE)]
     try:

@@ -195,6 +195,7 @@ def test_the_mesh_body_has_our_joints_gains_and_sensors_and_finer_physics(ours):
     assert -mesh.actuator_biasprm[:, 2] == pytest.approx(joint_facts("kd_nms_rad"))
     assert mesh.opt.timestep == pytest.approx(0.002)
     assert ours.opt.timestep == pytest.approx(0.02 / 3)
+    assert body_model(find_body("ours"), "bumps").opt.timestep == pytest.approx(0.002)
     # Its limbs meet each other; ours meet nothing but, with their soles, the floor.
     knee = mesh.body("left_knee_link")
     geoms = range(int(knee.geomadr[0]), int(knee.geomadr[0] + knee.geomnum[0]))
