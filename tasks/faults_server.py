@@ -141,12 +141,13 @@ def slow(folder: Path) -> Outcome:
         with _slowed(server.pid):
             rig.rest(0.5)
             slow_ms, read = _median_latency_ms(rig)
+            during = rig.noted[begun:]
     return rig.outcome(
         "walked on: its next chunk still came before the last one had ended",
         f"policy {before_ms:.0f} ms before, {slow_ms:.0f} ms now;"
         f" {read.chunk_rate_hz:.1f} chunks a second",
         slower=slow_ms > before_ms,
-        kept_running=levels(rig.noted[begun:]) == {Level.RUN},
+        kept_running=levels(during) == {Level.RUN},
         upright=upright(rig.noted),
     )
 
