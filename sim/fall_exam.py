@@ -33,9 +33,9 @@ COMMAND_S, PUSH_S, ORDINARY_PUSH_M_S = 2.5, 2.0, 0.8
 class FallExam:
     """What an examination found.
 
-    `noticed_s` has for every robot that fell the time from where nothing saves it, a tilt of 45
-    degrees or a pelvis below 0.45 m, to the alarm; negative where the alarm came first, infinite
-    where none came. `alarms` are those in the `walks` that went on without a fall.
+    `noticed_s` has for every robot that fell the time from where nothing saved it, the last time
+    that it tilted by 45 degrees or sank below 0.45 m, to the alarm; negative where the alarm came
+    first, infinite where none came. `alarms` are those in the `walks` that went on without a fall.
     """
 
     noticed_s: tuple[float, ...]
@@ -91,11 +91,11 @@ def _walk(
         left -= fell
         gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
         beyond = (gravity[:, 2] > -LOST_TILT_COS) | (bodies.height() < FALLEN_HEIGHT_M)
-        lost[beyond] = np.minimum(lost[beyond], period)
+        lost = np.where(beyond, np.minimum(lost, period), np.inf)  # who rises again was not lost
         for i in np.flatnonzero(moving & np.isinf(alarm)):
             if is_falling(gravity[i], turn[i], bodies.joint_pos[i, KNEES], SafetyConfig()):
                 alarm[i] = period
-    return lost, alarm, fell
+    return lost, alarm, fell & np.isfinite(lost)
 
 
 def _commands(rng: np.random.Generator, n: int) -> np.ndarray:
