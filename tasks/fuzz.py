@@ -305,19 +305,25 @@ def _one_of(messages: list[Frames], rng: np.random.Generator) -> Frames:
 
 
 def _claimed(port: OperatorPort, peer: zmq.Socket[bytes], clock: _Clock) -> int:
-    """The epoch of a fresh lease; the last one, whatever its number has become, goes stale."""
-    clock.now_s += 2 * operator_wire.STALE_S
-    port.poll()
-    clock.now_s += operator_wire.STALE_S / 2  # a port that slept so long obeys nobody for a while
-    port.poll()
+    """The epoch of a fresh lease; the last one, whatever its number has become, goes stale.
+
+    A mutated claim that is on its way may take the lease in a stranger's name, so this asks again.
+    """
     deadline = time.monotonic() + HANGS_MS / 1000
-    frames = _heard(port, peer, [operator_wire.pack(_claim(0))])
     while time.monotonic() < deadline:
-        for frame in frames:
-            if epoch := _epoch_of(operator_wire.unpack(operator_wire.REPLIES, frame)):
-                return epoch
+        clock.now_s += 2 * operator_wire.STALE_S
         port.poll()
-        frames = [peer.recv()] if peer.poll(1) else []
+        # A port that slept so long obeys nobody for a while.
+        clock.now_s += operator_wire.STALE_S / 2
+        port.poll()
+        frames = _heard(port, peer, [operator_wire.pack(_claim(0))])
+        asked_s = time.monotonic()
+        while time.monotonic() < asked_s + ASK_AGAIN_MS / 1000:
+            for frame in frames:
+                if epoch := _epoch_of(operator_wire.unpack(operator_wire.REPLIES, frame)):
+                    return epoch
+            port.poll()
+            frames = [peer.recv()] if peer.poll(1) else []
     raise UserError(f"the operator port has lent nothing for {HANGS_MS / 1000:g} s")
 
 
