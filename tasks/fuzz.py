@@ -307,7 +307,7 @@ def _one_of(messages: list[Frames], rng: np.random.Generator) -> Frames:
 def _claimed(port: OperatorPort, peer: zmq.Socket[bytes], clock: _Clock) -> int:
     """The epoch of a fresh lease; the last one, whatever its number has become, goes stale.
 
-    A mutated claim that is on its way may take the lease in a stranger's name, so this asks again.
+    A mutated claim that comes late may take it first, with a higher number, so this asks again.
     """
     deadline = time.monotonic() + HANGS_MS / 1000
     while time.monotonic() < deadline:
