@@ -196,7 +196,7 @@ def make_serve() -> Callable[..., None]:
     from bridge import gr00t, openpi
     from bridge.foreign import Door, read_token
     from bridge.server import ServerInfo, serve_policy
-    from policy.runtime import Blind, OnnxPolicy
+    from policy.runtime.onnx_policy import Blind, OnnxPolicy
 
     def serve(
         bundle: Positional[Path] = BUNDLE,
@@ -258,9 +258,9 @@ def make_walk() -> Callable[..., None]:
 
 def make_bench() -> Callable[..., None]:
     from bridge.results import write_results
-    from policy.bundle import load_manifest
-    from policy.checkpoint_policy import TorchPolicy
-    from policy.model import TOKENS_PER_STEP
+    from policy.runtime.bundle import load_manifest
+    from policy.training.torch_policy import TorchPolicy
+    from policy.model.vla import TOKENS_PER_STEP
     from tasks.bench import chunk_figures, record_observations
     from tasks.bench_demo import demo_figures
 
@@ -342,8 +342,8 @@ def make_doctor() -> Callable[..., None]:
 
 def _policies(path: Path) -> Callable[[], Policy]:
     """Makes policies of a bundle or a run's checkpoint, in whichever process calls it."""
-    from policy.bundle import is_bundle
-    from policy.runtime import OnnxPolicy
+    from policy.runtime.bundle import is_bundle
+    from policy.runtime.onnx_policy import OnnxPolicy
 
     if is_bundle(path):
         return partial(OnnxPolicy, path, threads=1)
@@ -352,7 +352,7 @@ def _policies(path: Path) -> Callable[[], Policy]:
 
 def _torch_policies(checkpoint: Path) -> Callable[[], Policy]:
     """Makes float32 policies of a checkpoint, in whichever process calls it."""
-    from policy.checkpoint_policy import TorchPolicy
+    from policy.training.torch_policy import TorchPolicy
 
     return partial(TorchPolicy, checkpoint, threads=1)
 

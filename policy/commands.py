@@ -9,13 +9,13 @@ from tyro.conf import Positional, arg
 
 from bridge.commandline import told
 from bridge.contract import UserError
-from policy.checkpoint import load_model, read_numbers
-from policy.export import export_bundle
-from policy.parity import describe_parity
-from policy.samples import data_of_run, recorded_samples
-from policy.train import TrainConfig
-from policy.train import train as train_policy
-from policy.words import TextEncoder
+from policy.training.checkpoint import load_model, read_numbers
+from policy.export.bundle_writer import export_bundle
+from policy.export.parity import describe_parity
+from policy.export.samples import data_of_run, recorded_samples
+from policy.training.trainer import TrainConfig
+from policy.training.trainer import train as train_policy
+from policy.runtime.text_encoder import TextEncoder
 
 
 def train(

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from bridge.contract import BASE_HEIGHT, STAND_COMMAND, VEL_X, YAW_RATE
-from policy.actions import BANDS, ActionCodec, band_zero_step, dct_basis
+from policy.model.action_codec import BANDS, ActionCodec, band_zero_step, dct_basis
 
 
 def smooth_chunks(rng: np.random.Generator, n: int) -> np.ndarray:

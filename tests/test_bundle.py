@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bridge.contract import UserError, contract_hash
-from policy.bundle import (
+from policy.runtime.bundle import (
     MANIFEST_FILE,
     REQUIRED_FILES,
     Manifest,
@@ -147,7 +147,7 @@ def test_an_interrupted_write_is_no_bundle(bundle: Path, monkeypatch) -> None:
     def full_disk(*_: object) -> None:
         raise UserError("disk full")
 
-    monkeypatch.setattr("policy.bundle.write_json", full_disk)
+    monkeypatch.setattr("policy.runtime.bundle.write_json", full_disk)
     with pytest.raises(UserError, match="disk full"):
         write_bundle(bundle, files(), MANIFEST)
     with pytest.raises(UserError, match="not a bundle"):

@@ -12,16 +12,16 @@ import torch
 from onnx import numpy_helper
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, UserError
-from policy.actions import BANDS
-from policy.bundle import (
+from policy.model.action_codec import BANDS
+from policy.runtime.bundle import (
     DECODE_FILE,
     PREFILL_FILE,
     WEIGHTS_FILE,
     WORDS_FILE,
     verify_bundle,
 )
-from policy.doubt import insist_on, no_prior
-from policy.export import (
+from policy.runtime.disambiguation import insist_on, no_prior
+from policy.export.bundle_writer import (
     NORMALISATION,
     count_operators,
     export_bundle,
@@ -29,14 +29,14 @@ from policy.export import (
     fingerprint,
     round_weights,
 )
-from policy.model import Model, ModelConfig
-from policy.moe import mixtures
-from policy.packing import dequantize_rows, pack_weights, quantize_rows
-from policy.parity import Sample, measure_parity
-from policy.parts import TorchParts
-from policy.restore import UNKEPT, restore_model
-from policy.runtime import OnnxParts, OnnxPolicy
-from policy.words import TextEncoder
+from policy.model.vla import Model, ModelConfig
+from policy.model.moe import mixtures
+from policy.export.packing import dequantize_rows, pack_weights, quantize_rows
+from policy.export.parity import Sample, measure_parity
+from policy.model.stages import TorchParts
+from policy.export.restore import UNKEPT, restore_model
+from policy.runtime.onnx_policy import OnnxParts, OnnxPolicy
+from policy.runtime.text_encoder import TextEncoder
 
 SLOTS = (("action", ("stop", "go_to", "wave")), ("colour", ("red", "blue")))
 CONFIG = ModelConfig(

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from policy.words import MAX_TOKENS, TextEncoder
+from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
 from tasks import language
 from tasks.grammar import Grammar, patterns_of, with_typo
 from tasks.language import FAMILIES, SLOTS, SPLITS, UNKNOWN, Meaning

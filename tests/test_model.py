@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT
-from policy.inputs import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, Words, context_features
-from policy.model import Model, ModelConfig, example_inputs, known_bands
+from policy.model.encoders import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, Words, context_features
+from policy.model.vla import Model, ModelConfig, example_inputs, known_bands
 from tasks.arms import WAVE_HZ
 
 SLOTS = (("action", ("stop", "go_to")), ("colour", ("red", "blue", "green")))

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from policy.moe import MoE, mixtures
-from policy.quantize import set_quantized
+from policy.model.moe import MoE, mixtures
+from policy.model.quantize import set_quantized
 
 
 def mixture(**options: int) -> MoE:

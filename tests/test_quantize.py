@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from policy.moe import MoE
-from policy.quantize import (
+from policy.model.moe import MoE
+from policy.model.quantize import (
     QuantLinear,
     block_scales,
     fake_quantize,

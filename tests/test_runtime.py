@@ -14,7 +14,7 @@ from bridge.contract import (
     Thinking,
     UserError,
 )
-from policy.runtime import UNINFORMATIVE_INSTRUCTION, GraphPolicy
+from policy.runtime.onnx_policy import UNINFORMATIVE_INSTRUCTION, GraphPolicy
 
 BANDS = 6
 SLOTS = {"action": ("stop", "wave"), "colour": ("red", "blue", "green")}

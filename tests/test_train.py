@@ -9,17 +9,17 @@ import torch
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, UserError
 from bridge.dataset import DatasetWriter, Labels
 from bridge.sentences import write_sentences
-from policy.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
-from policy.data import (
+from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
+from policy.training.batches import (
     Augmentation,
     Demonstrations,
     augment_images,
     encode_once,
     load_demonstrations,
 )
-from policy.losses import action_loss, place_loss, status_weights
-from policy.model import ModelConfig
-from policy.train import TrainConfig, Trainer, train
+from policy.training.losses import action_loss, place_loss, status_weights
+from policy.model.vla import ModelConfig
+from policy.training.trainer import TrainConfig, Trainer, train
 
 COLOURS = {"red": (200, 20, 20), "blue": (20, 20, 200)}
 SLOTS = {"colour": tuple(COLOURS), "side": ("left", "right")}

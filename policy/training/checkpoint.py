@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bridge.contract import UserError, contract_hash
 from bridge.files import write_bytes
-from policy.model import Model, ModelConfig
+from policy.model.vla import Model, ModelConfig
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 MODEL, AVERAGE, OPTIMIZER = "model.", "average.", "optimizer."

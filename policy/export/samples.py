@@ -9,7 +9,7 @@ import numpy as np
 
 from bridge.contract import STATE_CONTEXT, UserError
 from bridge.dataset import episode_count, read_episode
-from policy.parity import Sample
+from policy.export.parity import Sample
 
 MOST_EPISODES = 20
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from bridge.contract import COMMAND_DIM
-from policy.actions import BANDS
-from policy.checkpoint import load_model
-from policy.parts import TorchParts
-from policy.runtime import Blind, GraphPolicy
-from policy.words import TextEncoder
+from policy.model.action_codec import BANDS
+from policy.training.checkpoint import load_model
+from policy.model.stages import TorchParts
+from policy.runtime.onnx_policy import Blind, GraphPolicy
+from policy.runtime.text_encoder import TextEncoder
 
 
 class TorchPolicy(GraphPolicy):

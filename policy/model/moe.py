@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policy.quantize import QuantLinear, fake_quantize
+from policy.model.quantize import QuantLinear, fake_quantize
 
 # (mixture, tokens (B, L, D), router log-weights (B * L, E)) -> (B, L, D); see `MoE.export_experts`.
 ExportExperts = Callable[["MoE", Tensor, Tensor], Tensor]

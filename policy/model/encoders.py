@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridge.contract import IMAGE_SIZE, STATE_CONTEXT, STATE_DIM
-from policy.quantize import QuantLinear
+from policy.model.quantize import QuantLinear
 
 # The text encoder's output: word pieces per instruction, and the width of their states.
 MAX_TOKENS = 24
@@ -40,7 +40,7 @@ class Words(nn.Module):
     Nothing but the probabilities of the slots' values reaches the word vector, so a wording that
     is read rightly acts exactly like the wordings of training. Outside training a reading is taken
     for its likeliest value: no one ever trained on half a red and half an orange ball. A `prior`
-    on the values can make it another one (policy/doubt.py). Without slots the pooled states are the
+    on the values can make it another one (policy/runtime/disambiguation.py). Without slots the pooled states are the
     word vector's source.
     """
 

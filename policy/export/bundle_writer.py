@@ -4,7 +4,7 @@
     prefill.onnx  word vector, image, state -> cached keys and values, status, experts, sight
     decode.onnx   a few bands and the cache -> their tokens, the chunk so far, the longer cache
 
-The graphs are the modules of `policy.parts`; nothing is declared a second time.
+The graphs are the modules of `policy.model.stages`; nothing is declared a second time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, UserError, contract_hash
-from policy.actions import BANDS
-from policy.bundle import (
+from policy.model.action_codec import BANDS
+from policy.runtime.bundle import (
     CARD_FILE,
     DECODE_FILE,
     PREFILL_FILE,
@@ -31,19 +31,19 @@ from policy.bundle import (
     Manifest,
     write_bundle,
 )
-from policy.model import TOKENS_PER_STEP, Model, example_inputs
-from policy.moe import MoE, mixtures
-from policy.packing import (
+from policy.model.vla import TOKENS_PER_STEP, Model, example_inputs
+from policy.model.moe import MoE, mixtures
+from policy.export.packing import (
     CONTRIB_DOMAIN,
     MIN_ELEMENTS,
     pack_weights,
     share_weights,
     store_in_half,
 )
-from policy.parity import Sample, describe_parity, measure_parity
-from policy.parts import Decode, Prefill, Read
-from policy.quantize import BLOCK, QuantLinear, pack, set_quantized, unpack
-from policy.words import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE, TextEncoder
+from policy.export.parity import Sample, describe_parity, measure_parity
+from policy.model.stages import Decode, Prefill, Read
+from policy.model.quantize import BLOCK, QuantLinear, pack, set_quantized, unpack
+from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE, TextEncoder
 
 OPSET = 21
 # The buffers that turn numbers of the robot into numbers of the model and back.

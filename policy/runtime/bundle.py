@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from bridge.contract import UserError, contract_hash
 from bridge.files import sha256_of, write_bytes, write_json
-from policy.words import MODEL_FILE, TOKENIZER_FILE
+from policy.runtime.text_encoder import MODEL_FILE, TOKENIZER_FILE
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"

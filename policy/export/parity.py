@@ -13,15 +13,15 @@ import onnx
 import onnxruntime as ort
 from torch import Tensor, nn
 
-from policy.actions import BANDS
-from policy.bundle import PREFILL_FILE
-from policy.doubt import no_prior
-from policy.model import Model
-from policy.moe import MoE, mixtures
-from policy.parts import TorchParts
-from policy.quantize import set_quantized
-from policy.runtime import GraphPolicy, OnnxParts, Parts
-from policy.words import TextEncoder
+from policy.model.action_codec import BANDS
+from policy.runtime.bundle import PREFILL_FILE
+from policy.runtime.disambiguation import no_prior
+from policy.model.vla import Model
+from policy.model.moe import MoE, mixtures
+from policy.model.stages import TorchParts
+from policy.model.quantize import set_quantized
+from policy.runtime.onnx_policy import GraphPolicy, OnnxParts, Parts
+from policy.runtime.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)

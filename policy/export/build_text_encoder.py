@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridge.contract import UserError
-from policy.packing import pack_weights
-from policy.words import (
+from policy.export.packing import pack_weights
+from policy.runtime.text_encoder import (
     MAX_TOKENS,
     MODEL_FILE,
     STATE_WIDTH,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policy.model import Model
+from policy.model.vla import Model
 
 # Of words that nobody trained on, the head is surer than it should be: the temperature at which
 # its chances tell what a reading may mean instead.

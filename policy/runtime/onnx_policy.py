@@ -27,9 +27,9 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
-from policy.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
-from policy.doubt import Interpretation, insist_on, meant, no_prior, possible_meanings
-from policy.words import TextEncoder
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.disambiguation import Interpretation, insist_on, meant, no_prior, possible_meanings
+from policy.runtime.text_encoder import TextEncoder
 
 Blind = Literal["text", "image"]
 # What a policy without text hears instead: that it shall go somewhere, but not where.
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
 
 class Parts(Protocol):
-    """The three parts of a model, as in `policy.parts`; batch size is one throughout."""
+    """The three parts of a model, as in `policy.model.stages`; batch size is one throughout."""
 
     def words(self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray) -> Arrays:
         """Token states, mask, prior (1, C) -> word vector, slots (1, S) int64, chances (1, C)."""

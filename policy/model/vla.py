@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridge.contract import BASE_HEIGHT, CHUNK_STEPS, COMMAND_DIM, IMAGE_SIZE, Status
-from policy.actions import BANDS, BINS, TOKENS_PER_CHUNK, ActionCodec
-from policy.inputs import Eyes, Joints, Words
-from policy.moe import MoE
-from policy.quantize import QuantLinear
+from policy.model.action_codec import BANDS, BINS, TOKENS_PER_CHUNK, ActionCodec
+from policy.model.encoders import Eyes, Joints, Words
+from policy.model.moe import MoE
+from policy.model.quantize import QuantLinear
 
 # How many tokens one decoding step may emit: a band, two bands, or all six at once.
 TOKENS_PER_STEP = (COMMAND_DIM, 2 * COMMAND_DIM, TOKENS_PER_CHUNK)
@@ -362,7 +362,7 @@ def known_bands(tokens_per_step: int) -> Tensor:
 def example_inputs(batch: int = 1) -> dict[str, Tensor]:
     """Zero inputs of `read` and `prefill` in their exact shapes and types."""
     from bridge.contract import STATE_DIM
-    from policy.inputs import MAX_TOKENS, STATE_WIDTH
+    from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
 
     return {
         "states": torch.zeros(batch, MAX_TOKENS, STATE_WIDTH),
