@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from assets import asset_path
-from bridge.child import child_server
-from bridge.client import Connection, RemotePolicy
+from bridge.process import child_server
+from bridge.wire.client import Connection, RemotePolicy
 from bridge.commandline import Command, dispatch, guarded, told
 from bridge.contract import Policy, UserError, check_instruction
-from bridge.keys import make_keys, server_keys
-from bridge.replay import make_replay
+from bridge.wire.keys import make_keys, server_keys
+from bridge.blackbox.replay import make_replay
 
 BUNDLE = asset_path("models/bundle")
 
@@ -193,9 +193,10 @@ def make_export() -> Callable[..., None]:
 def make_serve() -> Callable[..., None]:
     from tyro.conf import Positional
 
-    from bridge import gr00t, openpi
-    from bridge.foreign import Door, read_token
-    from bridge.server import ServerInfo, serve_policy
+    from bridge.compat import gr00t
+    from bridge.compat import openpi
+    from bridge.compat.adapter import Door, read_token
+    from bridge.wire.server import ServerInfo, serve_policy
     from policy.runtime.onnx_policy import Blind, OnnxPolicy
 
     def serve(

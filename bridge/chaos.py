@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge import sockets
+from bridge.wire import sockets
 from bridge.accidents import Chaos, Frames, Way
 from bridge.contract import UserError
 

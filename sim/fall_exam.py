@@ -15,7 +15,7 @@ from bridge.contract import (
     N_JOINTS,
     STAND_COMMAND,
 )
-from bridge.safety import KNEES, SafetyConfig, is_falling
+from bridge.control.safety import KNEES, SafetyConfig, is_falling
 from sim.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.robot import joint_facts
 from sim.scene import Scene, scene_spec

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge.contract import CONTROL_HZ, JOINT_NAMES, N_JOINTS
-from bridge.mirror import joint_mirror
-from bridge.safety import KNEES, SafetyConfig, is_falling
+from bridge.symmetry import joint_mirror
+from bridge.control.safety import KNEES, SafetyConfig, is_falling
 from sim.robot import WAIST_PITCH, joint_facts
 
 # Stiffer than for walking, within the same limits of effort: limbs that lift the body must not sag.

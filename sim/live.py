@@ -12,16 +12,16 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import arg
 
-from bridge.client import Connection
+from bridge.wire.client import Connection
 from bridge.contract import CONTROL_HZ, Observation
-from bridge.control_loop import ControlLoop, Pace
-from bridge.keys import server_keys
-from bridge.link import PolicyLink
-from bridge.operator_port import OperatorPort
-from bridge.recorder import Recorder
-from bridge.safety import Safety
-from bridge.server import stop_on_signals
-from bridge.station import Station, Truth
+from bridge.control.loop import ControlLoop, Pace
+from bridge.wire.keys import server_keys
+from bridge.control.policy_link import PolicyLink
+from bridge.operator.port import OperatorPort
+from bridge.blackbox.recorder import Recorder
+from bridge.control.safety import Safety
+from bridge.wire.server import stop_on_signals
+from bridge.robot_node import Station, Truth
 from sim.scene import sample_scene
 from sim.walker import command_limits
 from sim.world import World

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from mujoco import batch
 
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
-from bridge.mirror import joint_mirror
+from bridge.symmetry import joint_mirror
 from sim import gait
 from sim.robot import (
     CONTROL_SUBSTEPS,

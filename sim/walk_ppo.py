@@ -9,7 +9,7 @@ import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
-from bridge.mirror import joint_mirror
+from bridge.symmetry import joint_mirror
 from sim.robot import N_LEG_WAIST_JOINTS
 from sim.walker import OBSERVATION_DIM
 

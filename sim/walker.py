@@ -22,7 +22,7 @@ from bridge.contract import (
     STANDING_HEIGHT_M,
     UserError,
 )
-from bridge.safety import Limits
+from bridge.control.safety import Limits
 from sim import gait
 from sim.robot import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
-from bridge.child import child_server
+from bridge.process import child_server
 from bridge.commandline import told
 from bridge.contract import CONTROL_HZ, UserError
 from bridge.files import write_bytes
-from bridge.operator_client import Operator
-from bridge.operator_wire import Telemetry
+from bridge.operator.client import Operator
+from bridge.operator.messages import Telemetry
 from bridge.results import write_results
 
 PAGES = (0, 1, 4)

@@ -16,8 +16,8 @@ import numpy as np
 import zmq
 from websockets.sync.client import connect
 
-from bridge import wire
-from bridge.client import RemotePolicy
+from bridge.wire import messages
+from bridge.wire.client import RemotePolicy
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -27,10 +27,10 @@ from bridge.contract import (
     Observation,
     Status,
 )
-from bridge.foreign import Door
-from bridge.openpi import serve_openpi
-from bridge.server import serve_policy
-from bridge.wire import ServerInfo
+from bridge.compat.adapter import Door
+from bridge.compat.openpi import serve_openpi
+from bridge.wire.server import serve_policy
+from bridge.wire.messages import ServerInfo
 
 INSTRUCTION = "walk to the red ball"
 # So many round trips of one kind before the next kind has its turn: all meet the same noise.
@@ -178,8 +178,8 @@ def _frames() -> tuple[list[bytes], list[bytes]]:
     observation = _observation()
     chunk = InstantPolicy().act(INSTRUCTION, observation)
     return (
-        wire.pack_observation("0" * 16, 1, INSTRUCTION, observation),
-        wire.pack_chunk("0" * 16, 1, chunk),
+        messages.pack_observation("0" * 16, 1, INSTRUCTION, observation),
+        messages.pack_chunk("0" * 16, 1, chunk),
     )
 
 

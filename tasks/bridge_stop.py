@@ -27,13 +27,13 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.control_loop import ControlLoop, DirectLink, Pace
-from bridge.keys import ClientKeys, allow, client_keys, make_pair, server_keys
-from bridge.operator_client import Operator
-from bridge.operator_port import OperatorPort
-from bridge.recorder import Recorder
-from bridge.safety import Level, Limits, Safety
-from bridge.station import Station
+from bridge.control.loop import ControlLoop, DirectLink, Pace
+from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from bridge.operator.client import Operator
+from bridge.operator.port import OperatorPort
+from bridge.blackbox.recorder import Recorder
+from bridge.control.safety import Level, Limits, Safety
+from bridge.robot_node import Station
 
 INSTRUCTION = "walk on"
 # For so long after a stop a port takes no instruction, and lets no further stop hurry its loop.

@@ -20,8 +20,8 @@ from rich.progress import (
 )
 
 from bridge.contract import Policy
-from bridge.dataset import DatasetWriter
-from bridge.sentences import read_sentences, write_sentences
+from bridge.data.dataset import DatasetWriter
+from bridge.data.sentences import read_sentences, write_sentences
 from tasks.catalogue import CATALOGUE, family
 from tasks.grammar import pick
 from tasks.language import SLOTS, UNKNOWN, sample_meaning, sample_wording

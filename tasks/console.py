@@ -12,11 +12,11 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from bridge.child import child_server
-from bridge.client import Connection
-from bridge.foreign import Door, read_token
-from bridge.operator_client import Operator
-from bridge.server import stop_on_signals
+from bridge.process import child_server
+from bridge.wire.client import Connection
+from bridge.compat.adapter import Door, read_token
+from bridge.operator.client import Operator
+from bridge.wire.server import stop_on_signals
 from tasks.console_film import Film
 from tasks.console_pages import Pages
 from tasks.console_robot import RobotSide

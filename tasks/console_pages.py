@@ -18,8 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 
 from bridge.contract import UserError
-from bridge.operator_wire import Telemetry
-from bridge.wire import WireError
+from bridge.operator.messages import Telemetry
+from bridge.wire.messages import WireError
 from tasks.console_film import Film
 from tasks.console_robot import RobotSide
 from tasks.console_scene import Painter, Stage, jpeg

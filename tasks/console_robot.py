@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from bridge.contract import UserError
-from bridge.operator_client import Operator
-from bridge.operator_wire import Telemetry
-from bridge.wire import WireError
+from bridge.operator.client import Operator
+from bridge.operator.messages import Telemetry
+from bridge.wire.messages import WireError
 from tasks import console_scene
 
 SILENT_S = 2.0

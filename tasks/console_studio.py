@@ -23,7 +23,7 @@ from mujoco.studio.web import state_payload
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 
-from bridge.operator_wire import Telemetry
+from bridge.operator.messages import Telemetry
 from tasks.console_scene import Stage
 from tasks.console_web import POLICY, File
 

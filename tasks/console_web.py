@@ -30,7 +30,7 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import Server, ServerConnection, serve
 
 from bridge.contract import UserError
-from bridge.foreign import LEAST_TOKEN, Door
+from bridge.compat.adapter import LEAST_TOKEN, Door
 
 ADDRESS = "http://127.0.0.1:8090"
 MAX_MESSAGE_BYTES = 2 << 20

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Policy, Status
-from bridge.control_loop import ControlLoop, DirectLink
-from bridge.safety import Safety
+from bridge.control.loop import ControlLoop, DirectLink
+from bridge.control.safety import Safety
 from sim.walker import command_limits
 from sim.world import World
 from tasks import experts

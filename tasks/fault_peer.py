@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge import sockets, wire
+from bridge.wire import sockets
+from bridge.wire import messages
 from bridge.contract import (
     ARMS,
     CHUNK_STEPS,
@@ -32,9 +33,9 @@ from bridge.contract import (
     Status,
     contract_hash,
 )
-from bridge.keys import server_keys
-from bridge.server import serve_policy
-from bridge.wire import ArraySpec, ServerInfo
+from bridge.wire.keys import server_keys
+from bridge.wire.server import serve_policy
+from bridge.wire.messages import ArraySpec, ServerInfo
 
 HONEST_ANSWERS = 3
 WALK_M_S, BACKWARDS_M_S = 0.5, -0.3
@@ -68,8 +69,8 @@ COMMANDS: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
-def _head(act: wire.Act, *arrays: ArraySpec) -> bytes:
-    chunk = wire.Chunk(
+def _head(act: messages.Act, *arrays: ArraySpec) -> bytes:
+    chunk = messages.Chunk(
         session=act.session,
         sequence=act.sequence,
         observed_at_s=act.observed_at_s,
@@ -81,17 +82,17 @@ def _head(act: wire.Act, *arrays: ArraySpec) -> bytes:
     return msgspec.msgpack.encode(chunk)
 
 
-def _commands(act: wire.Act, commands: np.ndarray) -> Frames:
+def _commands(act: messages.Act, commands: np.ndarray) -> Frames:
     # The type's own name, so that it may be one that does not travel.
     spec = {"dtype": commands.dtype.name, "shape": commands.shape}
     return [_head(act, ArraySpec(**spec)), commands.tobytes()]
 
 
-def _honest(act: wire.Act) -> Frames:
+def _honest(act: messages.Act) -> Frames:
     return _commands(act, walk_commands())
 
 
-FRAMES: dict[str, Callable[[wire.Act], Frames]] = {
+FRAMES: dict[str, Callable[[messages.Act], Frames]] = {
     "nan": lambda act: _commands(act, _with(ELBOW, np.nan)),
     "infinity": lambda act: _commands(act, _with(ELBOW, np.inf)),
     "width": lambda act: _commands(act, walk_commands()[:, :-1]),
@@ -130,31 +131,31 @@ def serve_frames(address: str) -> None:
         answered, earlier = 0, []
         while True:
             peer, *frames = router.recv_multipart()
-            request, _ = wire.unpack_request(frames)
+            request, _ = messages.unpack_request(frames)
             replies: list[Frames] = []
-            if isinstance(request, wire.Act):
+            if isinstance(request, messages.Act):
                 answered += 1
                 bad = FRAMES.get(request.instruction) if answered > HONEST_ANSWERS else None
                 reply = (bad or _honest)(request)
                 if request.instruction == OVERTAKEN and earlier:
                     replies = [earlier, reply, earlier]
                 earlier = _commands(request, _with(VEL_X, BACKWARDS_M_S))
-            elif isinstance(request, wire.Hello):
-                reply = wire.pack(_welcome())
-            elif isinstance(request, wire.Reset):
+            elif isinstance(request, messages.Hello):
+                reply = messages.pack(_welcome())
+            elif isinstance(request, messages.Reset):
                 answered = 0
-                done = wire.Done(session=request.session, sequence=request.sequence)
-                reply = wire.pack(done)
+                done = messages.Done(session=request.session, sequence=request.sequence)
+                reply = messages.pack(done)
             else:
                 continue
             for each in replies or [reply]:
                 router.send_multipart([peer, *each], copy=False)
 
 
-def _welcome() -> wire.Welcome:
-    return wire.Welcome(
+def _welcome() -> messages.Welcome:
+    return messages.Welcome(
         session=SCRIPT,
-        protocol=wire.PROTOCOL,
+        protocol=messages.PROTOCOL,
         contract=contract_hash(),
         model_id=SCRIPT,
         normalisation_id=SCRIPT,

@@ -20,15 +20,15 @@ import numpy as np
 
 from assets import asset_path
 from bridge.contract import STAND_COMMAND, VEL_X, Observation, UserError
-from bridge.control_loop import PERIOD_S, ControlLoop, Pace
-from bridge.keys import ClientKeys, ServerKeys
-from bridge.link import PolicyLink
-from bridge.operator_client import Operator
-from bridge.operator_port import OperatorPort
-from bridge.operator_wire import Telemetry
-from bridge.recorder import Recorder
-from bridge.safety import Level, Safety
-from bridge.station import Station, Truth
+from bridge.control.loop import PERIOD_S, ControlLoop, Pace
+from bridge.wire.keys import ClientKeys, ServerKeys
+from bridge.control.policy_link import PolicyLink
+from bridge.operator.client import Operator
+from bridge.operator.port import OperatorPort
+from bridge.operator.messages import Telemetry
+from bridge.blackbox.recorder import Recorder
+from bridge.control.safety import Level, Safety
+from bridge.robot_node import Station, Truth
 from sim.scene import sample_scene
 from sim.walker import command_limits
 from sim.world import World

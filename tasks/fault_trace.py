@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge.contract import N_JOINTS
-from bridge.control_loop import PERIOD_S
-from bridge.recording import Recording
-from bridge.safety import Level, Limits
+from bridge.control.loop import PERIOD_S
+from bridge.blackbox.recording import Recording
+from bridge.control.safety import Level, Limits
 from sim.robot import joint_facts
 from sim.walker import command_limits
 

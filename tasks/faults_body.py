@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bridge.safety import Level
+from bridge.control.safety import Level
 from tasks.fault_rig import (
     Noted,
     Rig,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import UserError
-from bridge.recording import read_recording
-from bridge.safety import Level
+from bridge.blackbox.recording import read_recording
+from bridge.control.safety import Level
 from tasks.fault_rig import (
     BUNDLE,
     WAIT_S,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridge.chaos import Chaos, ChaosProxy
 from bridge.contract import VEL_X
-from bridge.safety import Level
+from bridge.control.safety import Level
 from tasks.fault_peer import OVERTAKEN
 from tasks.fault_rig import (
     Noted,

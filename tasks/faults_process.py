@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import N_JOINTS
-from bridge.recording import Recording, read_recording
-from bridge.safety import Level
+from bridge.blackbox.recording import Recording, read_recording
+from bridge.control.safety import Level
 from tasks.fault_rig import (
     WAIT_S,
     Noted,

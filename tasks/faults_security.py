@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bridge import operator_wire, wire
-from bridge.client import RemotePolicy
+from bridge.operator import messages
+from bridge.wire import messages as wire
+from bridge.wire.client import RemotePolicy
 from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contract_hash
-from bridge.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
-from bridge.operator_client import Operator
-from bridge.safety import Level
+from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
+from bridge.operator.client import Operator
+from bridge.control.safety import Level
 from tasks.fault_rig import (
     WAIT_S,
     Rig,
@@ -76,7 +77,7 @@ def observer_commands(folder: Path) -> Outcome:
         with Operator(port.addresses.commands, "eve", WAIT_S) as eve:
             unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
             held = _refusal(eve.claim)
-        forged = operator_wire.Instruct(
+        forged = messages.Instruct(
             session=STRANGE_SESSION, epoch=1, sequence=9, text="walk backwards"
         )
         reply = _operator_reply(port.addresses.commands, forged)
@@ -86,7 +87,7 @@ def observer_commands(folder: Path) -> Outcome:
             f"{unclaimed} / {held}",
             told_to_claim="claim it first" in unclaimed,
             holder_told="anna has commanded" in held,
-            forgery_refused=isinstance(reply, operator_wire.Busy),
+            forgery_refused=isinstance(reply, messages.Busy),
             instruction_kept=same,
         )
 
@@ -96,7 +97,7 @@ def wrong_protocol(folder: Path) -> Outcome:
     with _lab(folder) as lab:
         with _raw(lab.address, lab.keys("g1")) as socket:
             refused = _reply(socket, wire.pack(_hello(protocol=STRANGE_PROTOCOL)))
-        claim = operator_wire.Claim(
+        claim = messages.Claim(
             session=STRANGE_SESSION,
             sequence=1,
             protocol=STRANGE_PROTOCOL,
@@ -104,7 +105,7 @@ def wrong_protocol(folder: Path) -> Outcome:
             name="eve",
         )
         denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
-        both = isinstance(refused, wire.Refused) and isinstance(denied, operator_wire.Denied)
+        both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
         values_told = told.count("99 here and 1") == 2
         return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
@@ -220,7 +221,7 @@ def _reply(socket: zmq.Socket[bytes], frames: list[bytes]) -> wire.Reply:
     return wire.unpack_reply(socket.recv_multipart())[0]
 
 
-def _operator_reply(address: str, request: operator_wire.Request) -> operator_wire.AnyReply:
+def _operator_reply(address: str, request: messages.Request) -> messages.AnyReply:
     with _raw(address) as socket:
-        socket.send(operator_wire.pack(request))
-        return operator_wire.unpack(operator_wire.REPLIES, socket.recv())
+        socket.send(messages.pack(request))
+        return messages.unpack(messages.REPLIES, socket.recv())

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bridge.contract import UserError
-from bridge.operator_wire import Telemetry
-from bridge.playback import CHUNK_S
-from bridge.safety import Level
+from bridge.operator.messages import Telemetry
+from bridge.control.chunk_player import CHUNK_S
+from bridge.control.safety import Level
 from tasks.fault_rig import (
     Rig,
     bundle_server,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bridge.safety import Level
+from bridge.control.safety import Level
 from sim.walker import command_limits
 from tasks.fault_peer import ELBOW, FRAMES, GIBIBYTE
 from tasks.fault_rig import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import YAW_RATE, Status, UserError
-from bridge.operator_wire import Telemetry
-from bridge.safety import Level
+from bridge.operator.messages import Telemetry
+from bridge.control.safety import Level
 from sim.walker import VELOCITY_HIGH
 from tasks.fault_rig import (
     Rig,

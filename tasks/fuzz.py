@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import zmq
 
-from bridge import operator_wire, wire
+from bridge.operator import messages as operator_wire
+from bridge.wire import messages as wire
 from bridge.contract import (
     IMAGE_SIZE,
     STAND_COMMAND,
@@ -25,8 +26,8 @@ from bridge.contract import (
     UserError,
     contract_hash,
 )
-from bridge.operator_port import OperatorPort
-from bridge.safety import PERIOD_S, Limits, Safety
+from bridge.operator.port import OperatorPort
+from bridge.control.safety import PERIOD_S, Limits, Safety
 from sim.walker import command_limits
 from tasks.fault_peer import walk_commands
 from tasks.fault_rig import Child, policy_address, robot_address, scripted_server

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from bridge.client import Connection, RemotePolicy
+from bridge.wire.client import Connection, RemotePolicy
 from bridge.contract import COMMAND_DIM, Policy, UserError
 from bridge.files import write_bytes
 from tasks.evaluate import draw_success

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from bridge.contract import CHUNK_HZ
-from bridge.dataset import Labels
+from bridge.data.dataset import Labels
 from sim.world import WorldView
 from tasks import experts
 from tasks.experts import SEARCH_LIMIT_RAD, SEARCH_RAD_S, WAVE_END_S, Context

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bridge.client import RemotePolicy
+from bridge.wire.client import RemotePolicy
 from bridge.contract import UserError
-from bridge.playback import CHUNK_S
+from bridge.control.chunk_player import CHUNK_S
 from tasks.bench import INSTRUCTION, record_observations
 from tasks.fault_rig import BUNDLE, bundle_server, policy_address
 

@@ -20,8 +20,8 @@ from bridge.contract import (
     Policy,
     Status,
 )
-from bridge.dataset import Labels
-from bridge.playback import ChunkPlayer
+from bridge.data.dataset import Labels
+from bridge.control.chunk_player import ChunkPlayer
 from sim.scene import Scene
 from sim.walker import VELOCITY_HIGH, VELOCITY_LOW
 from sim.world import World

@@ -21,7 +21,7 @@ import numpy as np
 
 from bridge.chaos import Chaos, ChaosProxy
 from bridge.contract import UserError
-from bridge.safety import Level
+from bridge.control.safety import Level
 from tasks.fault_rig import Child, Rig, bundle_server, command, policy_address, robot_at_work
 from tasks.fault_trace import verdict
 from tasks.footprint import Footprint, footprint_of

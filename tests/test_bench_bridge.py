@@ -11,7 +11,7 @@ import pytest
 import hitogata
 from bridge.commandline import dispatch
 from bridge.contract import UserError
-from bridge.safety import Level
+from bridge.control.safety import Level
 from tasks import bench_bridge, bridge_stop
 from tasks.bench_bridge import ROWS
 from tasks.bridge_rtt import BLOCK, interleaved_ms

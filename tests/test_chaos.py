@@ -11,9 +11,9 @@ import pytest
 import zmq
 
 from bridge.chaos import Chaos, ChaosProxy
-from bridge.client import PolicyUnavailable, RemotePolicy
+from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, UserError
-from bridge.link import PolicyLink
+from bridge.control.policy_link import PolicyLink
 from tests.test_link import SOON_S, wait_for
 from tests.test_server import INFO, observe, running_server
 

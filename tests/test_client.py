@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge import wire
-from bridge.client import MalformedReply, PolicyUnavailable, RemotePolicy
+from bridge.wire import messages
+from bridge.wire.client import MalformedReply, PolicyUnavailable, RemotePolicy
 from bridge.contract import CHUNK_STEPS, UserError, contract_hash
-from bridge.wire import ServerInfo
+from bridge.wire.messages import ServerInfo
 from tests.test_server import EchoPolicy, observe
 
 
@@ -25,7 +25,7 @@ def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
 
     `terms` of its greeting may be others than ours.
     """
-    greeting = {"session": "s", "protocol": wire.PROTOCOL, "contract": contract_hash()}
+    greeting = {"session": "s", "protocol": messages.PROTOCOL, "contract": contract_hash()}
     greeting |= {"model_id": "m", "normalisation_id": "n", **terms}
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
@@ -36,13 +36,13 @@ def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
         try:
             while True:
                 peer, *frames = router.recv_multipart()
-                request, _ = wire.unpack_request(frames)
-                if isinstance(request, wire.Hello):
-                    answers = [wire.pack(wire.Welcome(**greeting))]
-                elif isinstance(request, wire.Reset):
-                    answers = [wire.pack(wire.Done(session="s", sequence=request.sequence))]
+                request, _ = messages.unpack_request(frames)
+                if isinstance(request, messages.Hello):
+                    answers = [messages.pack(messages.Welcome(**greeting))]
+                elif isinstance(request, messages.Reset):
+                    answers = [messages.pack(messages.Done(session="s", sequence=request.sequence))]
                 else:
-                    answers = replies(request) if isinstance(request, wire.Act) else []
+                    answers = replies(request) if isinstance(request, messages.Act) else []
                 for answer in answers:
                     router.send_multipart([peer, *answer])
         except zmq.ContextTerminated:
@@ -61,11 +61,11 @@ def test_foreign_repeated_and_reordered_replies_are_dropped(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
     policy_chunk = EchoPolicy().act("go", observe(3.0))
 
-    def replies(act: wire.Act) -> list[list[bytes]]:
+    def replies(act: messages.Act) -> list[list[bytes]]:
         terms = (("foreign", act.sequence), ("s", act.sequence - 1), ("s", act.sequence + 1))
-        wrong = [wire.pack_chunk(*term, policy_chunk) for term in terms]
-        right = wire.pack_chunk("s", act.sequence, policy_chunk)
-        return [*wrong, wire.pack(wire.Done(session="s", sequence=act.sequence)), right, right]
+        wrong = [messages.pack_chunk(*term, policy_chunk) for term in terms]
+        right = messages.pack_chunk("s", act.sequence, policy_chunk)
+        return [*wrong, messages.pack(messages.Done(session="s", sequence=act.sequence)), right, right]
 
     with scripted_server(place, replies), RemotePolicy(place) as policy:
         policy.act("go", observe(3.0))
@@ -94,7 +94,7 @@ def test_a_server_that_floods_and_vanishes_does_no_harm():
     """libzmq's heartbeat would abort this very process if the queue were full."""
     with plain.create_server(("127.0.0.1", 0)) as free:
         place = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    right = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
+    right = messages.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
     with scripted_server(place, lambda _: [right] * 500):
         policy = RemotePolicy(place)
         policy.act("go", observe())
@@ -106,7 +106,7 @@ def test_a_server_that_floods_and_vanishes_does_no_harm():
 
 def test_what_nobody_asked_for_is_dropped_but_not_for_ever(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
-    right = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
+    right = messages.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
     for unasked in (3, 3000):
         script = scripted_server(place, lambda _, n=unasked: [right] * (1 + n))
         with script, RemotePolicy(place) as policy:
@@ -122,7 +122,7 @@ def test_what_nobody_asked_for_is_dropped_but_not_for_ever(tmp_path):
 
 def test_a_reply_outside_the_contract_is_refused(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
-    good = wire.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
+    good = messages.pack_chunk("s", 1, EchoPolicy().act("go", observe()))
     poisoned = np.full((CHUNK_STEPS, 18), np.nan, np.float32).tobytes()
     for frames in ([good[0], poisoned], [good[0], good[1][:-4]], [b"\xff"]):
         script = scripted_server(place, lambda _, frames=frames: [frames])

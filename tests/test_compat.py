@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 import hitogata
-from bridge import commandline, gr00t, openpi
+from bridge import commandline
+from bridge.compat import gr00t
+from bridge.compat import openpi
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -30,8 +32,8 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.foreign import Door, ForeignClient, numbers, picture, read_token
-from bridge.wire import ServerInfo, WireError
+from bridge.compat.adapter import Door, ForeignClient, numbers, picture, read_token
+from bridge.wire.messages import ServerInfo, WireError
 
 ROOT = Path(__file__).parents[1]
 SERVER = __file__  # run as a program, it serves an EchoPolicy

@@ -19,9 +19,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bridge.contract import STATE_DIM
-from bridge.foreign import Door
-from bridge.operator_client import Operator
-from bridge.operator_wire import Telemetry, floats
+from bridge.compat.adapter import Door
+from bridge.operator.client import Operator
+from bridge.operator.messages import Telemetry, floats
 from bridge.png import encode_png
 from tasks.console import page_file
 from tasks.console_film import Film

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from bridge.operator_client import Operator
+from bridge.operator.client import Operator
 from sim.scene import sample_scene
 from tests.test_console import console_of, free_port
 from tests.test_station import working_station

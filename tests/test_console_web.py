@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from bridge.contract import UserError
-from bridge.foreign import Door
+from bridge.compat.adapter import Door
 from tasks import console_web
 from tasks.console_studio import Studio
 from tasks.console_web import File, listen, web_server

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bridge.contract import ARMS, CHUNK_STEPS, STAND_COMMAND, VEL_X, ActionChunk, Status, UserError
-from bridge.control_loop import PERIOD_S, ControlLoop, DirectLink, Pace, Rejected
-from bridge.safety import Level, Safety
+from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink, Pace, Rejected
+from bridge.control.safety import Level, Safety
 from tests.test_safety import LIMITS, body
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from bridge import files
 from bridge.contract import IMAGE_SIZE, STATE_DIM, UserError
-from bridge.dataset import (
+from bridge.data.dataset import (
     DatasetWriter,
     Labels,
     episode_count,
@@ -27,7 +27,7 @@ from bridge.dataset import (
     write_labels,
 )
 from bridge.png import decode_png, encode_png
-from bridge.stats import image_stats, merge_stats, vector_stats
+from bridge.data.stats import image_stats, merge_stats, vector_stats
 
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "blue")}
 
@@ -168,7 +168,7 @@ def test_episode_cut_before_its_row_does_not_count(tmp_path, monkeypatch):
         raise UserError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bridge.dataset.write_labels", fail)
+        patch.setattr("bridge.data.dataset.write_labels", fail)
         with pytest.raises(UserError):
             writer.add_episode(**make_episode(rng, 3, "lost"))
     assert episode_count(tmp_path) == 1

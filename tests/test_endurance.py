@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bridge import operator_wire
+from bridge.operator import messages as operator_wire
 from bridge.contract import VEL_X, ActionChunk, Status, UserError
 from sim.walker import command_limits
 from tasks.fault_peer import walk_commands

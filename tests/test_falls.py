@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bridge.contract import CHUNK_STEPS, JOINT_NAMES, STAND_COMMAND, VEL_X, ActionChunk, Status
-from bridge.control_loop import ControlLoop, DirectLink
-from bridge.mirror import joint_mirror
-from bridge.safety import FALLEN, Level, Safety
+from bridge.control.loop import ControlLoop, DirectLink
+from bridge.symmetry import joint_mirror
+from bridge.control.safety import FALLEN, Level, Safety
 from sim.fall_exam import examine_falls, examine_getting_up
 from sim.getup import RISE, ROLL, STRAIGHT, GetUp
 from sim.robot import joint_facts

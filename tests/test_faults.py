@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge import operator_wire
+from bridge.operator import messages
 from bridge.contract import STAND_COMMAND, VEL_X, UserError
 from bridge.results import read_figures
-from bridge.safety import Limiter
+from bridge.control.safety import Limiter
 from sim.robot import joint_facts
 from sim.walker import command_limits
 from tasks.bench_faults import bench_faults, faults_table

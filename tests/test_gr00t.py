@@ -40,8 +40,8 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.foreign import Door
-from bridge.gr00t import serve_gr00t
+from bridge.compat.adapter import Door
+from bridge.compat.gr00t import serve_gr00t
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from bridge import wire
-from bridge.client import NoAnswer, RemotePolicy
+from bridge.wire import messages
+from bridge.wire.client import NoAnswer, RemotePolicy
 from bridge.contract import CHUNK_STEPS, ActionChunk, UserError
-from bridge.control_loop import Rejected
-from bridge.keys import allow, client_keys, make_pair
-from bridge.link import PolicyLink
-from bridge.wire import ServerInfo
+from bridge.control.loop import Rejected
+from bridge.wire.keys import allow, client_keys, make_pair
+from bridge.control.policy_link import PolicyLink
+from bridge.wire.messages import ServerInfo
 from tests.test_client import scripted_server
 from tests.test_server import INFO, EchoPolicy, observe, running_server
 
@@ -115,18 +115,18 @@ def test_faults_are_rejections_of_one_line_and_the_link_stands(link):
 
 
 def test_replies_outside_the_contract_are_rejections(place):
-    def replies(act: wire.Act) -> list[list[bytes]]:
-        good = wire.pack_chunk("s", act.sequence, EchoPolicy().act("go", observe(1.0)))
+    def replies(act: messages.Act) -> list[list[bytes]]:
+        good = messages.pack_chunk("s", act.sequence, EchoPolicy().act("go", observe(1.0)))
         poisoned = np.full((CHUNK_STEPS, 18), np.nan, np.float32).tobytes()
         short = np.zeros((CHUNK_STEPS - 1, 18), np.float32)
-        chunk, _ = wire.unpack_reply(good)
+        chunk, _ = messages.unpack_reply(good)
         kinds = {
             "nan": [good[0], poisoned],
-            "short": wire.pack(chunk, short),
+            "short": messages.pack(chunk, short),
             "cut": [good[0], good[1][:-4]],
             "garbage": [b"\xff"],
             "empty": [b""],
-            "another stamp": wire.pack_chunk("s", act.sequence, EchoPolicy().act("", observe(9.0))),
+            "another stamp": messages.pack_chunk("s", act.sequence, EchoPolicy().act("", observe(9.0))),
         }
         return [kinds.get(act.instruction, good)]
 
@@ -139,9 +139,9 @@ def test_replies_outside_the_contract_are_rejections(place):
 
 
 def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
-    foreign = wire.pack_chunk("foreign", 1, EchoPolicy().act("go", observe(3.0)))
+    foreign = messages.pack_chunk("foreign", 1, EchoPolicy().act("go", observe(3.0)))
 
-    def replies(act: wire.Act) -> Iterator[list[bytes]]:
+    def replies(act: messages.Act) -> Iterator[list[bytes]]:
         until_s = time.monotonic() + FLOOD_S
         while time.monotonic() < until_s:
             yield foreign
@@ -155,11 +155,11 @@ def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
 
 
 def test_dropped_replies_are_counted_over_all_connections(place):
-    foreign = wire.pack_chunk("foreign", 1, EchoPolicy().act("go", observe()))
+    foreign = messages.pack_chunk("foreign", 1, EchoPolicy().act("go", observe()))
 
-    def replies(act: wire.Act) -> list[list[bytes]]:
+    def replies(act: messages.Act) -> list[list[bytes]]:
         right = EchoPolicy().act("go", observe(act.observed_at_s))
-        return [foreign, foreign, wire.pack_chunk("s", act.sequence, right)]
+        return [foreign, foreign, messages.pack_chunk("s", act.sequence, right)]
 
     with PolicyLink(place) as link:
         for session in (1, 2):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bridge.contract import COMMAND_FIELDS, JOINT_NAMES, STATE_FIELDS
-from bridge.mirror import joint_mirror, mirror_commands, mirror_states
+from bridge.symmetry import joint_mirror, mirror_commands, mirror_states
 
 
 def test_a_mirrored_state_by_hand():

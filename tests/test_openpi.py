@@ -36,8 +36,8 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.foreign import Door
-from bridge.openpi import serve_openpi
+from bridge.compat.adapter import Door
+from bridge.compat.openpi import serve_openpi
 
 
 @pytest.fixture(scope="module")

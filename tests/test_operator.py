@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bridge import operator_wire as wire
+from bridge.operator import messages as wire
 from bridge.contract import UserError, contract_hash
-from bridge.operator_client import Operator
-from bridge.operator_port import (
+from bridge.operator.client import Operator
+from bridge.operator.port import (
     CommanderLost,
     Cut,
     Event,

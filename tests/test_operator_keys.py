@@ -12,12 +12,12 @@ import pytest
 import zmq
 
 import hitogata
-from bridge import operator_wire as wire
+from bridge.operator import messages as wire
 from bridge.commandline import dispatch
 from bridge.contract import UserError
-from bridge.keys import ClientKeys, allow, client_keys, make_pair, server_keys
-from bridge.operator_client import Operator
-from bridge.operator_port import CommanderLost, Instructed, OperatorPort, Stopped
+from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from bridge.operator.client import Operator
+from bridge.operator.port import CommanderLost, Instructed, OperatorPort, Stopped
 from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
 from tests.test_security import overheard
 
@@ -155,6 +155,6 @@ def test_nobody_overhears_a_command(ends):
 
 def test_the_command_needs_keys_that_exist(tmp_path, monkeypatch):
     robot = ["simulate", "--connect", "ipc:///nobody", "--operator-keys", str(tmp_path / "none")]
-    monkeypatch.setattr("bridge.link.PolicyLink.wait_connected", lambda *_: None)
+    monkeypatch.setattr("bridge.control.policy_link.PolicyLink.wait_connected", lambda *_: None)
     with pytest.raises(UserError, match="hitogata keys make NAME"):
         dispatch(hitogata.COMMANDS, robot)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, ActionChunk, Status
-from bridge.playback import CHUNK_S, ChunkPlayer
+from bridge.control.chunk_player import CHUNK_S, ChunkPlayer
 
 STILL = np.zeros(COMMAND_DIM, np.float32)
 

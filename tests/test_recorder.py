@@ -19,10 +19,10 @@ from bridge.contract import (
     STATE_DIM,
     UserError,
 )
-from bridge.journal import NAMES, Journal, read_frames
+from bridge.blackbox.journal import NAMES, Journal, read_frames
 from bridge.png import decode_png
-from bridge.recorder import Recorder
-from bridge.recording import Moment, Recording, read_recording, write_recording
+from bridge.blackbox.recorder import Recorder
+from bridge.blackbox.recording import Moment, Recording, read_recording, write_recording
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0
@@ -111,7 +111,7 @@ def test_the_oldest_make_room(tmp_path):
 
 def test_what_comes_too_fast_is_lost_and_counted(tmp_path, monkeypatch):
     with Recorder(tmp_path, seconds=2.0) as recorder:
-        monkeypatch.setattr("bridge.recorder._FLUSH_S", WAIT_S)
+        monkeypatch.setattr("bridge.blackbox.recorder._FLUSH_S", WAIT_S)
         time.sleep(0.5)  # the thread now sleeps until it is woken
         for index in range(150):
             recorder.add(moment(index))
@@ -182,7 +182,7 @@ def test_an_error_in_the_loop_is_recorded(tmp_path):
 
 
 def test_old_recordings_make_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("bridge.recorder._MOST_RECORDINGS", 3)
+    monkeypatch.setattr("bridge.blackbox.recorder._MOST_RECORDINGS", 3)
     (tmp_path / "mine.txt").write_text("kept")
     (tmp_path / "recording-000001-killed").mkdir()
     (tmp_path / "recording-000001-killed/journal-0").write_bytes(b"old")

@@ -15,8 +15,8 @@ from bridge.contract import (
     UserError,
 )
 from bridge.png import decode_png
-from bridge.recording import Recording, write_recording
-from bridge.replay import Span, make_replay, peaks, spans
+from bridge.blackbox.recording import Recording, write_recording
+from bridge.blackbox.replay import Span, make_replay, peaks, spans
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0

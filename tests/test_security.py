@@ -15,13 +15,13 @@ import pytest
 import zmq
 
 import hitogata
-from bridge import keys as key_room
-from bridge import wire
-from bridge.client import Connection, MalformedReply, RemotePolicy
+from bridge.wire import keys as key_room
+from bridge.wire import messages
+from bridge.wire.client import Connection, MalformedReply, RemotePolicy
 from bridge.commandline import dispatch
 from bridge.contract import Status, UserError, contract_hash
-from bridge.keys import allow, client_keys, make_pair, own_pair, server_keys
-from bridge.server import _bound_router, serve_policy
+from bridge.wire.keys import allow, client_keys, make_pair, own_pair, server_keys
+from bridge.wire.server import _bound_router, serve_policy
 from tests.test_client import scripted_server
 from tests.test_server import (
     INFO,
@@ -341,25 +341,25 @@ def test_a_robot_keeps_its_session_among_strangers(tmp_path):
         session = greet(robot)
         for turn in range(1, 71):
             greet(strangers.enter_context(raw_client(place)))
-            reply = ask(robot, wire.pack_observation(session, turn, "go", observe()))
-            assert isinstance(reply, wire.Chunk)
+            reply = ask(robot, messages.pack_observation(session, turn, "go", observe()))
+            assert isinstance(reply, messages.Chunk)
 
 
 def test_text_of_any_length_is_refused(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
     with running_server(place), raw_client(place) as socket:
-        hello = wire.Hello(protocol=wire.PROTOCOL, contract="x" * (2 << 20))
-        assert isinstance(ask(socket, wire.pack(hello)), wire.Fault)
-        hello = wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash(), model_id="x" * 201)
-        assert isinstance(ask(socket, wire.pack(hello)), wire.Fault)
+        hello = messages.Hello(protocol=messages.PROTOCOL, contract="x" * (2 << 20))
+        assert isinstance(ask(socket, messages.pack(hello)), messages.Fault)
+        hello = messages.Hello(protocol=messages.PROTOCOL, contract=contract_hash(), model_id="x" * 201)
+        assert isinstance(ask(socket, messages.pack(hello)), messages.Fault)
 
 
 def test_an_answer_to_another_observation_is_refused(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
 
-    def replies(act: wire.Act) -> list[list[bytes]]:
+    def replies(act: messages.Act) -> list[list[bytes]]:
         later = EchoPolicy().act("go", observe(act.observed_at_s + 1.0))
-        return [wire.pack_chunk("s", act.sequence, later)]
+        return [messages.pack_chunk("s", act.sequence, later)]
 
     refused = pytest.raises(MalformedReply, match="an answer to 4")
     with scripted_server(place, replies), RemotePolicy(place) as policy, refused:
@@ -369,12 +369,12 @@ def test_an_answer_to_another_observation_is_refused(tmp_path):
 def test_a_server_s_words_cannot_control_the_terminal(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
 
-    def replies(act: wire.Act) -> list[list[bytes]]:
+    def replies(act: messages.Act) -> list[list[bytes]]:
         text = "bad\x1b]0;title\x07\nnews" + "x" * 1000
-        return [wire.pack(wire.Fault(session="s", sequence=act.sequence, message=text))]
+        return [messages.pack(messages.Fault(session="s", sequence=act.sequence, message=text))]
 
     refused = pytest.raises(UserError)
     with scripted_server(place, replies), RemotePolicy(place) as policy, refused as caught:
         policy.act("go", observe())
     assert str(caught.value).startswith("bad ]0;title newsx") and str(caught.value).isprintable()
-    assert len(str(caught.value)) == wire.LINE_CHARACTERS
+    assert len(str(caught.value)) == messages.LINE_CHARACTERS

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge import wire
-from bridge.client import PolicyUnavailable, RemotePolicy
+from bridge.wire import messages
+from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -29,9 +29,9 @@ from bridge.contract import (
     UserError,
     contract_hash,
 )
-from bridge.keys import server_keys
-from bridge.server import serve_policy
-from bridge.wire import ServerInfo
+from bridge.wire.keys import server_keys
+from bridge.wire.server import serve_policy
+from bridge.wire.messages import ServerInfo
 
 ROOT = Path(__file__).parent.parent
 INFO = ServerInfo("model-1", "norm-1")
@@ -109,15 +109,15 @@ def raw_client(address: str) -> Iterator[zmq.Socket]:
         context.destroy()
 
 
-def ask(socket: zmq.Socket, frames: list[bytes]) -> wire.Reply:
+def ask(socket: zmq.Socket, frames: list[bytes]) -> messages.Reply:
     socket.send_multipart(frames)
-    return wire.unpack_reply(socket.recv_multipart())[0]
+    return messages.unpack_reply(socket.recv_multipart())[0]
 
 
 def greet(socket: zmq.Socket) -> str:
-    hello = wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash())
-    welcome = ask(socket, wire.pack(hello))
-    assert isinstance(welcome, wire.Welcome)
+    hello = messages.Hello(protocol=messages.PROTOCOL, contract=contract_hash())
+    welcome = ask(socket, messages.pack(hello))
+    assert isinstance(welcome, messages.Welcome)
     return welcome.session
 
 
@@ -176,8 +176,8 @@ def test_a_fault_is_one_line_and_the_session_goes_on(address):
 def test_the_server_checks_instructions_itself(address, text):
     with raw_client(address) as socket:
         session = greet(socket)
-        reply = ask(socket, wire.pack_observation(session, 1, text, observe()))
-        assert isinstance(reply, wire.Fault) and (reply.session, reply.sequence) == (session, 1)
+        reply = ask(socket, messages.pack_observation(session, 1, text, observe()))
+        assert isinstance(reply, messages.Fault) and (reply.session, reply.sequence) == (session, 1)
         assert "Traceback" not in reply.message and "\n" not in reply.message
 
 
@@ -187,27 +187,27 @@ def test_the_server_survives_garbage(address):
         session = greet(socket)
         for frames in garbage:
             reply = ask(socket, list(frames))
-            assert isinstance(reply, wire.Fault) and reply.sequence == -1
-        act = wire.pack_observation(session, 1, "go", observe())
-        wrong_image = ask(socket, wire.pack(wire.unpack_request(act)[0], np.zeros(3, np.float32)))
-        assert isinstance(wrong_image, wire.Fault) and "contract asks" in wrong_image.message
+            assert isinstance(reply, messages.Fault) and reply.sequence == -1
+        act = messages.pack_observation(session, 1, "go", observe())
+        wrong_image = ask(socket, messages.pack(messages.unpack_request(act)[0], np.zeros(3, np.float32)))
+        assert isinstance(wrong_image, messages.Fault) and "contract asks" in wrong_image.message
         assert isinstance(
-            ask(socket, wire.pack_observation(session, 2, "go", observe())), wire.Chunk
+            ask(socket, messages.pack_observation(session, 2, "go", observe())), messages.Chunk
         )
 
 
 def test_repeated_and_superseded_requests_are_dropped(address):
     with raw_client(address) as socket:
         session = greet(socket)
-        socket.send_multipart(wire.pack_observation(session, 1, "sleep 0.3", observe()))
+        socket.send_multipart(messages.pack_observation(session, 1, "sleep 0.3", observe()))
         time.sleep(0.1)  # let it begin; the next three wait in the queue meanwhile
         for sequence in (2, 3, 3):
-            socket.send_multipart(wire.pack_observation(session, sequence, "go", observe()))
-        replies = [wire.unpack_reply(socket.recv_multipart())[0]]
+            socket.send_multipart(messages.pack_observation(session, sequence, "go", observe()))
+        replies = [messages.unpack_reply(socket.recv_multipart())[0]]
         socket.rcvtimeo = 1000
         with pytest.raises(zmq.Again):
             while True:
-                replies.append(wire.unpack_reply(socket.recv_multipart())[0])
+                replies.append(messages.unpack_reply(socket.recv_multipart())[0])
         # Of the three that waited, the newest alone is worth an answer.
         assert [reply.sequence for reply in replies] == [1, 3]
 
@@ -215,13 +215,13 @@ def test_repeated_and_superseded_requests_are_dropped(address):
 def test_a_session_belongs_to_the_client_that_opened_it(address):
     with raw_client(address) as owner, raw_client(address) as thief:
         session = greet(owner)
-        reply = ask(thief, wire.pack_observation(session, 1, "go", observe()))
-        assert isinstance(reply, wire.Fault) and "connect again" in reply.message
+        reply = ask(thief, messages.pack_observation(session, 1, "go", observe()))
+        assert isinstance(reply, messages.Fault) and "connect again" in reply.message
         greet(thief)
-        reply = ask(thief, wire.pack_observation(session, 1, "go", observe()))
-        assert isinstance(reply, wire.Fault)
+        reply = ask(thief, messages.pack_observation(session, 1, "go", observe()))
+        assert isinstance(reply, messages.Fault)
         assert isinstance(
-            ask(owner, wire.pack_observation(session, 1, "go", observe())), wire.Chunk
+            ask(owner, messages.pack_observation(session, 1, "go", observe())), messages.Chunk
         )
 
 
@@ -235,10 +235,10 @@ def test_a_session_belongs_to_the_client_that_opened_it(address):
     ],
 )
 def test_a_mismatch_is_refused_with_both_values(address, changes, values):
-    terms = {"protocol": wire.PROTOCOL, "contract": contract_hash(), **changes}
+    terms = {"protocol": messages.PROTOCOL, "contract": contract_hash(), **changes}
     with raw_client(address) as socket:
-        reply = ask(socket, wire.pack(wire.Hello(**terms)))
-        assert isinstance(reply, wire.Refused) and reply.remedy
+        reply = ask(socket, messages.pack(messages.Hello(**terms)))
+        assert isinstance(reply, messages.Refused) and reply.remedy
         assert (reply.term, reply.client, reply.server) == values
 
 
@@ -298,7 +298,7 @@ def test_a_late_reply_is_dropped_and_counted(address):
 def test_a_client_that_floods_and_vanishes_does_no_harm(address):
     with raw_client(address) as socket:
         session = greet(socket)
-        act = wire.pack_observation(session, 1, "sleep 1.5", observe())
+        act = messages.pack_observation(session, 1, "sleep 1.5", observe())
         for _ in range(500):
             socket.send_multipart(act)
             time.sleep(0.001)

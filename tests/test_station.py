@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from bridge.contract import STAND_COMMAND, VEL_X
-from bridge.control_loop import ControlLoop, DirectLink, Pace
-from bridge.operator_client import Operator
-from bridge.operator_port import OperatorPort
-from bridge.operator_wire import Telemetry
-from bridge.recorder import Recorder
-from bridge.recording import read_recording
-from bridge.safety import Level, Safety
-from bridge.station import Station
+from bridge.control.loop import ControlLoop, DirectLink, Pace
+from bridge.operator.client import Operator
+from bridge.operator.port import OperatorPort
+from bridge.operator.messages import Telemetry
+from bridge.blackbox.recorder import Recorder
+from bridge.blackbox.recording import read_recording
+from bridge.control.safety import Level, Safety
+from bridge.robot_node import Station
 from sim.scene import Scene
 from sim.walker import command_limits
 from sim.world import World

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
-from bridge.dataset import read_episodes
-from bridge.sentences import read_sentences
+from bridge.data.dataset import read_episodes
+from bridge.data.sentences import read_sentences
 from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, joint_facts
 from sim.world import World
 from tasks import record

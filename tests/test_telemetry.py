@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge import operator_wire as wire
+from bridge.operator import messages as wire
 from bridge.contract import COMMAND_DIM, STAND_COMMAND, STATE_DIM, UserError
-from bridge.operator_port import (
+from bridge.operator.port import (
     OperatorPort,
 )
-from bridge.wire import WireError
+from bridge.wire.messages import WireError
 from tests.test_operator import (
     WAIT_S,
     await_telemetry,

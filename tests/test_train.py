@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, UserError
-from bridge.dataset import DatasetWriter, Labels
-from bridge.sentences import write_sentences
+from bridge.data.dataset import DatasetWriter, Labels
+from bridge.data.sentences import write_sentences
 from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.training.batches import (
     Augmentation,

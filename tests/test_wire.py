@@ -11,7 +11,8 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import sockets, wire
+from bridge.wire import sockets
+from bridge.wire import messages
 from bridge.contract import (
     IMAGE_SIZE,
     INSTRUCTION_MAX_BYTES,
@@ -40,7 +41,7 @@ def make_chunk() -> ActionChunk:
 
 
 def act_frames() -> list[bytes]:
-    return wire.pack_observation("session", 7, "walk", make_observation())
+    return messages.pack_observation("session", 7, "walk", make_observation())
 
 
 def test_state_and_observation_are_inverse():
@@ -53,10 +54,10 @@ def test_state_and_observation_are_inverse():
 
 
 def test_observation_round_trip():
-    request, arrays = wire.unpack_request(act_frames())
-    assert isinstance(request, wire.Act)
+    request, arrays = messages.unpack_request(act_frames())
+    assert isinstance(request, messages.Act)
     assert (request.session, request.sequence, request.instruction) == ("session", 7, "walk")
-    found, expected = wire.observation_of(request, arrays), make_observation()
+    found, expected = messages.observation_of(request, arrays), make_observation()
     assert found.time_s == 1.5
     np.testing.assert_array_equal(found.state(), expected.state())
     np.testing.assert_array_equal(found.image, expected.image)
@@ -64,9 +65,9 @@ def test_observation_round_trip():
 
 def test_chunk_round_trip():
     chunk = make_chunk()
-    reply, arrays = wire.unpack_reply(wire.pack_chunk("session", 7, chunk))
-    assert isinstance(reply, wire.Chunk) and (reply.session, reply.sequence) == ("session", 7)
-    found = wire.chunk_of(reply, arrays)
+    reply, arrays = messages.unpack_reply(messages.pack_chunk("session", 7, chunk))
+    assert isinstance(reply, messages.Chunk) and (reply.session, reply.sequence) == ("session", 7)
+    found = messages.chunk_of(reply, arrays)
     np.testing.assert_array_equal(found.commands, chunk.commands)
     assert found.status is Status.DONE and found.status_probability == 0.75
     assert found.observed_at_s == 1.5 and found.understood == {"colour": "red"}
@@ -74,10 +75,10 @@ def test_chunk_round_trip():
 
 
 def test_requests_and_replies_do_not_mix():
-    with pytest.raises(wire.WireError):
-        wire.unpack_reply(act_frames())
-    with pytest.raises(wire.WireError):
-        wire.unpack_request(wire.pack_chunk("session", 7, make_chunk()))
+    with pytest.raises(messages.WireError):
+        messages.unpack_reply(act_frames())
+    with pytest.raises(messages.WireError):
+        messages.unpack_request(messages.pack_chunk("session", 7, make_chunk()))
 
 
 def altered(**changes: object) -> bytes:
@@ -108,28 +109,28 @@ def test_malformed_frames_are_refused():
         "five arrays": [altered(arrays=[state_spec] * 5), *[state] * 5],
     }
     for name, frames in cases.items():
-        with pytest.raises(wire.WireError) as caught:
-            wire.unpack_request(frames)
+        with pytest.raises(messages.WireError) as caught:
+            messages.unpack_request(frames)
         assert "\n" not in str(caught.value), name
 
 
 def test_arrays_must_be_those_of_the_contract():
-    request, (state, image) = wire.unpack_request(act_frames())
-    assert isinstance(request, wire.Act)
+    request, (state, image) = messages.unpack_request(act_frames())
+    assert isinstance(request, messages.Act)
     broken = state.copy()
     broken[0] = np.inf
     for arrays in ([state], [state, image, image], [image, state], [state[1:], image]):
-        other, received = wire.unpack_request(wire.pack(request, *arrays))
-        assert isinstance(other, wire.Act)
-        with pytest.raises(wire.WireError, match="contract asks"):
-            wire.observation_of(other, received)
-    with pytest.raises(wire.WireError, match="not finite"):
-        wire.observation_of(request, [broken, image])
+        other, received = messages.unpack_request(messages.pack(request, *arrays))
+        assert isinstance(other, messages.Act)
+        with pytest.raises(messages.WireError, match="contract asks"):
+            messages.observation_of(other, received)
+    with pytest.raises(messages.WireError, match="not finite"):
+        messages.observation_of(request, [broken, image])
     for commands in (np.full((16, 18), np.nan), np.zeros((15, 18))):
-        with pytest.raises(wire.WireError):
-            wire.pack_chunk("s", 1, ActionChunk(0, commands, Status.ACTING, 1, {}))
-    with pytest.raises(wire.WireError, match="float64 arrays do not travel"):
-        wire.pack(wire.Goodbye(session="s"), np.zeros(3))
+        with pytest.raises(messages.WireError):
+            messages.pack_chunk("s", 1, ActionChunk(0, commands, Status.ACTING, 1, {}))
+    with pytest.raises(messages.WireError, match="float64 arrays do not travel"):
+        messages.pack(messages.Goodbye(session="s"), np.zeros(3))
 
 
 @settings(deadline=None)
@@ -141,24 +142,24 @@ def test_mutated_frames_never_do_worse_than_a_wire_error(data):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(frames[0])))
     try:
-        request, arrays = wire.unpack_request([bytes(frames[0][:cut]), *map(bytes, frames[1:])])
-        if isinstance(request, wire.Act):
-            wire.observation_of(request, arrays)
-    except wire.WireError:
+        request, arrays = messages.unpack_request([bytes(frames[0][:cut]), *map(bytes, frames[1:])])
+        if isinstance(request, messages.Act):
+            messages.observation_of(request, arrays)
+    except messages.WireError:
         pass
 
 
 @settings(deadline=None)
 @given(st.data())
 def test_mutated_replies_are_chunks_or_wire_errors(data):
-    header, commands = map(bytearray, wire.pack_chunk("session", 7, make_chunk()))
+    header, commands = map(bytearray, messages.pack_chunk("session", 7, make_chunk()))
     frame = data.draw(st.sampled_from([header, commands]))
     for _ in range(data.draw(st.integers(1, 8))):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     try:
-        reply, arrays = wire.unpack_reply([bytes(header), bytes(commands)])
-        chunk = wire.chunk_of(reply, arrays) if isinstance(reply, wire.Chunk) else make_chunk()
-    except wire.WireError:
+        reply, arrays = messages.unpack_reply([bytes(header), bytes(commands)])
+        chunk = messages.chunk_of(reply, arrays) if isinstance(reply, messages.Chunk) else make_chunk()
+    except messages.WireError:
         return
     assert chunk.commands.shape == (16, 18) and np.isfinite(chunk.commands).all()
     assert 0 <= chunk.status_probability <= 1.001
@@ -166,16 +167,16 @@ def test_mutated_replies_are_chunks_or_wire_errors(data):
 
 
 def test_text_of_the_other_end_is_one_line_that_a_terminal_can_show():
-    assert wire.one_line(" walk\n\x1b[2J to\tthe ball\u2028") == "walk [2J to the ball"
-    assert wire.one_line("geh zum Würfel 🙂") == "geh zum Würfel 🙂"
-    assert len(wire.one_line("x" * 1000)) == wire.LINE_CHARACTERS
+    assert messages.one_line(" walk\n\x1b[2J to\tthe ball\u2028") == "walk [2J to the ball"
+    assert messages.one_line("geh zum Würfel 🙂") == "geh zum Würfel 🙂"
+    assert len(messages.one_line("x" * 1000)) == messages.LINE_CHARACTERS
 
 
 @pytest.mark.parametrize("probability", [np.nan, np.inf, -0.1, 1.1])
 def test_a_status_has_a_probability(probability):
     chunk = dataclasses.replace(make_chunk(), status_probability=probability)
-    with pytest.raises(wire.WireError, match="no probability"):
-        wire.pack_chunk("s", 1, chunk)
+    with pytest.raises(messages.WireError, match="no probability"):
+        messages.pack_chunk("s", 1, chunk)
 
 
 def test_only_addresses_on_this_machine():

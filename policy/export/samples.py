@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import STATE_CONTEXT, UserError
-from bridge.dataset import episode_count, read_episode
+from bridge.data.dataset import episode_count, read_episode
 from policy.export.parity import Sample
 
 MOST_EPISODES = 20

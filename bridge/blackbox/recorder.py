@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, IMAGE_SIZE, STATE_DIM, UserError
-from bridge.journal import NAMES, Journal, has_journal
+from bridge.blackbox.journal import NAMES, Journal, has_journal
 from bridge.png import encode_png
-from bridge.recording import (
+from bridge.blackbox.recording import (
     EventRecord,
     ImageRecord,
     Moment,

@@ -14,10 +14,11 @@ from types import FrameType
 import numpy as np
 import zmq
 
-from bridge import sockets, wire
+from bridge.wire import sockets
+from bridge.wire import messages
 from bridge.contract import Policy, UserError, check_instruction, contract_hash
-from bridge.keys import ServerKeys, authenticator, check_secured, secure_server
-from bridge.wire import ServerInfo
+from bridge.wire.keys import ServerKeys, authenticator, check_secured, secure_server
+from bridge.wire.messages import ServerInfo
 
 _MAX_MESSAGE_BYTES = 8 << 20
 _MAX_SESSIONS = 64
@@ -106,19 +107,19 @@ class _Server:
         if session is not None:
             self._sessions[peer] = session  # the last one heard stands last
         try:
-            request, arrays = wire.unpack_request(frames)
-        except wire.WireError as error:
+            request, arrays = messages.unpack_request(frames)
+        except messages.WireError as error:
             return _fault(session.id if session else "", -1, str(error))
-        if isinstance(request, wire.Hello):
+        if isinstance(request, messages.Hello):
             return self._greet(peer, request)
         if session is None or request.session != session.id:
             sequence = getattr(request, "sequence", -1)
             return _fault(request.session, sequence, "this session is over: connect again")
-        if isinstance(request, wire.Goodbye):
+        if isinstance(request, messages.Goodbye):
             del self._sessions[peer]
             return None
         if request.sequence <= session.last_sequence or (
-            superseded and isinstance(request, wire.Act)
+            superseded and isinstance(request, messages.Act)
         ):
             session.dropped += 1
             return None
@@ -126,43 +127,43 @@ class _Server:
         session.answered += 1
         return self._carry_out(request, arrays)
 
-    def _carry_out(self, request: wire.Act | wire.Reset, arrays: list[np.ndarray]) -> list[bytes]:
+    def _carry_out(self, request: messages.Act | messages.Reset, arrays: list[np.ndarray]) -> list[bytes]:
         session, sequence = request.session, request.sequence
         try:
-            if isinstance(request, wire.Reset):
+            if isinstance(request, messages.Reset):
                 self._policy.reset()
-                return wire.pack(wire.Done(session=session, sequence=sequence))
+                return messages.pack(messages.Done(session=session, sequence=sequence))
             instruction = check_instruction(request.instruction)
-            chunk = self._policy.act(instruction, wire.observation_of(request, arrays))
-            return wire.pack_chunk(session, sequence, chunk)
-        except (UserError, wire.WireError) as error:
+            chunk = self._policy.act(instruction, messages.observation_of(request, arrays))
+            return messages.pack_chunk(session, sequence, chunk)
+        except (UserError, messages.WireError) as error:
             message = str(error)
         except Exception as error:  # one bad request must not end the sessions of others
             _log.exception("the policy failed")
             message = f"the policy failed ({type(error).__name__}): read the server's log"
         return _fault(session, sequence, message)
 
-    def _greet(self, peer: bytes, hello: wire.Hello) -> list[bytes]:
-        welcome = wire.Welcome(
+    def _greet(self, peer: bytes, hello: messages.Hello) -> list[bytes]:
+        welcome = messages.Welcome(
             session=secrets.token_hex(8),
-            protocol=wire.PROTOCOL,
+            protocol=messages.PROTOCOL,
             contract=contract_hash(),
             model_id=self._info.model_id,
             normalisation_id=self._info.normalisation_id,
         )
-        refusal = wire.mismatch(hello, welcome)
+        refusal = messages.mismatch(hello, welcome)
         if refusal is not None:
-            return wire.pack(refusal)
+            return messages.pack(refusal)
         if len(self._sessions) >= _MAX_SESSIONS:
             # Clients that vanished said no goodbye; the one silent for longest makes room.
             del self._sessions[next(iter(self._sessions))]
         self._sessions[peer] = _Session(welcome.session)
-        return wire.pack(welcome)
+        return messages.pack(welcome)
 
 
 def _fault(session: str, sequence: int, message: str) -> list[bytes]:
-    fault = wire.Fault(session=session, sequence=sequence, message=wire.one_line(message))
-    return wire.pack(fault)
+    fault = messages.Fault(session=session, sequence=sequence, message=messages.one_line(message))
+    return messages.pack(fault)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ import numpy as np
 import zmq
 from numpy.lib import format as npy
 
-from bridge import sockets
+from bridge.wire import sockets
 from bridge.contract import (
     ARMS,
     BASE_HEIGHT,
@@ -40,7 +40,7 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
-from bridge.foreign import (
+from bridge.compat.adapter import (
     MAX_MESSAGE_BYTES,
     OPTIONAL_PARTS,
     Door,
@@ -51,8 +51,8 @@ from bridge.foreign import (
     picture,
     unpacked,
 )
-from bridge.server import stop_on_signals
-from bridge.wire import ServerInfo, WireError
+from bridge.wire.server import stop_on_signals
+from bridge.wire.messages import ServerInfo, WireError
 
 ADDRESS = "tcp://127.0.0.1:5555"
 LANGUAGE_KEY = "annotation.human.task_description"

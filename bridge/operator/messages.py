@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge import sockets
+from bridge.wire import sockets
 from bridge.contract import COMMAND_DIM, INSTRUCTION_MAX_BYTES, STATE_DIM, UserError
-from bridge.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
-from bridge.wire import WireError
+from bridge.wire.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
+from bridge.wire.messages import WireError
 
 PROTOCOL = 1
 BEAT_S = 0.5

@@ -26,7 +26,7 @@ from bridge.contract import (
     Status,
     Thinking,
 )
-from bridge.sockets import Frames
+from bridge.wire.sockets import Frames
 
 PROTOCOL = 1
 LINE_CHARACTERS = 500

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from bridge import wire
+from bridge.wire import messages
 from bridge.contract import (
     ARMS,
     COMMAND_DIM,
@@ -40,7 +40,7 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
-from bridge.wire import WireError
+from bridge.wire.messages import WireError
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_IMAGE_SIZE = 1024
@@ -144,7 +144,7 @@ class ForeignClient:
     def ask(self, instruction: str, observation: Observation) -> ActionChunk:
         """The policy's answer; WireError when it breaks the contract."""
         chunk = self._policy.act(check_instruction(instruction), observation)
-        wire.pack_chunk("", 0, chunk)  # checks it as our own wire does
+        messages.pack_chunk("", 0, chunk)  # checks it as our own wire does
         return chunk
 
     def reset(self) -> None:
@@ -209,6 +209,6 @@ def picture(name: str, array: np.ndarray) -> np.ndarray:
 def fault_line(error: Exception) -> str:
     """One line for the client; of a fault of ours its kind alone, the trace goes to the log."""
     if isinstance(error, (UserError, WireError)):
-        return wire.one_line(str(error))
+        return messages.one_line(str(error))
     _log.error("the policy failed", exc_info=error)
     return f"the policy failed ({type(error).__name__}): read the server's log"

@@ -25,8 +25,8 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
-from bridge.safety import Level, Order, Safety
-from bridge.wire import one_line
+from bridge.control.safety import Level, Order, Safety
+from bridge.wire.messages import one_line
 
 PERIOD_S = 1 / CONTROL_HZ
 # A policy is asked again this long after it was asked last, or as soon as it has answered.

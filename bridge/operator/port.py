@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import zmq
 
-from bridge import operator_wire as wire
+from bridge.operator import messages as wire
 from bridge.contract import UserError, check_instruction, contract_hash
-from bridge.keys import ServerKeys, authenticator
-from bridge.wire import WireError, one_line
+from bridge.wire.keys import ServerKeys, authenticator
+from bridge.wire.messages import WireError, one_line
 
 # What one call of `poll` reads from a socket at most; a message has two frames.
 _FRAMES_AT_ONCE = 64

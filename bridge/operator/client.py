@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from bridge import operator_wire as wire
+from bridge.operator import messages as wire
 from bridge.contract import UserError, check_instruction, contract_hash
-from bridge.keys import ClientKeys
-from bridge.wire import WireError, one_line
+from bridge.wire.keys import ClientKeys
+from bridge.wire.messages import WireError, one_line
 
 # A connection that broke and came back has lost what was on its way. Both ends make sure that what
 # is asked again is not done again.

@@ -6,7 +6,7 @@ and M pictures:
     header          JSON as uint8: format, contract hash, time of writing, the events
                     [time_s, reason], the causes, the names of the counters
     time_s          (N,) float64, the loop's clock
-    level           (N,) uint8, as bridge/safety.py numbers them
+    level           (N,) uint8, as bridge/control/safety.py numbers them
     cause           (N,) int32, index into the header's causes
     state           (N, STATE_DIM) float32, where has_state (N,) bool
     asked           (N, COMMAND_DIM) float32, where has_asked (N,) bool
@@ -33,7 +33,7 @@ import numpy as np
 
 from bridge.contract import COMMAND_DIM, STATE_DIM, UserError, contract_hash
 from bridge.files import text_array, write_npz
-from bridge.journal import read_frames
+from bridge.blackbox.journal import read_frames
 
 FORMAT = 1
 _FLOAT = np.dtype("<f4")

@@ -24,8 +24,8 @@ from bridge.contract import (
     UserError,
 )
 from bridge.files import write_bytes
-from bridge.recording import Recording, read_recording
-from bridge.safety import Level, tilt
+from bridge.blackbox.recording import Recording, read_recording
+from bridge.control.safety import Level, tilt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,7 +31,7 @@ from bridge.contract import (
     ActionChunk,
     Observation,
 )
-from bridge.playback import ChunkPlayer
+from bridge.control.chunk_player import ChunkPlayer
 
 PERIOD_S = 1 / CONTROL_HZ
 FALLEN = "the robot has fallen"

@@ -7,12 +7,13 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge import sockets, wire
-from bridge.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
+from bridge.wire import sockets
+from bridge.wire import messages as wire
+from bridge.wire.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, Observation, UserError
-from bridge.control_loop import Rejected
-from bridge.keys import ClientKeys
-from bridge.wire import ServerInfo
+from bridge.control.loop import Rejected
+from bridge.wire.keys import ClientKeys
+from bridge.wire.messages import ServerInfo
 
 _RETRY_S = 0.2
 _CHECK_S = 0.05  # how often an idle connection is looked at

@@ -12,7 +12,8 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge import sockets, wire
+from bridge.wire import sockets
+from bridge.wire import messages as wire
 from bridge.contract import (
     ActionChunk,
     Observation,
@@ -20,8 +21,8 @@ from bridge.contract import (
     check_instruction,
     contract_hash,
 )
-from bridge.keys import ClientKeys, client_keys, secure_client
-from bridge.wire import ServerInfo
+from bridge.wire.keys import ClientKeys, client_keys, secure_client
+from bridge.wire.messages import ServerInfo
 
 _MAX_MESSAGE_BYTES = 1 << 20
 _CONNECT_TIMEOUT_MS = 1000

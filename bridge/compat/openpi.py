@@ -44,7 +44,7 @@ from bridge.contract import (
     check_instruction,
     contract_hash,
 )
-from bridge.foreign import (
+from bridge.compat.adapter import (
     MAX_MESSAGE_BYTES,
     Door,
     ForeignClient,
@@ -54,8 +54,8 @@ from bridge.foreign import (
     picture,
     unpacked,
 )
-from bridge.server import stop_on_signals
-from bridge.wire import ServerInfo, WireError
+from bridge.wire.server import stop_on_signals
+from bridge.wire.messages import ServerInfo, WireError
 
 ADDRESS = "ws://127.0.0.1:8000"
 _MAX_CONNECTIONS = 8
