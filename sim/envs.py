@@ -26,7 +26,7 @@ from sim.camera import ThirdPerson
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.scene import sample_scene
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walker import HIGHEST_M, LOWEST_M, VELOCITY_HIGH, VELOCITY_LOW
+from robots.g1.walker import HIGHEST_M, LOWEST_M, VELOCITY_HIGH, VELOCITY_LOW
 from sim.world import World
 from sim.worlds import Worlds
 

@@ -16,11 +16,11 @@ from bridge.contract import (
     STAND_COMMAND,
 )
 from bridge.control.safety import KNEES, SafetyConfig, is_falling
-from sim.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
+from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.robot import joint_facts
 from sim.scene import Scene, scene_spec
 from sim.walk_bodies import BodyBatch
-from sim.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
+from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
 from sim.world import FALLEN_HEIGHT_M
 
 LOST_TILT_COS = np.cos(np.pi / 4)

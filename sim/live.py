@@ -23,7 +23,7 @@ from bridge.control.safety import Safety
 from bridge.wire.server import stop_on_signals
 from bridge.robot_node import Station, Truth
 from sim.scene import sample_scene
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from sim.world import World
 
 CONNECT_S = 60.0

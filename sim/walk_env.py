@@ -14,7 +14,7 @@ from mujoco import batch
 
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
 from bridge.symmetry import joint_mirror
-from sim import gait
+from robots.g1 import gait
 from sim.robot import (
     CONTROL_SUBSTEPS,
     N_LEG_WAIST_JOINTS,
@@ -25,7 +25,7 @@ from sim.robot import (
     yaw_of,
 )
 from sim.walk_reward import WalkState, walk_rewards
-from sim.walker import (
+from robots.g1.walker import (
     ARM_SPEED_RAD_S,
     DEEPEST_BOW_RAD,
     HIGHEST_M,

@@ -27,7 +27,7 @@ from bridge.contract import (
     UserError,
 )
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
-from sim.walker import Walker, follow_arms
+from robots.g1.walker import Walker, follow_arms
 
 PEER_PACKAGE = "holosoma_inference"
 OURS = "ours"

@@ -11,7 +11,7 @@ from rsl_rl.models import MLPModel
 
 from bridge.symmetry import joint_mirror
 from sim.robot import N_LEG_WAIST_JOINTS
-from sim.walker import OBSERVATION_DIM
+from robots.g1.walker import OBSERVATION_DIM
 
 
 def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

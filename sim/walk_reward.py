@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim import gait
+from robots.g1 import gait
 
 # Home-keeping weights: hip pitch, roll, yaw, knee, ankle pitch, roll per leg, then the waist.
 POSE_WEIGHTS = np.array([0.01, 1, 5, 0.01, 5, 5] * 2 + [50, 50, 50])

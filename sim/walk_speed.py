@@ -12,7 +12,7 @@ from mujoco import batch
 from bridge.contract import STAND_COMMAND
 from sim.robot import CONTROL_SUBSTEPS, joint_facts
 from sim.walk_env import WalkConfig, WalkEnv
-from sim.walker import Walker
+from robots.g1.walker import Walker
 
 
 def step_ms(path: Path, steps: int = 500, rounds: int = 10) -> float:

@@ -20,12 +20,12 @@ from bridge.contract import (
     Observation,
 )
 from sim.camera import HeadCamera
-from sim.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
+from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.odometry import Odometry
 from sim.robot import CONTROL_SUBSTEPS, facts, gravity_in_base, joint_facts, yaw_of
 from sim.scene import Scene, scene_spec
 from sim.sight import Sight
-from sim.walker import Walker
+from robots.g1.walker import Walker
 
 CAMERA_HZ = 10.0
 FALLEN_HEIGHT_M = 0.45

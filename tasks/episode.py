@@ -14,7 +14,7 @@ import numpy as np
 from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Policy, Status
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Safety
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from sim.world import World
 from tasks import experts
 from tasks.experts import Context

@@ -30,7 +30,7 @@ from bridge.blackbox.recorder import Recorder
 from bridge.control.safety import Level, Safety
 from bridge.robot_node import Station, Truth
 from sim.scene import sample_scene
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from sim.world import World
 from tasks.fault_trace import Outcome, breaches, joint_breaches, verdict
 

@@ -12,7 +12,7 @@ from bridge.control.loop import PERIOD_S
 from bridge.blackbox.recording import Recording
 from bridge.control.safety import Level, Limits
 from sim.robot import joint_facts
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 
 # How far float32 takes a value, its rate and its rate's change beyond their limits.
 _ROUNDING = (1e-6, 1e-4, 1e-2)

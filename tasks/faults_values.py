@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 
 from bridge.control.safety import Level
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from tasks.fault_peer import ELBOW, FRAMES, GIBIBYTE
 from tasks.fault_rig import (
     Rig,

@@ -10,7 +10,7 @@ import numpy as np
 from bridge.contract import YAW_RATE, Status, UserError
 from bridge.operator.messages import Telemetry
 from bridge.control.safety import Level
-from sim.walker import VELOCITY_HIGH
+from robots.g1.walker import VELOCITY_HIGH
 from tasks.fault_rig import (
     Rig,
     bundle_server,

@@ -28,7 +28,7 @@ from bridge.contract import (
 )
 from bridge.operator.port import OperatorPort
 from bridge.control.safety import PERIOD_S, Limits, Safety
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from tasks.fault_peer import walk_commands
 from tasks.fault_rig import Child, policy_address, robot_address, scripted_server
 from tasks.fault_trace import breaches

@@ -23,7 +23,7 @@ from bridge.contract import (
 from bridge.data.dataset import Labels
 from bridge.control.chunk_player import ChunkPlayer
 from sim.scene import Scene
-from sim.walker import VELOCITY_HIGH, VELOCITY_LOW
+from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW
 from sim.world import World
 from tasks import arms, experts
 from tasks.catalogue import CATALOGUE, family, in_the_way

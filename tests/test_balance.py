@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from bridge.contract import JOINT_NAMES
-from sim import gait
+from robots.g1 import gait
 from sim.robot import gravity_in_base, joint_facts, walk_model
-from sim.walker import advance_clock, hold_heading, is_stepping, start_phase
+from robots.g1.walker import advance_clock, hold_heading, is_stepping, start_phase
 
 
 def test_balance_starts_the_clock_with_the_foot_it_falls_on_and_a_step_is_ended():

@@ -12,7 +12,7 @@ import pytest
 
 from bridge.operator import messages as operator_wire
 from bridge.contract import VEL_X, ActionChunk, Status, UserError
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from tasks.fault_peer import walk_commands
 from tasks.footprint import footprint_of
 from tasks.fuzz import fuzz, mutated, played, replies

@@ -8,10 +8,10 @@ from bridge.control.loop import ControlLoop, DirectLink
 from bridge.symmetry import joint_mirror
 from bridge.control.safety import FALLEN, Level, Safety
 from sim.fall_exam import examine_falls, examine_getting_up
-from sim.getup import RISE, ROLL, STRAIGHT, GetUp
+from robots.g1.getup import RISE, ROLL, STRAIGHT, GetUp
 from sim.robot import joint_facts
 from sim.scene import Scene
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from sim.world import World
 
 

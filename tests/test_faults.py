@@ -10,7 +10,7 @@ from bridge.contract import STAND_COMMAND, VEL_X, UserError
 from bridge.results import read_figures
 from bridge.control.safety import Limiter
 from sim.robot import joint_facts
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from tasks.bench_faults import bench_faults, faults_table
 from tasks.fault_trace import breaches, joint_breaches, verdict
 from tasks.faults import FAULTS, choose, purpose, try_fault

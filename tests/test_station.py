@@ -24,7 +24,7 @@ from bridge.blackbox.recording import read_recording
 from bridge.control.safety import Level, Safety
 from bridge.robot_node import Station
 from sim.scene import Scene
-from sim.walker import command_limits
+from robots.g1.walker import command_limits
 from sim.world import World
 from tests.test_control_loop import Puppet, Walk
 from tests.test_safety import LIMITS

@@ -26,7 +26,7 @@ from sim.walk_peers import (
     peer_walker,
 )
 from sim.walk_report import draw_figures, figures_table
-from sim.walker import Walker
+from robots.g1.walker import Walker
 
 WALKER = asset_path("models/walker.onnx")
 HOME = joint_facts("home_rad").astype(np.float64)

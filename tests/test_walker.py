@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from assets import asset_path
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
-from sim import gait
+from robots.g1 import gait
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.walk_curves import CurveWriter, draw_curves, read_curves
 from sim.walk_env import WalkConfig, WalkEnv
@@ -24,7 +24,7 @@ from sim.walk_train import (
     runner_config,
     train_walker,
 )
-from sim.walker import (
+from robots.g1.walker import (
     Walker,
     advance_clock,
     is_stepping,

@@ -23,7 +23,7 @@ from bridge.contract import (
     UserError,
 )
 from bridge.control.safety import Limits
-from sim import gait
+from robots.g1 import gait
 from sim.robot import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
 
 OBSERVATION_DIM = 86
