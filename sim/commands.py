@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from bridge.results import write_results
 from sim.walk_exam import examine_walker
-from sim.walk_train import WalkTrainConfig, train_walker
+from sim.locomotion.train import WalkTrainConfig, train_walker
 
 
 def walk(

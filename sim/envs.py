@@ -22,10 +22,10 @@ from bridge.contract import (
     IMAGE_SIZE,
     STATE_DIM,
 )
-from sim.camera import ThirdPerson
+from sim.render.camera import ThirdPerson
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
 from sim.scene import sample_scene
-from sim.walk_env import WalkConfig, WalkEnv
+from sim.locomotion.env import WalkConfig, WalkEnv
 from robots.g1.walker import HIGHEST_M, LOWEST_M, VELOCITY_HIGH, VELOCITY_LOW
 from sim.world import World
 from sim.worlds import Worlds

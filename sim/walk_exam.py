@@ -10,7 +10,7 @@ import onnxruntime
 
 from assets import asset_path
 from bridge.contract import CONTROL_HZ
-from sim.walk_env import WalkConfig, WalkEnv
+from sim.locomotion.env import WalkConfig, WalkEnv
 
 EXAM_WORLDS = WalkConfig(push_m_s=0.0, low_share=0.0, stand_share=0.15, turn_share=0.2)
 TRACKED: dict[str, tuple[float, float, float]] = {

@@ -11,7 +11,7 @@ from mujoco import batch
 
 from bridge.contract import STAND_COMMAND
 from sim.robot import CONTROL_SUBSTEPS, joint_facts
-from sim.walk_env import WalkConfig, WalkEnv
+from sim.locomotion.env import WalkConfig, WalkEnv
 from robots.g1.walker import Walker
 
 

@@ -19,12 +19,12 @@ from bridge.contract import (
     STAND_COMMAND,
     Observation,
 )
-from sim.camera import HeadCamera
+from sim.render.camera import HeadCamera
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.odometry import Odometry
 from sim.robot import CONTROL_SUBSTEPS, facts, gravity_in_base, joint_facts, yaw_of
 from sim.scene import Scene, scene_spec
-from sim.sight import Sight
+from sim.render.visibility import Sight
 from robots.g1.walker import Walker
 
 CAMERA_HZ = 10.0

@@ -16,7 +16,7 @@ from sim.walk_bodies import BodyName
 from sim.walk_peers import OURS, PEERS
 from sim.walk_report import draw_figures, figures_table
 from sim.walk_speed import batch_ratio, step_ms
-from tasks.video import write_poses_video
+from sim.render.video import write_poses_video
 
 
 def bench_walker(

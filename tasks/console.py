@@ -23,7 +23,7 @@ from tasks.console_robot import RobotSide
 from tasks.console_scene import Painter, check_seed, stage
 from tasks.console_studio import Studio
 from tasks.console_web import ADDRESS, File, listen, web_server
-from tasks.video import VIEW_SIZE
+from sim.render.video import VIEW_SIZE
 
 _HERE = Path(__file__).parent
 _FILES = {

@@ -17,7 +17,7 @@ from bridge.operator.messages import Telemetry
 from bridge.png import decode_png
 from bridge.control.safety import Level
 from tasks.console_scene import Painter, Stage, level_name, status_name
-from tasks.video import EVERY, shot, write_film
+from sim.render.video import EVERY, shot, write_film
 
 STEP_S = EVERY / CONTROL_HZ
 MOST_S = 600.0

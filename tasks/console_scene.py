@@ -26,7 +26,7 @@ from bridge.contract import (
 )
 from bridge.operator.messages import Telemetry
 from bridge.control.safety import Level, tilt
-from sim.camera import ThirdPerson
+from sim.render.camera import ThirdPerson
 from sim.scene import Scene, SceneObject, sample_scene, scene_spec
 from tasks.catalogue import CATALOGUE
 from tasks.grammar import words_of

@@ -24,7 +24,7 @@ from tasks.judge import Judge
 from tasks.language import SPLITS, sample_wording
 from tasks.report import Clip, rank, write_report
 from tasks.task_file import add_tasks
-from tasks.video import clip_frames, draw_clip
+from sim.render.video import clip_frames, draw_clip
 
 # Scenes of an evaluation come from seeds that no collection uses.
 EVALUATION = 0x5EED_E7A1

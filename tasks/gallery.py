@@ -20,7 +20,7 @@ from bridge.files import write_bytes
 from tasks.evaluate import draw_success
 from tasks.reading import read_wording
 from tasks.run import RunConfig, fitting_seeds, perform, set_stage, verdict
-from tasks.video import write_animation
+from sim.render.video import write_animation
 
 # Name of the file, and what the robot is told.
 INSTRUCTIONS = {

@@ -22,7 +22,7 @@ from tasks.judge import Judge
 from tasks.language import UNKNOWN, Meaning, describe
 from tasks.reading import read_wording
 from tasks.task_file import add_tasks
-from tasks.video import write_video
+from sim.render.video import write_video
 
 HOLD_S = 1.0
 MOST_SEEDS = 1000

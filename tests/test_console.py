@@ -30,7 +30,7 @@ from tasks.console_robot import RobotSide
 from tasks.console_scene import Painter, Stage, doubt, reading
 from tasks.console_studio import Studio
 from tasks.console_web import listen, web_server
-from tasks.video import VIEW_SIZE
+from sim.render.video import VIEW_SIZE
 from tests.test_console_web import WAIT_S, fetched, free_port
 from tests.test_station import working_station
 

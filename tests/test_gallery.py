@@ -18,7 +18,7 @@ from tasks.judge import Judge
 from tasks.language import Meaning
 from tasks.reading import read_wording
 from tasks.run import fitting_seeds
-from tasks.video import EVERY, write_animation
+from sim.render.video import EVERY, write_animation
 
 BLUE_CUBE = Meaning("point_at", colour="blue", shape="cube")
 

@@ -12,7 +12,7 @@ from tasks.evaluate import EvaluateConfig, figures_of
 from tasks.evaluate import expert_use as use_of_episode
 from tasks.language import COLOURS, SHAPES
 from tasks.report import Clip, confusion, expert_use, page, rank, rates
-from tasks.video import CLIP_PICTURES, clip_frames, draw_clip
+from sim.render.video import CLIP_PICTURES, clip_frames, draw_clip
 
 VOID = {"meta", "img", "br", "link"}
 RED_BALL = {"colour": "red", "shape": "ball"}

@@ -19,7 +19,7 @@ from tasks.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
 from tasks.language import Meaning
 from tasks.reading import read_wording
 from tasks.record import RecordConfig
-from tasks.video import caption
+from sim.render.video import caption
 
 DT_S = 1 / CONTROL_HZ
 

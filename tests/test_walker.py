@@ -13,10 +13,10 @@ from assets import asset_path
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
 from robots.g1 import gait
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
-from sim.walk_curves import CurveWriter, draw_curves, read_curves
-from sim.walk_env import WalkConfig, WalkEnv
-from sim.walk_ppo import MirrorSymmetric, mirror_maps
-from sim.walk_train import (
+from sim.locomotion.curves import CurveWriter, draw_curves, read_curves
+from sim.locomotion.env import WalkConfig, WalkEnv
+from sim.locomotion.ppo import MirrorSymmetric, mirror_maps
+from sim.locomotion.train import (
     CHECKPOINT,
     RslEnv,
     WalkRunner,

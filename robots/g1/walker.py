@@ -1,7 +1,7 @@
 """The walker: base velocity and arm targets in, 29 joint targets out, 50 times a second.
 
 Target = home + reference gait + scale x action, where a small network learned the action
-(sim/walk_train.py). At run time this needs numpy and onnxruntime alone.
+(sim/locomotion/train.py). At run time this needs numpy and onnxruntime alone.
 """
 
 from __future__ import annotations

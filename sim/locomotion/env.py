@@ -24,7 +24,7 @@ from sim.robot import (
     walk_model,
     yaw_of,
 )
-from sim.walk_reward import WalkState, walk_rewards
+from sim.locomotion.rewards import WalkState, walk_rewards
 from robots.g1.walker import (
     ARM_SPEED_RAD_S,
     DEEPEST_BOW_RAD,

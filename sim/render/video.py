@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bridge.contract import CONTROL_HZ, UserError
 from bridge.files import write_bytes
-from sim.camera import HeadCamera, ThirdPerson
+from sim.render.camera import HeadCamera, ThirdPerson
 from sim.world import World
 from tasks.episode import Frame
 

@@ -19,7 +19,7 @@ from tensordict import TensorDict
 from bridge.contract import JOINT_NAMES, UserError
 from bridge.files import write_bytes, write_json
 from sim.robot import N_LEG_WAIST_JOINTS
-from sim.walk_env import WalkConfig, WalkEnv
+from sim.locomotion.env import WalkConfig, WalkEnv
 from robots.g1.walker import OBSERVATION_DIM, Walker
 
 PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
@@ -211,13 +211,13 @@ def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
     return {
         "num_steps_per_env": config.steps_per_iteration,
         "save_interval": config.save_every,
-        "logger": {"class_name": "sim.walk_curves:CurveWriter"},
+        "logger": {"class_name": "sim.locomotion.curves:CurveWriter"},
         "obs_groups": {"actor": ["actor"], "critic": ["critic"]},
         "actor": network
-        | {"class_name": "sim.walk_ppo:SymmetricActor", "distribution_cfg": gaussian},
+        | {"class_name": "sim.locomotion.ppo:SymmetricActor", "distribution_cfg": gaussian},
         "critic": dict(network),
         "algorithm": {
-            "class_name": "sim.walk_ppo:SteadyPPO",
+            "class_name": "sim.locomotion.ppo:SteadyPPO",
             "schedule": "fixed",
             "desired_kl": None,
             "learning_rate": config.learning_rate,

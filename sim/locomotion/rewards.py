@@ -16,7 +16,7 @@ SOLE_AHEAD_M = 0.034  # of the pelvis, in the home pose
 
 @dataclass(frozen=True)
 class WalkState:
-    """Everything the reward reads, of n worlds; frames and units as in sim/walk_env.py."""
+    """Everything the reward reads, of n worlds; frames and units as in sim/locomotion/env.py."""
 
     velocity_command: np.ndarray  # (n, 3)
     smooth_velocity: np.ndarray  # (n, 3)
