@@ -330,7 +330,7 @@ def make_bench_console() -> Callable[..., None]:
 
 
 def make_console() -> Callable[..., None]:
-    from tasks.console import make_console as make
+    from console.console import make_console as make
 
     return make(BUNDLE)
 

@@ -23,13 +23,13 @@ from bridge.compat.adapter import Door
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry, floats
 from bridge.png import encode_png
-from tasks.console import page_file
-from tasks.console_film import Film
-from tasks.console_pages import Pages
-from tasks.console_robot import RobotSide
-from tasks.console_scene import Painter, Stage, doubt, reading
-from tasks.console_studio import Studio
-from tasks.console_web import listen, web_server
+from console.console import page_file
+from console.film import Film
+from console.pages import Pages
+from console.robot import RobotSide
+from console.scene import Painter, Stage, doubt, reading
+from console.studio import Studio
+from console.web import listen, web_server
 from sim.render.video import VIEW_SIZE
 from tests.test_console_web import WAIT_S, fetched, free_port
 from tests.test_station import working_station
@@ -39,7 +39,7 @@ from tests.test_station import working_station
 
 @contextmanager
 def console_of(address: str, folder: Path, port: int) -> Iterator[Pages]:
-    """The console's pages in front of a robot, as `tasks.console` puts them together."""
+    """The console's pages in front of a robot, as `console.console` puts them together."""
     listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
     with ExitStack() as stack:
         operator = stack.enter_context(Operator(address, "the console", 5.0))
@@ -234,9 +234,9 @@ def test_a_browser_that_draws_gets_model_and_states(monkeypatch: pytest.MonkeyPa
         assert b"web_client.js" in fetched(f"{place}studio/")[1]
         assert fetched(f"{place}studio/assets/pbr.filamat")[0] == 200
         assert fetched(f"{place}studio/../web_server.py")[0] == 404
-        monkeypatch.setattr("tasks.console_studio._MODEL_WAIT_S", 0.01)
+        monkeypatch.setattr("console.studio._MODEL_WAIT_S", 0.01)
         assert fetched(f"{place}model")[0] == 404, "no robot was seen yet"
-        monkeypatch.setattr("tasks.console_studio._MODEL_WAIT_S", WAIT_S)
+        monkeypatch.setattr("console.studio._MODEL_WAIT_S", WAIT_S)
         with ThreadPoolExecutor() as browser:
             early = browser.submit(fetched, f"{place}model?total_bytes")
             while not studio.watched:

@@ -21,9 +21,9 @@ from websockets.sync.client import connect
 
 from bridge.contract import UserError
 from bridge.compat.adapter import Door
-from tasks import console_web
-from tasks.console_studio import Studio
-from tasks.console_web import File, listen, web_server
+from console import web as console_web
+from console.studio import Studio
+from console.web import File, listen, web_server
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 60.0

@@ -17,12 +17,12 @@ from bridge.wire.client import Connection
 from bridge.compat.adapter import Door, read_token
 from bridge.operator.client import Operator
 from bridge.wire.server import stop_on_signals
-from tasks.console_film import Film
-from tasks.console_pages import Pages
-from tasks.console_robot import RobotSide
-from tasks.console_scene import Painter, check_seed, stage
-from tasks.console_studio import Studio
-from tasks.console_web import ADDRESS, File, listen, web_server
+from console.film import Film
+from console.pages import Pages
+from console.robot import RobotSide
+from console.scene import Painter, check_seed, stage
+from console.studio import Studio
+from console.web import ADDRESS, File, listen, web_server
 from sim.render.video import VIEW_SIZE
 
 _HERE = Path(__file__).parent

@@ -20,10 +20,10 @@ from websockets.sync.server import ServerConnection
 from bridge.contract import UserError
 from bridge.operator.messages import Telemetry
 from bridge.wire.messages import WireError
-from tasks.console_film import Film
-from tasks.console_robot import RobotSide
-from tasks.console_scene import Painter, Stage, jpeg
-from tasks.console_studio import Studio
+from console.film import Film
+from console.robot import RobotSide
+from console.scene import Painter, Stage, jpeg
+from console.studio import Studio
 
 NEWS_S = 0.1
 VIEW_S = 0.08

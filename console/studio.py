@@ -24,8 +24,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
 
 from bridge.operator.messages import Telemetry
-from tasks.console_scene import Stage
-from tasks.console_web import POLICY, File
+from console.scene import Stage
+from console.web import POLICY, File
 
 STATE_S = 1 / 30
 _STUDIO = Path(mujoco.__file__).parent / "studio"

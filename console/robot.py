@@ -15,7 +15,7 @@ from bridge.contract import UserError
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.wire.messages import WireError
-from tasks import console_scene
+from console import scene as console_scene
 
 SILENT_S = 2.0
 _LOOK_S = 0.2

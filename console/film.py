@@ -16,7 +16,7 @@ from bridge.contract import COMMAND_FIELDS, CONTROL_HZ, IMAGE_SIZE, UserError
 from bridge.operator.messages import Telemetry
 from bridge.png import decode_png
 from bridge.control.safety import Level
-from tasks.console_scene import Painter, Stage, level_name, status_name
+from console.scene import Painter, Stage, level_name, status_name
 from sim.render.video import EVERY, shot, write_film
 
 STEP_S = EVERY / CONTROL_HZ
