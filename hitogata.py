@@ -262,8 +262,8 @@ def make_bench() -> Callable[..., None]:
     from policy.runtime.bundle import load_manifest
     from policy.training.torch_policy import TorchPolicy
     from policy.model.vla import TOKENS_PER_STEP
-    from tasks.bench import chunk_figures, record_observations
-    from tasks.bench_demo import demo_figures
+    from bench.latency import chunk_figures, record_observations
+    from bench.demo import demo_figures
 
     def bench(
         bundle: Path = BUNDLE,
@@ -324,7 +324,7 @@ def make_live() -> Callable[..., None]:
 
 
 def make_bench_console() -> Callable[..., None]:
-    from tasks.bench_console import make_bench_console as make
+    from bench.console import make_bench_console as make
 
     return make(BUNDLE)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from bridge.results import write_results
-from sim.walk_exam import examine_walker
+from bench.walker.exam import examine_walker
 from sim.locomotion.train import WalkTrainConfig, train_walker
 
 

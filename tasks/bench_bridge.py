@@ -11,9 +11,9 @@ from rich.table import Table
 from bridge.commandline import told
 from bridge.contract import UserError
 from bridge.results import write_results
-from tasks.bench_faults import bench_endurance, bench_faults
-from tasks.bridge_rtt import rtt_figures
-from tasks.bridge_stop import stop_figures
+from bench.faults.report import bench_endurance, bench_faults
+from bench.round_trip import rtt_figures
+from bench.stop import stop_figures
 
 # Figure, what it tells, and the most that it shall be.
 ROWS = (

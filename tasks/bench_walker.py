@@ -11,11 +11,11 @@ from tyro.conf import arg
 from bridge.commandline import told
 from bridge.files import write_bytes
 from bridge.results import read_figures, write_results
-from sim.walk_bench import WalkBenchConfig, bench_walkers, record_runs
-from sim.walk_bodies import BodyName
-from sim.walk_peers import OURS, PEERS
-from sim.walk_report import draw_figures, figures_table
-from sim.walk_speed import batch_ratio, step_ms
+from bench.walker.benchmark import WalkBenchConfig, bench_walkers, record_runs
+from bench.walker.bodies import BodyName
+from bench.walker.baselines import OURS, PEERS
+from bench.walker.report import draw_figures, figures_table
+from bench.walker.speed import batch_ratio, step_ms
 from sim.render.video import write_poses_video
 
 

@@ -18,9 +18,9 @@ from bridge.contract import (
     Observation,
     Status,
 )
-from tasks.bench import chunk_figures
-from tasks.bench_console import BROWSERS, PAGES, console_figures, draw_figures, table_of
-from tasks.bench_demo import session_bytes
+from bench.latency import chunk_figures
+from bench.console import BROWSERS, PAGES, console_figures, draw_figures, table_of
+from bench.demo import session_bytes
 
 SLOW_S = 0.02
 

@@ -12,10 +12,11 @@ import hitogata
 from bridge.commandline import dispatch
 from bridge.contract import UserError
 from bridge.control.safety import Level
-from tasks import bench_bridge, bridge_stop
+from tasks import bench_bridge
+from bench import stop as bridge_stop
 from tasks.bench_bridge import ROWS
-from tasks.bridge_rtt import BLOCK, interleaved_ms
-from tasks.bridge_stop import waits_ms
+from bench.round_trip import BLOCK, interleaved_ms
+from bench.stop import waits_ms
 
 
 def test_a_wait_ends_with_the_safe_stand_before_the_next_stop():

@@ -7,7 +7,7 @@ import pytest
 
 import tasks.bench_walker
 from bridge.contract import UserError
-from sim.walk_bench import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
+from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
 
 
 def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys):

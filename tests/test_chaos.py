@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.chaos import Chaos, ChaosProxy
+from bench.faults.proxy import Chaos, ChaosProxy
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, UserError
 from bridge.control.policy_link import PolicyLink

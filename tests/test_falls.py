@@ -7,7 +7,7 @@ from bridge.contract import CHUNK_STEPS, JOINT_NAMES, STAND_COMMAND, VEL_X, Acti
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.symmetry import joint_mirror
 from bridge.control.safety import FALLEN, Level, Safety
-from sim.fall_exam import examine_falls, examine_getting_up
+from bench.walker.falls import examine_falls, examine_getting_up
 from robots.g1.getup import RISE, ROLL, STRAIGHT, GetUp
 from sim.robot import joint_facts
 from sim.scene import Scene

@@ -11,9 +11,9 @@ from bridge.results import read_figures
 from bridge.control.safety import Limiter
 from sim.robot import joint_facts
 from robots.g1.walker import command_limits
-from tasks.bench_faults import bench_faults, faults_table
-from tasks.fault_trace import breaches, joint_breaches, verdict
-from tasks.faults import FAULTS, choose, purpose, try_fault
+from bench.faults.report import bench_faults, faults_table
+from bench.faults.trace import breaches, joint_breaches, verdict
+from bench.faults.catalogue import FAULTS, choose, purpose, try_fault
 
 
 @pytest.fixture

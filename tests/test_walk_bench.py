@@ -8,16 +8,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import sim.walk_bodies
-import sim.walk_peers
+import bench.walker.bodies
+import bench.walker.baselines
 from assets import asset_path
 from bridge.contract import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND, UserError
-from sim import walk_bench
+from bench.walker import benchmark
 from sim.robot import joint_facts
-from sim.walk_bench import WalkBenchConfig, bench_walkers, count_steps
-from sim.walk_bodies import MESH_PACKAGE, BodyBatch, body_model, find_body
-from sim.walk_course import Trace, fixed_course, push_course, random_course, run_course
-from sim.walk_peers import (
+from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
+from bench.walker.bodies import MESH_PACKAGE, BodyBatch, body_model, find_body
+from bench.walker.scenarios import Trace, fixed_course, push_course, random_course, run_course
+from bench.walker.baselines import (
     PEER_PACKAGE,
     PEERS,
     HolosomaWalker,
@@ -25,7 +25,7 @@ from sim.walk_peers import (
     our_walker,
     peer_walker,
 )
-from sim.walk_report import draw_figures, figures_table
+from bench.walker.report import draw_figures, figures_table
 from robots.g1.walker import Walker
 
 WALKER = asset_path("models/walker.onnx")
@@ -331,7 +331,7 @@ def test_errors_count_a_second_after_each_command_and_before_a_fall():
     upright[100:, 0] = False
     acc = np.full((150, 2), 10.0)
     acc[20, 0], acc[120, 0], acc[5, 1] = 30.0, 999.0, 50.0
-    found = walk_bench._score_commands(
+    found = benchmark._score_commands(
         trace_of(150, 2, velocity=velocity, upright=upright, joint_acc_rad_s2=acc), course
     )
     # Robot 0 counts in steps 50 to 99, robot 1 in 50 to 74 and from 125 on.
@@ -353,38 +353,38 @@ def test_stand_energy_heights_and_pushes_by_hand():
     angle = np.linspace(0, 2 * np.pi, 50, endpoint=False)
     xy = np.zeros((100, 1, 2))
     xy[50:, 0] = 0.03 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    found = walk_bench._score_stand(trace_of(100, 1, base_xy_m=xy))
+    found = benchmark._score_stand(trace_of(100, 1, base_xy_m=xy))
     assert found["stand_steps"] == 0 and found["stand_sway_cm"] == pytest.approx(3.0)
 
-    n = len(walk_bench.TRACKED)
+    n = len(benchmark.TRACKED)
     xy = np.zeros((90, n, 2))
     xy[:, 0, 0] = 0.01 * np.arange(90)  # 0.59 m from step 30 on
-    found = walk_bench._score_tracking(
+    found = benchmark._score_tracking(
         trace_of(90, n, base_xy_m=xy, power_w=np.full((90, n), 59.0))
     )
     assert found["energy_j_m"] == pytest.approx(59.0 * 60 / 50 / 0.59)
 
-    heights = np.repeat(walk_bench.HEIGHTS_M, 100)[:, None] + np.array([[0.0, 0.01]])
+    heights = np.repeat(benchmark.HEIGHTS_M, 100)[:, None] + np.array([[0.0, 0.01]])
     heights[300:400, 1] += 0.05  # one robot of two does not reach the fourth
-    found = walk_bench._score_heights(trace_of(len(heights), 2, height_m=heights))
-    assert found == {"lowest_height_m": walk_bench.HEIGHTS_M[2]}
+    found = benchmark._score_heights(trace_of(len(heights), 2, height_m=heights))
+    assert found == {"lowest_height_m": benchmark.HEIGHTS_M[2]}
 
     heights = np.full((650, 3), 0.56)  # 3 s to go down, then 10 s
     heights[:150], heights[400, 1] = 0.76, 0.59
     upright = np.ones((650, 3), dtype=bool)
     upright[600:, 2] = False
-    found = walk_bench._score_low(trace_of(650, 3, height_m=heights, upright=upright))
+    found = benchmark._score_low(trace_of(650, 3, height_m=heights, upright=upright))
     assert found["low_height"] == pytest.approx(1 / 3)
 
     pitch = np.full((500, 2), 0.4)
     pitch[:150], pitch[150:, 0] = 0.0, 0.3  # on the way down nothing counts
     upright = np.array([[True, True]] * 499 + [[True, False]])
-    found = walk_bench._score_bow(trace_of(500, 2, torso_pitch_rad=pitch, upright=upright))
+    found = benchmark._score_bow(trace_of(500, 2, torso_pitch_rad=pitch, upright=upright))
     assert found["bow_error_rad"] == pytest.approx(0.1) and found["bow_falls"] == 0.5
 
     upright = np.ones((1, 16), dtype=bool)  # 2 stances x 4 speeds x 2 directions
     upright[0, 3], upright[0, [12, 13]] = False, False
-    found = walk_bench._score_pushes(trace_of(1, 16, upright=upright))
+    found = benchmark._score_pushes(trace_of(1, 16, upright=upright))
     assert found["pushes"]["stand 0.8"] == 0.5 and found["pushes"]["walk 1.2"] == 0.0
     assert found["push_survival"] == 0.75 and found["push_survival_12"] == 0.5
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import tyro
 
-from sim.fall_exam import examine_falls, examine_getting_up
+from bench.walker.falls import examine_falls, examine_getting_up
 
 
 def main(n: int = 60, lying: int = 30, seed: int = 0) -> None:

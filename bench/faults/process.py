@@ -12,7 +12,7 @@ import numpy as np
 from bridge.contract import N_JOINTS
 from bridge.blackbox.recording import Recording, read_recording
 from bridge.control.safety import Level
-from tasks.fault_rig import (
+from bench.faults.rig import (
     WAIT_S,
     Noted,
     Rig,
@@ -25,7 +25,7 @@ from tasks.fault_rig import (
     seen,
     upright,
 )
-from tasks.fault_trace import Outcome, breaches_of, verdict
+from bench.faults.trace import Outcome, breaches_of, verdict
 
 GRAVITY_Z = 2 * N_JOINTS + 5
 # What is published while it is stalled fills every buffer on the way to a viewer.
@@ -57,7 +57,7 @@ def stalled_viewer(folder: Path) -> Outcome:
     place = policy_address(folder)
     with scripted_server(place), robot_at_work(folder, place) as rig:
         rig.walk()
-        with running("tasks.fault_peer", "viewer", rig.station.port.addresses.telemetry) as viewer:
+        with running("bench.faults.peer", "viewer", rig.station.port.addresses.telemetry) as viewer:
             before, _ = _timed(rig, BEFORE_S)
             viewer.send_signal(signal.SIGSTOP)
             with_it, during = _timed(rig, STALLED_S)

@@ -1,9 +1,9 @@
 """The other end of a fault, as a process of its own: servers that misbehave, a viewer that watches.
 
-    python -m tasks.fault_peer policy ADDRESS [--model-id ID] [--normalisation-id ID]
+    python -m bench.faults.peer policy ADDRESS [--model-id ID] [--normalisation-id ID]
         [--keys FOLDER]
-    python -m tasks.fault_peer frames ADDRESS
-    python -m tasks.fault_peer viewer ADDRESS
+    python -m bench.faults.peer frames ADDRESS
+    python -m bench.faults.peer viewer ADDRESS
 
 The instruction names the mischief: "walk" is none. Every mischief begins after a few honest
 answers, in mid-walk. `policy` answers through the real server with values that can pass it;

@@ -15,7 +15,7 @@ import numpy as np
 from bridge.contract import UserError
 from bridge.blackbox.recording import read_recording
 from bridge.control.safety import Level
-from tasks.fault_rig import (
+from bench.faults.rig import (
     BUNDLE,
     WAIT_S,
     Child,
@@ -29,7 +29,7 @@ from tasks.fault_rig import (
     seen,
     upright,
 )
-from tasks.fault_trace import Outcome, breaches_of, verdict
+from bench.faults.trace import Outcome, breaches_of, verdict
 
 KILLS = 50
 MOST_LOST_S = 1.0
@@ -87,7 +87,7 @@ def killed_checkpointing(folder: Path) -> Outcome:
     """kill -9 of a training while it writes a checkpoint, fifty times."""
     rng = np.random.default_rng(0)
     path, steps = folder / "checkpoint.safetensors", [0]
-    with running("policy.checkpoint_drill", str(path)) as drill:
+    with running("bench.faults.checkpoint_drill", str(path)) as drill:
         writer = int(_asked(drill, "write"))
         took_s = _next_write_s(path)
         for _ in range(KILLS):

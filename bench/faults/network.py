@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridge.chaos import Chaos, ChaosProxy
+from bench.faults.proxy import Chaos, ChaosProxy
 from bridge.contract import VEL_X
 from bridge.control.safety import Level
-from tasks.fault_peer import OVERTAKEN
-from tasks.fault_rig import (
+from bench.faults.peer import OVERTAKEN
+from bench.faults.rig import (
     Noted,
     Rig,
     frames_server,
@@ -20,7 +20,7 @@ from tasks.fault_rig import (
     scripted_server,
     upright,
 )
-from tasks.fault_trace import Outcome
+from bench.faults.trace import Outcome
 
 DISTURBED_S = 4.0
 DELAY = Chaos(delay_s=0.25)  # of each way

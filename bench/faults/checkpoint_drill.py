@@ -1,6 +1,6 @@
 """A process that writes checkpoints for ever, so that it can be killed in the middle of one.
 
-    python -m policy.checkpoint_drill FILE
+    python -m bench.faults.checkpoint_drill FILE
 
 It reads lines: "write" lets a process of its own, whose number it prints, write one checkpoint
 after another; "read" prints the step of the one in the file, once that process is dead.

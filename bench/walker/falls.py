@@ -19,7 +19,7 @@ from bridge.control.safety import KNEES, SafetyConfig, is_falling
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from sim.robot import joint_facts
 from sim.scene import Scene, scene_spec
-from sim.walk_bodies import BodyBatch
+from bench.walker.bodies import BodyBatch
 from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
 from sim.world import FALLEN_HEIGHT_M
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from sim.walk_bench import PUSH_SPEEDS_M_S, PUSHED
+from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED
 
 # Figure's key, heading, and how it is written.
 COLUMNS: tuple[tuple[str, str, str], ...] = (

@@ -8,27 +8,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.contract import UserError
-from tasks import (
-    faults_body,
-    faults_disk,
-    faults_network,
-    faults_process,
-    faults_security,
-    faults_server,
-    faults_values,
-    faults_words,
-)
-from tasks.fault_trace import Outcome
+from bench.faults import body
+from bench.faults import disk
+from bench.faults import network
+from bench.faults import process
+from bench.faults import security
+from bench.faults import server
+from bench.faults import values
+from bench.faults import instructions
+from bench.faults.trace import Outcome
 
 FAULTS: dict[str, Callable[[Path], Outcome]] = {
-    **faults_server.FAULTS,
-    **faults_network.FAULTS,
-    **faults_values.FAULTS,
-    **faults_security.FAULTS,
-    **faults_body.FAULTS,
-    **faults_disk.FAULTS,
-    **faults_words.FAULTS,
-    **faults_process.FAULTS,
+    **server.FAULTS,
+    **network.FAULTS,
+    **values.FAULTS,
+    **security.FAULTS,
+    **body.FAULTS,
+    **disk.FAULTS,
+    **instructions.FAULTS,
+    **process.FAULTS,
 }
 
 

@@ -15,7 +15,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from bridge.wire import sockets
-from bridge.accidents import Chaos, Frames, Way
+from bench.faults.impairment import Chaos, Frames, Way
 from bridge.contract import UserError
 
 _LOOK_S = 0.02  # how late a change of settings, or the end, may be noticed

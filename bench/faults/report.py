@@ -13,10 +13,10 @@ from rich.table import Table
 from bridge.commandline import told
 from bridge.contract import UserError
 from bridge.results import read_figures, write_results
-from tasks.faults import choose, purpose, try_fault
-from tasks.fuzz import fuzz
-from tasks.load import LoadConfig, put_load
-from tasks.soak import SoakConfig, soak
+from bench.faults.catalogue import choose, purpose, try_fault
+from bench.endurance.fuzz import fuzz
+from bench.endurance.load import LoadConfig, put_load
+from bench.endurance.soak import SoakConfig, soak
 
 RESULTS = Path("docs/results/bridge.json")
 

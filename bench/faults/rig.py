@@ -32,7 +32,7 @@ from bridge.robot_node import Station, Truth
 from sim.scene import sample_scene
 from robots.g1.walker import command_limits
 from sim.world import World
-from tasks.fault_trace import Outcome, breaches, joint_breaches, verdict
+from bench.faults.trace import Outcome, breaches, joint_breaches, verdict
 
 BUNDLE = asset_path("models/bundle")
 WAIT_S = 60.0  # room for a busy machine
@@ -331,12 +331,12 @@ def bundle_server(address: str, *options: str) -> AbstractContextManager[Child]:
 
 def scripted_server(address: str, *options: str) -> AbstractContextManager[Child]:
     """A policy that walks, or misbehaves as its instruction says, behind the real server."""
-    return running("tasks.fault_peer", "policy", address, *options)
+    return running("bench.faults.peer", "policy", address, *options)
 
 
 def frames_server(address: str) -> AbstractContextManager[Child]:
     """What looks like a policy server and sends frames that none would."""
-    return running("tasks.fault_peer", "frames", address)
+    return running("bench.faults.peer", "frames", address)
 
 
 @contextmanager

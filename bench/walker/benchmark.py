@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from assets import asset_path
 from bridge.contract import CONTROL_HZ, UserError
 from bridge.results import wilson_interval
-from sim.walk_bodies import BodyName, GroundName, body_model, find_body
-from sim.walk_course import (
+from bench.walker.bodies import BodyName, GroundName, body_model, find_body
+from bench.walker.scenarios import (
     Course,
     Trace,
     bow_course,
@@ -26,7 +26,7 @@ from sim.walk_course import (
     random_course,
     run_course,
 )
-from sim.walk_peers import PEERS, Examinee, our_walker, peer_walker
+from bench.walker.baselines import PEERS, Examinee, our_walker, peer_walker
 
 PUSH_SPEEDS_M_S = (0.5, 0.8, 1.2, 1.5)
 PUSHED: dict[str, tuple[float, float, float]] = {"stand": (0, 0, 0), "walk": (0.5, 0, 0)}

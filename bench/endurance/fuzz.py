@@ -29,10 +29,10 @@ from bridge.contract import (
 from bridge.operator.port import OperatorPort
 from bridge.control.safety import PERIOD_S, Limits, Safety
 from robots.g1.walker import command_limits
-from tasks.fault_peer import walk_commands
-from tasks.fault_rig import Child, policy_address, robot_address, scripted_server
-from tasks.fault_trace import breaches
-from tasks.footprint import Footprint, footprint_of
+from bench.faults.peer import walk_commands
+from bench.faults.rig import Child, policy_address, robot_address, scripted_server
+from bench.faults.trace import breaches
+from bench.footprint import Footprint, footprint_of
 
 FRAMES = 100_000
 MOST_GROWTH_MB = 20.0

@@ -18,8 +18,8 @@ from bridge.contract import (
     STANDING_HEIGHT_M,
 )
 from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
-from sim.walk_bodies import BodyBatch, GroundName
-from sim.walk_peers import Examinee
+from bench.walker.bodies import BodyBatch, GroundName
+from bench.walker.baselines import Examinee
 
 # What is asked of every walker: m/s, m/s, rad/s.
 SLOWEST, FASTEST = np.array([-0.6, -0.4, -1.0]), np.array([1.0, 0.4, 1.0])

@@ -17,7 +17,7 @@ from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contr
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
 from bridge.operator.client import Operator
 from bridge.control.safety import Level
-from tasks.fault_rig import (
+from bench.faults.rig import (
     WAIT_S,
     Rig,
     levels,
@@ -27,7 +27,7 @@ from tasks.fault_rig import (
     scripted_server,
     upright,
 )
-from tasks.fault_trace import Outcome
+from bench.faults.trace import Outcome
 
 WHILE_S = 1.0
 IGNORED_MS, STRANGER_S = 1500, 1.0

@@ -13,8 +13,8 @@ import numpy as np
 from bridge.wire.client import RemotePolicy
 from bridge.contract import UserError
 from bridge.control.chunk_player import CHUNK_S
-from tasks.bench import INSTRUCTION, record_observations
-from tasks.fault_rig import BUNDLE, bundle_server, policy_address
+from bench.latency import INSTRUCTION, record_observations
+from bench.faults.rig import BUNDLE, bundle_server, policy_address
 
 CONNECT_S = 60.0
 

@@ -15,8 +15,8 @@ import zmq
 
 from bridge.control.safety import Level
 from robots.g1.walker import command_limits
-from tasks.fault_peer import ELBOW, FRAMES, GIBIBYTE
-from tasks.fault_rig import (
+from bench.faults.peer import ELBOW, FRAMES, GIBIBYTE
+from bench.faults.rig import (
     Rig,
     frames_server,
     levels,
@@ -25,8 +25,8 @@ from tasks.fault_rig import (
     scripted_server,
     upright,
 )
-from tasks.fault_trace import Outcome
-from tasks.footprint import footprint_of
+from bench.faults.trace import Outcome
+from bench.footprint import footprint_of
 
 QUIET_S = 1.0
 MOST_MB = 500.0

@@ -15,7 +15,7 @@ from bridge.contract import UserError
 from bridge.operator.messages import Telemetry
 from bridge.control.chunk_player import CHUNK_S
 from bridge.control.safety import Level
-from tasks.fault_rig import (
+from bench.faults.rig import (
     Rig,
     bundle_server,
     levels,
@@ -24,7 +24,7 @@ from tasks.fault_rig import (
     scripted_server,
     upright,
 )
-from tasks.fault_trace import Outcome
+from bench.faults.trace import Outcome
 
 WALK = "walk forward three metres"
 UPRIGHT_S = 10.0

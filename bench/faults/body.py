@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bridge.control.safety import Level
-from tasks.fault_rig import (
+from bench.faults.rig import (
     Noted,
     Rig,
     levels,
@@ -18,7 +18,7 @@ from tasks.fault_rig import (
     scripted_server,
     upright,
 )
-from tasks.fault_trace import Outcome
+from bench.faults.trace import Outcome
 
 HOUR_S = 3600.0
 LATE_S = 0.4
