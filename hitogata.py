@@ -50,7 +50,7 @@ def policy_address(
 def make_run() -> Callable[..., None]:
     from tyro.conf import Positional, arg
 
-    from tasks.run import RunConfig, carry_out, set_stage
+    from tasks.evaluation.run import RunConfig, carry_out, set_stage
 
     def run(
         instruction: Positional[str],
@@ -80,9 +80,9 @@ def make_run() -> Callable[..., None]:
 def make_evaluate() -> Callable[..., None]:
     from tyro.conf import arg
 
-    from bridge.results import read_figures, write_results
-    from tasks.evaluate import EvaluateConfig, heldout_drop
-    from tasks.evaluate import evaluate as evaluate_policy
+    from tasks.evaluation.results import read_figures, write_results
+    from tasks.evaluation.evaluate import EvaluateConfig, heldout_drop
+    from tasks.evaluation.evaluate import evaluate as evaluate_policy
 
     def evaluate(
         config: Annotated[EvaluateConfig, arg(name="")] = EvaluateConfig(),
@@ -147,8 +147,8 @@ def make_gallery() -> Callable[..., None]:
 def make_collect() -> Callable[..., None]:
     from tyro.conf import arg
 
-    from tasks.collect import collect as collect_episodes
-    from tasks.record import RecordConfig
+    from tasks.demonstrations.collect import collect as collect_episodes
+    from tasks.demonstrations.record import RecordConfig
 
     def collect(
         config: Annotated[RecordConfig, arg(name="")] = RecordConfig(),
@@ -258,7 +258,7 @@ def make_walk() -> Callable[..., None]:
 
 
 def make_bench() -> Callable[..., None]:
-    from bridge.results import write_results
+    from tasks.evaluation.results import write_results
     from policy.runtime.bundle import load_manifest
     from policy.training.torch_policy import TorchPolicy
     from policy.model.vla import TOKENS_PER_STEP

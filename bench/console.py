@@ -23,7 +23,7 @@ from bridge.contract import CONTROL_HZ, UserError
 from bridge.files import write_bytes
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
-from bridge.results import write_results
+from tasks.evaluation.results import write_results
 
 PAGES = (0, 1, 4)
 MOST_LOSS_PERCENT = 2.0

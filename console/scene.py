@@ -29,8 +29,8 @@ from bridge.control.safety import Level, tilt
 from sim.render.camera import ThirdPerson
 from sim.scene import Scene, SceneObject, sample_scene, scene_spec
 from tasks.catalogue import CATALOGUE
-from tasks.grammar import words_of
-from tasks.language import SPLITS, Meaning, describe, grammars
+from tasks.language.grammar import words_of
+from tasks.language.intent import SPLITS, Meaning, describe, grammars
 
 _DRAWS = 3
 _JPEG_QUALITY = 80

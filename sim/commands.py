@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from bridge.results import write_results
+from tasks.evaluation.results import write_results
 from bench.walker.exam import examine_walker
 from sim.locomotion.train import WalkTrainConfig, train_walker
 

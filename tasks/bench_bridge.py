@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bridge.commandline import told
 from bridge.contract import UserError
-from bridge.results import write_results
+from tasks.evaluation.results import write_results
 from bench.faults.report import bench_endurance, bench_faults
 from bench.round_trip import rtt_figures
 from bench.stop import stop_figures

@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from bridge.commandline import told
 from bridge.files import write_bytes
-from bridge.results import read_figures, write_results
+from tasks.evaluation.results import read_figures, write_results
 from bench.walker.benchmark import WalkBenchConfig, bench_walkers, record_runs
 from bench.walker.bodies import BodyName
 from bench.walker.baselines import OURS, PEERS

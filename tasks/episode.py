@@ -16,10 +16,10 @@ from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Safety
 from robots.g1.walker import command_limits
 from sim.world import World
-from tasks import experts
-from tasks.experts import Context
-from tasks.judge import Judge, true_state
-from tasks.language import Meaning
+from tasks import expert as experts
+from tasks.expert import Context
+from tasks.success import Judge, true_state
+from tasks.language.intent import Meaning
 
 # After the judge is satisfied the policy may still say so itself.
 GRACE_S = 1.0

@@ -17,9 +17,9 @@ from tyro.conf import arg
 from bridge.wire.client import Connection, RemotePolicy
 from bridge.contract import COMMAND_DIM, Policy, UserError
 from bridge.files import write_bytes
-from tasks.evaluate import draw_success
-from tasks.reading import read_wording
-from tasks.run import RunConfig, fitting_seeds, perform, set_stage, verdict
+from tasks.evaluation.evaluate import draw_success
+from tasks.language.parse import read_wording
+from tasks.evaluation.run import RunConfig, fitting_seeds, perform, set_stage, verdict
 from sim.render.video import write_animation
 
 # Name of the file, and what the robot is told.

@@ -16,9 +16,10 @@ from bridge.contract import (
     Status,
 )
 from sim.world import WorldView
-from tasks import arms, experts
-from tasks.experts import Context, act
-from tasks.language import FAMILIES, UNKNOWN, Meaning, sample_meaning
+from tasks import arms
+from tasks import expert
+from tasks.expert import Context, act
+from tasks.language.intent import FAMILIES, UNKNOWN, Meaning, sample_meaning
 
 COLOURS, SHAPES = ("red", "blue", "red"), ("cube", "ball", "cone")
 RED_CUBE = Meaning("go_to", "red", "cube")
@@ -46,10 +47,10 @@ def context(elapsed_s=0.0, odometry=(0.0, 0.0, 0.0), command=STAND_COMMAND):
 def test_walks_straight_to_what_is_ahead_and_plans_to_stop():
     commands, status = act(RED_CUBE, view((1.0, 0.0)), context())
     assert status == Status.ACTING
-    assert commands[0, VEL_X] == pytest.approx(experts.SPEED_STEP_M_S)
+    assert commands[0, VEL_X] == pytest.approx(expert.SPEED_STEP_M_S)
     assert commands[5, VEL_X] > 0.3
     np.testing.assert_allclose(commands[:, YAW_RATE], 0, atol=1e-6)
-    assert abs(commands[-1, VEL_X]) <= experts.SLOWEST_M_S + 1e-6
+    assert abs(commands[-1, VEL_X]) <= expert.SLOWEST_M_S + 1e-6
 
 
 def test_turns_before_it_walks_to_what_is_far_aside():
@@ -80,7 +81,7 @@ def test_searches_to_the_left_wherever_the_unseen_object_is():
         for place in ((1.0, -2.0), (-2.0, 0.5))
     ]
     np.testing.assert_array_equal(answers[0][0], answers[1][0])
-    assert answers[0][0][-1, YAW_RATE] == pytest.approx(experts.SEARCH_RAD_S)
+    assert answers[0][0][-1, YAW_RATE] == pytest.approx(expert.SEARCH_RAD_S)
 
 
 def test_refuses_after_a_full_turn_has_not_found_it():
@@ -173,6 +174,6 @@ def test_chunks_are_smooth_and_equal_for_equal_moments(seed):
     np.testing.assert_array_equal(commands, again)
     assert status == said
     steps = np.abs(np.diff(np.vstack([command, commands]), axis=0))
-    assert steps[:, :2].max() <= experts.SPEED_STEP_M_S + 1e-5
-    assert steps[:, YAW_RATE].max() <= experts.TURN_STEP_RAD_S + 1e-5
-    assert steps[:, ARMS].max() <= experts.ARM_STEP_RAD + 1e-5
+    assert steps[:, :2].max() <= expert.SPEED_STEP_M_S + 1e-5
+    assert steps[:, YAW_RATE].max() <= expert.TURN_STEP_RAD_S + 1e-5
+    assert steps[:, ARMS].max() <= expert.ARM_STEP_RAD + 1e-5

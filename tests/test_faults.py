@@ -7,7 +7,7 @@ import pytest
 
 from bridge.operator import messages
 from bridge.contract import STAND_COMMAND, VEL_X, UserError
-from bridge.results import read_figures
+from tasks.evaluation.results import read_figures
 from bridge.control.safety import Limiter
 from sim.robot import joint_facts
 from robots.g1.walker import command_limits

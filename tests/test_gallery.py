@@ -14,10 +14,10 @@ from sim.scene import Scene, sample_scene
 from sim.world import World
 from tasks.episode import ExpertPolicy, Frame
 from tasks.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_plots
-from tasks.judge import Judge
-from tasks.language import Meaning
-from tasks.reading import read_wording
-from tasks.run import fitting_seeds
+from tasks.success import Judge
+from tasks.language.intent import Meaning
+from tasks.language.parse import read_wording
+from tasks.evaluation.run import fitting_seeds
 from sim.render.video import EVERY, write_animation
 
 BLUE_CUBE = Meaning("point_at", colour="blue", shape="cube")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sim.scene import Scene, SceneObject
-from tasks.judge import Judge, Truth
-from tasks.language import Meaning
+from tasks.success import Judge, Truth
+from tasks.language.intent import Meaning
 
 SCENE = Scene(
     objects=(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
-from tasks import language
-from tasks.grammar import Grammar, patterns_of, with_typo
-from tasks.language import FAMILIES, SLOTS, SPLITS, UNKNOWN, Meaning
+from tasks.language import intent
+from tasks.language.grammar import Grammar, patterns_of, with_typo
+from tasks.language.intent import FAMILIES, SLOTS, SPLITS, UNKNOWN, Meaning
 
-TRAIN, HELDOUT = (language.grammars(split) for split in SPLITS)
+TRAIN, HELDOUT = (intent.grammars(split) for split in SPLITS)
 ACTIONS = SLOTS["action"]
 
 
@@ -22,8 +22,8 @@ def all_meanings() -> list[Meaning]:
     manners = (None, *SLOTS["manner"])
     for action in itertools.chain(*FAMILIES.values()):
         kind = action.split("_")[0]
-        if kind in language.AMOUNTS:
-            amounts = (None, *language.AMOUNTS[kind])
+        if kind in intent.AMOUNTS:
+            amounts = (None, *intent.AMOUNTS[kind])
             meanings += [
                 Meaning(action, amount=amount, manner=manner)
                 for amount, manner in itertools.product(amounts, manners)
@@ -32,7 +32,7 @@ def all_meanings() -> list[Meaning]:
         names = [(None, None)]
         if action in ("go_to", "point_at"):
             names = list(itertools.product((None, *SLOTS["colour"]), (None, *SLOTS["shape"])))[1:]
-        sides = (None, *language.SIDES.get(action, ((), 0))[0])
+        sides = (None, *intent.SIDES.get(action, ((), 0))[0])
         meanings += [
             Meaning(action, colour, shape, side, manner=manner)
             for (colour, shape), side in itertools.product(names, sides)
@@ -146,7 +146,7 @@ def spoken(grammar: Grammar, n: int, seed: int) -> list[tuple[Meaning, str]]:
 
 def test_colours_and_shapes_are_those_of_the_scenes() -> None:
     scene = pytest.importorskip("sim.scene")
-    assert language.COLOURS == scene.COLOURS and language.SHAPES == scene.SHAPES
+    assert intent.COLOURS == scene.COLOURS and intent.SHAPES == scene.SHAPES
 
 
 def test_slot_vectors() -> None:
@@ -174,18 +174,18 @@ def test_a_meaning_knows_its_values() -> None:
 
 
 def test_descriptions() -> None:
-    assert language.describe(Meaning("go_to", "red", "ball")) == "go to the red ball"
+    assert intent.describe(Meaning("go_to", "red", "ball")) == "go to the red ball"
     turn = Meaning("turn_left", amount="angle_90", manner="slowly")
-    assert language.describe(turn) == "turn left 90 degrees slowly"
-    assert language.describe(Meaning("go_to", "red")) == "go to the red object"
-    descriptions = [language.describe(meaning) for meaning in all_meanings()]
+    assert intent.describe(turn) == "turn left 90 degrees slowly"
+    assert intent.describe(Meaning("go_to", "red")) == "go to the red object"
+    descriptions = [intent.describe(meaning) for meaning in all_meanings()]
     assert len(descriptions) == len(set(descriptions))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_meanings(family: str) -> None:
     rng = np.random.default_rng(0)
-    sampled = {language.sample_meaning(family, rng, partial=0.2) for _ in range(3000)}
+    sampled = {intent.sample_meaning(family, rng, partial=0.2) for _ in range(3000)}
     assert sampled <= set(all_meanings())
     assert {meaning.action for meaning in sampled} == set(FAMILIES[family])
 
@@ -196,15 +196,15 @@ def test_objects_named_are_in_the_scene() -> None:
     objects = scene.sample_scene(rng).objects
     present = {(thing.colour, thing.shape) for thing in objects}
     for _ in range(50):
-        meaning = language.sample_meaning("go_to", rng, objects)
+        meaning = intent.sample_meaning("go_to", rng, objects)
         assert (meaning.colour, meaning.shape) in present
-        part = language.sample_meaning("go_to", rng, objects, partial=1.0)
+        part = intent.sample_meaning("go_to", rng, objects, partial=1.0)
         assert (part.colour is None) != (part.shape is None)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_meaning_can_be_said(split: str) -> None:
-    for grammar in language.grammars(split):
+    for grammar in intent.grammars(split):
         rng = np.random.default_rng(0)
         for meaning in all_meanings():
             assert grammar.say(meaning.slots(), rng)
@@ -214,7 +214,7 @@ def test_equal_seeds_say_the_same() -> None:
     def drawn(seed: int) -> list[str]:
         rng = np.random.default_rng(seed)
         return [
-            language.sample_wording(language.sample_meaning("walk", rng), rng, split)
+            intent.sample_wording(intent.sample_meaning("walk", rng), rng, split)
             for split in SPLITS * 20
         ]
 
@@ -237,8 +237,8 @@ def test_no_heldout_sentence_was_ever_typed_in_training() -> None:
     def typed(split: str, n: int) -> set[str]:
         rng = np.random.default_rng(5)
         families = [*FAMILIES]
-        meanings = [language.sample_meaning(families[i % 3], rng) for i in range(n)]
-        said = (language.sample_wording(meaning, rng, split) for meaning in meanings)
+        meanings = [intent.sample_meaning(families[i % 3], rng) for i in range(n)]
+        said = (intent.sample_wording(meaning, rng, split) for meaning in meanings)
         return {re.sub(r"\W+", " ", text.lower()).strip() for text in said}
 
     assert not typed("train", 10_000) & typed("heldout", 3000)
@@ -262,7 +262,7 @@ def test_heldout_words_are_new() -> None:
             assert set(re.findall(r"[a-z]+", phrase)) - known, phrase
     # Plain names excepted ("royal blue", "safety cone"), as people do say them.
     old = object_words(fresh) & known
-    assert old <= {*language.COLOURS, *language.SHAPES, "thing"}
+    assert old <= {*intent.COLOURS, *intent.SHAPES, "thing"}
 
 
 def test_heldout_patterns_and_frames_are_new() -> None:
@@ -284,14 +284,14 @@ def test_half_of_the_heldout_objects_have_a_new_name() -> None:
     new = object_words(HELDOUT[-1]) - all_words(TRAIN[0])
     rng = np.random.default_rng(0)
     meaning = Meaning("go_to", "green", "cylinder")
-    texts = [language.sample_wording(meaning, rng, "heldout").lower() for _ in range(500)]
+    texts = [intent.sample_wording(meaning, rng, "heldout").lower() for _ in range(500)]
     share = np.mean([bool(set(re.findall(r"[a-z]+", text)) & new) for text in texts])
     assert 0.4 < share < 0.6
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_left_is_never_said_with_right(split: str) -> None:
-    for grammar in language.grammars(split):
+    for grammar in intent.grammars(split):
         for meaning, sentence in spoken(grammar, 650, 3):
             words = set(re.findall(r"[a-z]+", sentence.lower()))
             side = meaning.side or meaning.action.split("_")[-1]
@@ -303,12 +303,12 @@ def test_left_is_never_said_with_right(split: str) -> None:
 def test_out_of_scope_requests_are_many_and_apart() -> None:
     rng = np.random.default_rng(0)
     train, heldout = (
-        {re.sub(r"\W+", " ", language.out_of_scope(rng, split).lower()) for _ in range(2000)}
+        {re.sub(r"\W+", " ", intent.out_of_scope(rng, split).lower()) for _ in range(2000)}
         for split in SPLITS
     )
     assert len(train) > 500 and len(heldout) > 150 and not train & heldout
     for split, least in zip(SPLITS, (30, 15), strict=True):
-        grammar = language.grammars(split)[0]
+        grammar = intent.grammars(split)[0]
         tables = (grammar.imperatives, grammar.sentences)
         assert sum(len(patterns_of(table, "unknown")) for table in tables) >= least
 
@@ -344,8 +344,8 @@ def test_one_training_sentence_in_ten_has_a_typing_error(monkeypatch) -> None:
     monkeypatch.setattr(language, "with_typo", lambda text, rng: slips.append(text) or text)
     rng = np.random.default_rng(0)
     for _ in range(1000):
-        language.sample_wording(UNKNOWN, rng)
-        language.sample_wording(UNKNOWN, rng, "heldout")
+        intent.sample_wording(UNKNOWN, rng)
+        intent.sample_wording(UNKNOWN, rng, "heldout")
     assert 70 < len(slips) < 130
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tasks import language
-from tasks.language import FAMILIES, UNKNOWN, Meaning, sample_meaning, sample_wording
-from tasks.reading import read_wording
+from tasks.language import intent
+from tasks.language.intent import FAMILIES, UNKNOWN, Meaning, sample_meaning, sample_wording
+from tasks.language.parse import read_wording
 from tests.test_language import all_meanings
 
 
@@ -28,7 +28,7 @@ def test_known_sentences(text: str, meaning: Meaning | None) -> None:
     assert read_wording(text) == meaning
 
 
-@pytest.mark.parametrize("split", language.SPLITS)
+@pytest.mark.parametrize("split", intent.SPLITS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reads_what_the_grammars_say(
     split: str, family: str, monkeypatch: pytest.MonkeyPatch
@@ -45,7 +45,7 @@ def test_reads_what_the_grammars_say(
 
 
 def test_the_plain_wording_of_a_meaning_says_just_that() -> None:
-    grammar = language.grammars("train")[0]
+    grammar = intent.grammars("train")[0]
     plain = [meaning for meaning in all_meanings() if meaning.manner is None]
     assert grammar.plainly(Meaning("go_to", "red", "ball").slots()) == "go to the red ball"
     assert [read_wording(grammar.plainly(meaning.slots())) for meaning in plain] == plain

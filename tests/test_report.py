@@ -8,10 +8,10 @@ import pytest
 from bridge.contract import CHUNK_STEPS, STAND_COMMAND, ActionChunk, Status, Thinking
 from sim.scene import Scene, scene_spec
 from tasks.episode import Frame
-from tasks.evaluate import EvaluateConfig, figures_of
-from tasks.evaluate import expert_use as use_of_episode
-from tasks.language import COLOURS, SHAPES
-from tasks.report import Clip, confusion, expert_use, page, rank, rates
+from tasks.evaluation.evaluate import EvaluateConfig, figures_of
+from tasks.evaluation.evaluate import expert_use as use_of_episode
+from tasks.language.intent import COLOURS, SHAPES
+from tasks.evaluation.report import Clip, confusion, expert_use, page, rank, rates
 from sim.render.video import CLIP_PICTURES, clip_frames, draw_clip
 
 VOID = {"meta", "img", "br", "link"}

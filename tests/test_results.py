@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.contract import UserError
-from bridge.results import wilson_interval, write_results
+from tasks.evaluation.results import wilson_interval, write_results
 
 
 def test_wilson_against_published_values():

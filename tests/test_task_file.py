@@ -8,18 +8,24 @@ import pytest
 
 from bridge.contract import UserError
 from sim.scene import sample_scene
-from tasks import catalogue, experts, judge, labels, language, record, task_file
-from tasks.language import Meaning, sample_meaning
-from tasks.reading import read_wording
-from tasks.task_file import add_tasks, check_tasks
+from tasks import catalogue
+from tasks import expert
+from tasks import success
+from tasks.demonstrations import relabel
+from tasks.language import intent
+from tasks.demonstrations import record
+from tasks import user_task
+from tasks.language.intent import Meaning, sample_meaning
+from tasks.language.parse import read_wording
+from tasks.user_task import add_tasks, check_tasks
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 (SPREAD,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
 CIRCLE = """
-from tasks.experts import go_to
-from tasks.judge import Judge
-from tasks.task_file import NewTask
+from tasks.expert import go_to
+from tasks.success import Judge
+from tasks.user_task import NewTask
 
 TASK = NewTask(
     "round", "orbit", "walk round an object", ("orbit {object}",), ("encircle {object}",),
@@ -27,16 +33,16 @@ TASK = NewTask(
 )
 """
 TABLES = (
-    language.SLOTS,
-    language.SLOT_OF,
-    language.FAMILIES,
-    language.OBJECT_ACTIONS,
-    *language._added_patterns.values(),
+    intent.SLOTS,
+    intent.SLOT_OF,
+    intent.FAMILIES,
+    intent.OBJECT_ACTIONS,
+    *intent._added_patterns.values(),
     catalogue.CATALOGUE,
-    experts.EXPERTS,
-    labels.KINDS,
+    expert.EXPERTS,
+    relabel.KINDS,
     record.SHARES,
-    task_file._added,
+    user_task._added,
 )
 
 
@@ -48,7 +54,7 @@ def as_before():
     for table, old in zip(TABLES, kept, strict=True):
         table.clear()
         table.update(old)
-    language.grammars.cache_clear()
+    intent.grammars.cache_clear()
 
 
 def written(folder: Path, content: str) -> tuple[Path]:
@@ -64,10 +70,10 @@ def test_a_task_is_asked_shown_and_judged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     trial = catalogue.family("wings").trial(rng)
     assert trial.meaning == Meaning("spread_arms") and trial.time_limit_s == 12.0
-    assert isinstance(trial.judge(), judge.Judge)
+    assert isinstance(trial.judge(), success.Judge)
     assert Meaning.from_slots(trial.meaning.slot_vector()) == trial.meaning
     assert read_wording("Stretch your arms out to the sides!") == trial.meaning
-    assert sum(labels.KINDS.values()) == pytest.approx(1.0)
+    assert sum(relabel.KINDS.values()) == pytest.approx(1.0)
 
 
 def test_a_run_finds_the_judge_of_a_task(tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_a_run_finds_the_judge_of_a_task(tmp_path: Path) -> None:
     family = catalogue.family_of(Meaning("spread_arms"))
     assert family is catalogue.CATALOGUE["wings"]
     assert catalogue.family_of(Meaning("wave")) is catalogue.CATALOGUE["gesture"]
-    assert catalogue.family_of(None) is catalogue.family_of(language.UNKNOWN) is None
+    assert catalogue.family_of(None) is catalogue.family_of(intent.UNKNOWN) is None
 
 
 def test_a_task_about_an_object_names_one_of_the_scene(tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_a_task_about_an_object_names_one_of_the_scene(tmp_path: Path) -> None:
     scene = sample_scene(rng)
     meaning = sample_meaning("round", rng, scene.objects)
     assert (meaning.colour, meaning.shape) in {(o.colour, o.shape) for o in scene.objects}
-    text = language.grammars("train")[0].say(meaning.slots(), rng)
+    text = intent.grammars("train")[0].say(meaning.slots(), rng)
     assert read_wording(text, ("train",)) == meaning
 
 

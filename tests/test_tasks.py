@@ -11,14 +11,14 @@ from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
 from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, joint_facts
 from sim.world import World
-from tasks import record
+from tasks.demonstrations import record
 from tasks.catalogue import CATALOGUE, clear_way, family, in_the_way, start_command
-from tasks.collect import collect
+from tasks.demonstrations.collect import collect
 from tasks.episode import ExpertPolicy, run_episode, warm_up
-from tasks.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
-from tasks.language import Meaning
-from tasks.reading import read_wording
-from tasks.record import RecordConfig
+from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
+from tasks.language.intent import Meaning
+from tasks.language.parse import read_wording
+from tasks.demonstrations.record import RecordConfig
 from sim.render.video import caption
 
 DT_S = 1 / CONTROL_HZ
@@ -116,7 +116,7 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "tasks.evaluate.World", lambda *args, **kw: World(*args, **kw, render=False)
+        "tasks.evaluation.evaluate.World", lambda *args, **kw: World(*args, **kw, render=False)
     )
     config = EvaluateConfig(("gesture", "swap"), episodes=1, processes=1)
     figures = evaluate(None, config, tmp_path)

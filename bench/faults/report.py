@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bridge.commandline import told
 from bridge.contract import UserError
-from bridge.results import read_figures, write_results
+from tasks.evaluation.results import read_figures, write_results
 from bench.faults.catalogue import choose, purpose, try_fault
 from bench.endurance.fuzz import fuzz
 from bench.endurance.load import LoadConfig, put_load

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from assets import asset_path
 from bridge.contract import CONTROL_HZ, UserError
-from bridge.results import wilson_interval
+from tasks.evaluation.results import wilson_interval
 from bench.walker.bodies import BodyName, GroundName, body_model, find_body
 from bench.walker.scenarios import (
     Course,

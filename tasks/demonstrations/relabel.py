@@ -16,9 +16,9 @@ import numpy as np
 from bridge.contract import CHUNK_HZ
 from bridge.data.dataset import Labels
 from sim.world import WorldView
-from tasks import experts
-from tasks.experts import SEARCH_LIMIT_RAD, SEARCH_RAD_S, WAVE_END_S, Context
-from tasks.language import (
+from tasks import expert as experts
+from tasks.expert import SEARCH_LIMIT_RAD, SEARCH_RAD_S, WAVE_END_S, Context
+from tasks.language.intent import (
     COLOURS,
     FAMILIES,
     OBJECT_ACTIONS,

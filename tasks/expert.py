@@ -29,7 +29,7 @@ from bridge.contract import (
 )
 from sim.world import WorldView
 from tasks import arms
-from tasks.language import DEFAULT_SIDE, Meaning
+from tasks.language.intent import DEFAULT_SIDE, Meaning
 
 Pose = tuple[float, float, float]  # x m, y m, yaw rad
 

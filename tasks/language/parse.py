@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tasks.grammar import CONDITIONS, GROUP, NAME, Grammar, patterns_of, words_of
-from tasks.language import SLOTS, SPLITS, Meaning, grammars
+from tasks.language.grammar import CONDITIONS, GROUP, NAME, Grammar, patterns_of, words_of
+from tasks.language.intent import SLOTS, SPLITS, Meaning, grammars
 
 Slots = dict[str, str]
 _UNSAID = " unsaid "

@@ -23,10 +23,10 @@ from bridge.contract import Policy
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
 from tasks.catalogue import CATALOGUE, family
-from tasks.grammar import pick
-from tasks.language import SLOTS, UNKNOWN, sample_meaning, sample_wording
-from tasks.record import RecordConfig, Recording, record_episode
-from tasks.task_file import add_tasks, check_tasks
+from tasks.language.grammar import pick
+from tasks.language.intent import SLOTS, UNKNOWN, sample_meaning, sample_wording
+from tasks.demonstrations.record import RecordConfig, Recording, record_episode
+from tasks.user_task import add_tasks, check_tasks
 
 MakePolicy = Callable[[], Policy]
 

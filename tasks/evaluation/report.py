@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from bridge.files import write_text
-from bridge.results import wilson_interval
-from tasks.judge import GOAL_M
-from tasks.language import COLOURS, SHAPES
+from tasks.evaluation.results import wilson_interval
+from tasks.success import GOAL_M
+from tasks.language.intent import COLOURS, SHAPES
 
 # An object further away than this at the end was not reached.
 NOWHERE = "none"

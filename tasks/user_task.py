@@ -17,12 +17,12 @@ import numpy as np
 from bridge.contract import UserError
 from sim.scene import Scene, sample_scene
 from tasks.catalogue import CATALOGUE, Family
-from tasks.experts import EXPERTS, Moment, Wish
-from tasks.judge import Judge
-from tasks.labels import add_kind
-from tasks.language import SPLITS, Meaning, add_action, grammars, sample_meaning
-from tasks.reading import read_wording
-from tasks.record import SHARES
+from tasks.expert import EXPERTS, Moment, Wish
+from tasks.success import Judge
+from tasks.demonstrations.relabel import add_kind
+from tasks.language.intent import SPLITS, Meaning, add_action, grammars, sample_meaning
+from tasks.language.parse import read_wording
+from tasks.demonstrations.record import SHARES
 
 # How much of a collection, and of its labels, an added task has beside the others.
 EPISODE_SHARE = 0.25
@@ -41,7 +41,7 @@ class NewTask:
         family: Its name after --families.
         action: Its name in a `Meaning`, like go_to; no other action may begin like it.
         summary: What the robot shall do, in a line.
-        wordings: Patterns of training, in the notation of tasks/grammar.py.
+        wordings: Patterns of training, in the notation of tasks/language/grammar.py.
         heldout: Patterns that only an examination says.
         expert: What the teacher wishes at a moment.
         judge: A subclass of `Judge` with its own `fulfilled`.

@@ -13,7 +13,7 @@ import numpy as np
 from sim.scene import Scene
 from sim.world import World
 from tasks.arms import SIDES
-from tasks.language import Meaning
+from tasks.language.intent import Meaning
 
 HOLD_S = 1.0
 STANDING_M_S = 0.15

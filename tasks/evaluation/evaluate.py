@@ -14,16 +14,16 @@ import numpy as np
 from bridge.commandline import told
 from bridge.contract import Policy, UserError
 from bridge.files import write_bytes, write_json
-from bridge.results import wilson_interval
+from tasks.evaluation.results import wilson_interval
 from sim.scene import Scene, scene_spec
 from sim.world import World
 from tasks.catalogue import CATALOGUE, Trial, family
-from tasks.collect import MakePolicy, own_policy, progress_bar, workers
+from tasks.demonstrations.collect import MakePolicy, own_policy, progress_bar, workers
 from tasks.episode import ExpertPolicy, Frame, run_episode, warm_up
-from tasks.judge import Judge
-from tasks.language import SPLITS, sample_wording
-from tasks.report import Clip, rank, write_report
-from tasks.task_file import add_tasks
+from tasks.success import Judge
+from tasks.language.intent import SPLITS, sample_wording
+from tasks.evaluation.report import Clip, rank, write_report
+from tasks.user_task import add_tasks
 from sim.render.video import clip_frames, draw_clip
 
 # Scenes of an evaluation come from seeds that no collection uses.

@@ -18,10 +18,10 @@ from sim.scene import Scene, sample_scene
 from sim.world import World
 from tasks.catalogue import clear_way, family_of, start_command
 from tasks.episode import Frame, Outcome, run_episode, warm_up
-from tasks.judge import Judge
-from tasks.language import UNKNOWN, Meaning, describe
-from tasks.reading import read_wording
-from tasks.task_file import add_tasks
+from tasks.success import Judge
+from tasks.language.intent import UNKNOWN, Meaning, describe
+from tasks.language.parse import read_wording
+from tasks.user_task import add_tasks
 from sim.render.video import write_video
 
 HOLD_S = 1.0

@@ -1,6 +1,6 @@
 """Sentences from patterns: a small grammar of choices, and the way people type.
 
-Says slots without knowing what they mean; `tasks.language` gives them meaning.
+Says slots without knowing what they mean; `tasks.language.intent` gives them meaning.
 """
 
 from __future__ import annotations

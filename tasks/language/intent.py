@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from bridge.contract import UserError
-from tasks.grammar import Grammar, dressed, pick, with_typo
+from tasks.language.grammar import Grammar, dressed, pick, with_typo
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("cube", "ball", "cylinder", "cone")
