@@ -18,7 +18,7 @@ from pathlib import Path
 from websockets.sync.client import connect
 
 from bridge.process import child_server
-from bridge.commandline import told
+from hitogata.commandline import told
 from bridge.contract import CONTROL_HZ, UserError
 from bridge.files import write_bytes
 from bridge.operator.client import Operator

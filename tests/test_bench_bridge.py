@@ -8,13 +8,13 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-import hitogata
-from bridge.commandline import dispatch
+import hitogata.__main__
+from hitogata.commandline import dispatch
 from bridge.contract import UserError
 from bridge.control.safety import Level
-from tasks import bench_bridge
+from hitogata import bench_bridge
 from bench import stop as bridge_stop
-from tasks.bench_bridge import ROWS
+from hitogata.bench_bridge import ROWS
 from bench.round_trip import BLOCK, interleaved_ms
 from bench.stop import waits_ms
 

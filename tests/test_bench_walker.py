@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-import tasks.bench_walker
+import hitogata.bench_walker
 from bridge.contract import UserError
 from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import hitogata
+import hitogata.__main__
 from assets import asset_path
-from bridge import commandline
+from hitogata import commandline
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import pytest
 
-import hitogata
-from bridge import commandline
+import hitogata.__main__
+from hitogata import commandline
 from bridge.compat import gr00t
 from bridge.compat import openpi
 from bridge.contract import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import hitogata
-from bridge import commandline
+import hitogata.__main__
+from hitogata import commandline
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()

@@ -13,7 +13,7 @@ from bridge.contract import UserError
 from sim.scene import Scene, sample_scene
 from sim.world import World
 from tasks.episode import ExpertPolicy, Frame
-from tasks.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_plots
+from hitogata.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_plots
 from tasks.success import Judge
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-import hitogata
+import hitogata.__main__
 from bridge.operator import messages as wire
-from bridge.commandline import dispatch
+from hitogata.commandline import dispatch
 from bridge.contract import UserError
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
 from bridge.operator.client import Operator

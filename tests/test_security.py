@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-import hitogata
+import hitogata.__main__
 from bridge.wire import keys as key_room
 from bridge.wire import messages
 from bridge.wire.client import Connection, MalformedReply, RemotePolicy
-from bridge.commandline import dispatch
+from hitogata.commandline import dispatch
 from bridge.contract import Status, UserError, contract_hash
 from bridge.wire.keys import allow, client_keys, make_pair, own_pair, server_keys
 from bridge.wire.server import _bound_router, serve_policy

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bridge.commandline import told
+from hitogata.commandline import told
 from bridge.contract import UserError
 from tasks.evaluation.results import read_figures, write_results
 from bench.faults.catalogue import choose, purpose, try_fault

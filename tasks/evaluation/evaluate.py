@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commandline import told
+from hitogata.commandline import told
 from bridge.contract import Policy, UserError
 from bridge.files import write_bytes, write_json
 from tasks.evaluation.results import wilson_interval

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bridge.commandline import told
+from hitogata.commandline import told
 from bridge.contract import UserError
 from tasks.evaluation.results import write_results
 from bench.faults.report import bench_endurance, bench_faults

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from bridge.commandline import told
+from hitogata.commandline import told
 from bridge.contract import UserError
 from policy.training.checkpoint import load_model, read_numbers
 from policy.export.bundle_writer import export_bundle

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from rich.console import Console
 from tyro.conf import arg
 
-from bridge.commandline import told
+from hitogata.commandline import told
 from bridge.files import write_bytes
 from tasks.evaluation.results import read_figures, write_results
 from bench.walker.benchmark import WalkBenchConfig, bench_walkers, record_runs

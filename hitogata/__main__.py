@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from assets import asset_path
 from bridge.process import child_server
 from bridge.wire.client import Connection, RemotePolicy
-from bridge.commandline import Command, dispatch, guarded, told
+from hitogata.commandline import Command, dispatch, guarded, told
 from bridge.contract import Policy, UserError, check_instruction
 from bridge.wire.keys import make_keys, server_keys
 from bridge.blackbox.replay import make_replay
@@ -139,7 +139,7 @@ def make_evaluate() -> Callable[..., None]:
 
 
 def make_gallery() -> Callable[..., None]:
-    from tasks.gallery import make_gallery as make
+    from hitogata.gallery import make_gallery as make
 
     return make(policy_address, BUNDLE)
 
@@ -179,13 +179,13 @@ def make_collect() -> Callable[..., None]:
 
 
 def make_train() -> Callable[..., None]:
-    from policy.commands import train
+    from hitogata.train import train
 
     return train
 
 
 def make_export() -> Callable[..., None]:
-    from policy.commands import export
+    from hitogata.train import export
 
     return export
 
@@ -252,7 +252,7 @@ def make_serve() -> Callable[..., None]:
 
 
 def make_walk() -> Callable[..., None]:
-    from sim.commands import walk
+    from hitogata.walk import walk
 
     return walk
 
@@ -306,13 +306,13 @@ def make_bench() -> Callable[..., None]:
 
 
 def make_bench_walker() -> Callable[..., None]:
-    from tasks.bench_walker import bench_walker
+    from hitogata.bench_walker import bench_walker
 
     return bench_walker
 
 
 def make_bench_bridge() -> Callable[..., None]:
-    from tasks.bench_bridge import bench_bridge
+    from hitogata.bench_bridge import bench_bridge
 
     return bench_bridge
 
@@ -336,7 +336,7 @@ def make_console() -> Callable[..., None]:
 
 
 def make_doctor() -> Callable[..., None]:
-    from sim.doctor import doctor
+    from hitogata.doctor import doctor
 
     return doctor
 
