@@ -7,23 +7,19 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from websockets.sync.client import connect
 
-from bridge.process import child_server
-from hitogata.commandline import told
 from bridge.contract import CONTROL_HZ, UserError
-from bridge.files import write_bytes
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
-from tasks.evaluation.results import write_results
+from bridge.process import child_server
 
 PAGES = (0, 1, 4)
 MOST_LOSS_PERCENT = 2.0
@@ -42,44 +38,18 @@ class Pace:
     overruns: int
 
 
-def make_bench_console(bundle: Path) -> Callable[..., None]:
-    """The command `hitogata bench console`."""
-    shipped = bundle
-
-    def bench_console(
-        seconds: float = 20.0,
-        bundle: Path = shipped,
-        results: Path = Path("docs/results/console.json"),
-    ) -> None:
-        """Measures what pages cost the control loop; give it a machine that rests.
-
-        Example: hitogata bench console --seconds 20
-
-        Args:
-            seconds: How long each number of pages is watched.
-            bundle: The exported policy of the simulation.
-            results: File of figures to which these are added; a picture is put beside it.
-        """
-        figures = console_figures(bundle, seconds)
-        print(table_of(figures))
-        write_results(results, figures, told())
-        write_bytes(results.with_suffix(".png"), draw_figures(figures))
-
-    return bench_console
-
-
-def console_figures(bundle: Path, seconds: float) -> dict[str, float]:
+def console_figures(hitogata: Sequence[str], bundle: Path, seconds: float) -> dict[str, float]:
     """Rate and overruns for each number of pages, and the most that the rate lost, in percent."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise UserError("no browser is installed: apt-get install chromium")
 
     def command_at(address: str) -> list[str]:
-        return [*_HITOGATA, "simulate", "--address", address, "--bundle", str(bundle)]
+        return [*hitogata, "simulate", "--address", address, "--bundle", str(bundle)]
 
     with (
         child_server(command_at, "simulation") as robot,
-        _console(robot) as page,
+        _console(hitogata, robot) as page,
         Operator(robot, "bench") as watcher,
     ):
         paces = {n: _pace_with(n, browser, page, watcher, seconds) for n in PAGES}
@@ -128,9 +98,6 @@ def _lost(figures: Mapping[str, float], n: int) -> float:
     return 100 * (1 - figures[f"loop_hz_{n}_pages"] / figures["loop_hz_0_pages"])
 
 
-_HITOGATA = (sys.executable, "-m", "hitogata")
-
-
 def _pace_with(n: int, browser: str, page: str, watcher: Operator, seconds: float) -> Pace:
     with (
         tempfile.TemporaryDirectory(
@@ -144,11 +111,11 @@ def _pace_with(n: int, browser: str, page: str, watcher: Operator, seconds: floa
 
 
 @contextmanager
-def _console(robot: str) -> Iterator[str]:
+def _console(hitogata: Sequence[str], robot: str) -> Iterator[str]:
     """The console of a robot as a process of its own; yields the page's address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    command = [*_HITOGATA, "console", "--connect", robot, "--address", address]
+    command = [*hitogata, "console", "--connect", robot, "--address", address]
     console = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert console.stdout is not None
     try:

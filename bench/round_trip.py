@@ -16,8 +16,8 @@ import numpy as np
 import zmq
 from websockets.sync.client import connect
 
-from bridge.wire import messages
-from bridge.wire.client import RemotePolicy
+from bridge.compat.adapter import Door
+from bridge.compat.openpi import serve_openpi
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -27,10 +27,10 @@ from bridge.contract import (
     Observation,
     Status,
 )
-from bridge.compat.adapter import Door
-from bridge.compat.openpi import serve_openpi
-from bridge.wire.server import serve_policy
+from bridge.wire import messages
+from bridge.wire.client import RemotePolicy
 from bridge.wire.messages import ServerInfo
+from bridge.wire.server import serve_policy
 
 INSTRUCTION = "walk to the red ball"
 # So many round trips of one kind before the next kind has its turn: all meet the same noise.

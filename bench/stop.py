@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from bridge.blackbox.recorder import Recorder
 from bridge.contract import (
     ARMS,
     CHUNK_STEPS,
@@ -28,12 +29,11 @@ from bridge.contract import (
     UserError,
 )
 from bridge.control.loop import ControlLoop, DirectLink, Pace
-from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from bridge.control.safety import Level, Limits, Safety
 from bridge.operator.client import Operator
 from bridge.operator.port import OperatorPort
-from bridge.blackbox.recorder import Recorder
-from bridge.control.safety import Level, Limits, Safety
 from bridge.robot_node import Station
+from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
 
 INSTRUCTION = "walk on"
 # For so long after a stop a port takes no instruction, and lets no further stop hurry its loop.

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge.operator import port as operators
-from bridge.contract import CHUNK_HZ, UserError
-from bridge.control.loop import ControlLoop, Tick
-from bridge.operator.port import OperatorPort
-from bridge.operator.messages import Telemetry, floats
-from bridge.png import encode_png
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import Moment
+from bridge.contract import CHUNK_HZ, UserError
+from bridge.control.loop import ControlLoop, Tick
 from bridge.control.safety import Level
+from bridge.operator import port as operators
+from bridge.operator.messages import Telemetry, floats
+from bridge.operator.port import OperatorPort
+from bridge.png import encode_png
 
 _RATE_WINDOW_S = 3.0
 

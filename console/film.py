@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bridge.contract import COMMAND_FIELDS, CONTROL_HZ, IMAGE_SIZE, UserError
+from bridge.control.safety import Level
 from bridge.operator.messages import Telemetry
 from bridge.png import decode_png
-from bridge.control.safety import Level
 from console.scene import Painter, Stage, level_name, status_name
 from sim.render.video import EVERY, shot, write_film
 

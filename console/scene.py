@@ -24,8 +24,8 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.operator.messages import Telemetry
 from bridge.control.safety import Level, tilt
+from bridge.operator.messages import Telemetry
 from sim.render.camera import ThirdPerson
 from sim.scene import Scene, SceneObject, sample_scene, scene_spec
 from tasks.catalogue import CATALOGUE

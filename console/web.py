@@ -29,8 +29,8 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.sync.server import Server, ServerConnection, serve
 
-from bridge.contract import UserError
 from bridge.compat.adapter import LEAST_TOKEN, Door
+from bridge.contract import UserError
 
 ADDRESS = "http://127.0.0.1:8090"
 MAX_MESSAGE_BYTES = 2 << 20

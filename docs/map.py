@@ -13,20 +13,42 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 BEGIN, END = "<!-- map: python docs/map.py -->", "<!-- end of map -->"
-FOLDERS = ("bridge", "sim", "tasks", "policy", "assets", "docs", "tests", "tests/bench")
+ROOMS = (
+    "hitogata",
+    "console",
+    "bench",
+    "tasks",
+    "sim",
+    "robots",
+    "policy",
+    "bridge",
+    "assets",
+    "docs",
+    "tests",
+)
 
 
 def table() -> str:
     """Markdown: a heading and a table for each folder."""
     parts = []
-    for folder in FOLDERS:
+    for folder in _folders():
         if rows := [_row(path) for path in _files(folder)]:
             parts += [f"### {folder}/", "", "| file | what it is for |", "|---|---|", *rows, ""]
     return "\n".join(parts)
 
 
+def _folders() -> list[str]:
+    """Every folder with sources: the rooms, top down, each before its sub-rooms."""
+    folders = {
+        path.parent.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+    }
+    return sorted(folders, key=lambda folder: (ROOMS.index(folder.split("/")[0]), folder))
+
+
 def _files(folder: str) -> list[Path]:
-    found = (ROOT / folder).rglob("*.py") if folder == "assets" else (ROOT / folder).glob("*.py")
+    found = (ROOT / folder).glob("*.py")
     return sorted(found, key=lambda path: (path.name != "__init__.py", path))
 
 

@@ -1,0 +1,1 @@
+"""The front door: one command, and the only place that puts the rooms together."""

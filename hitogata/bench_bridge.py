@@ -8,12 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hitogata.commandline import told
-from bridge.contract import UserError
-from tasks.evaluation.results import write_results
 from bench.faults.report import bench_endurance, bench_faults
 from bench.round_trip import rtt_figures
 from bench.stop import stop_figures
+from bridge.contract import UserError
+from tasks.evaluation.results import command_line, write_results
 
 # Figure, what it tells, and the most that it shall be.
 ROWS = (
@@ -63,7 +62,7 @@ def bench_bridge(
     if faults or only or lasting:
         return
     figures = rtt_figures(round_trips) | stop_figures(stops)
-    write_results(results, figures, told())
+    write_results(results, figures, command_line())
     missed = [key for key, _, most in ROWS if not figures[key] <= most]
     table = Table("figure", "", "at most", "measured", "")
     for key, what, most in ROWS:

@@ -8,15 +8,14 @@ from typing import Annotated, Any, get_args
 from rich.console import Console
 from tyro.conf import arg
 
-from hitogata.commandline import told
-from bridge.files import write_bytes
-from tasks.evaluation.results import read_figures, write_results
+from bench.walker.baselines import OURS, PEERS
 from bench.walker.benchmark import WalkBenchConfig, bench_walkers, record_runs
 from bench.walker.bodies import BodyName
-from bench.walker.baselines import OURS, PEERS
 from bench.walker.report import draw_figures, figures_table
 from bench.walker.speed import batch_ratio, step_ms
+from bridge.files import write_bytes
 from sim.render.video import write_poses_video
+from tasks.evaluation.results import command_line, read_figures, write_results
 
 
 def bench_walker(
@@ -35,13 +34,13 @@ def bench_walker(
     kept = read_figures(results)
     measured: dict[str, Any] = {}
     for body, found in bench_walkers(config).items():
-        told_of = {name: own | {"command": told()} for name, own in found.items()}
+        told_of = {name: own | {"command": command_line()} for name, own in found.items()}
         measured[body] = kept.get(body, {}) | told_of
     if config.ours:
         step, ratio = step_ms(config.walker), batch_ratio(config.walker)
         measured |= {"step_ms": step, "batch_ratio": ratio}
         print(f"one step {step:.3f} ms; worlds at {ratio:.2f} of physics")
-    write_results(results, measured, told())
+    write_results(results, measured, command_line())
     # Who was examined before is shown too: one walker or body at a time is a shorter wait.
     known = kept | measured
     bodies = [body for body in get_args(BodyName) if body in known]

@@ -9,12 +9,12 @@ import inspect
 import io
 import os
 import re
-import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -23,15 +23,18 @@ from bridge.contract import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """One word after `hitogata`, or two: a line for the list, and the maker of its function."""
+    """One word after `hitogata`, or two: a line for the list, and where its function is.
+
+    `place` is "module:function" of this folder; some take seconds to import.
+    """
 
     summary: str
-    make: Callable[[], Callable[..., None]]
+    place: str
 
-
-def told() -> str:
-    """This process's command line, as kept beside every figure that it measures."""
-    return shlex.join(["hitogata", *sys.argv[1:]])
+    def function(self) -> Callable[..., None]:
+        """The function whose signature gives the options."""
+        module, name = self.place.split(":")
+        return getattr(import_module(f"hitogata.{module}"), name)
 
 
 def guarded(call: Callable[[], None]) -> None:
@@ -78,7 +81,7 @@ def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in commands:
         raise UserError(f"no command {name!r}: use one of {', '.join(commands)}")
-    call = _parse(name, commands[name].make(), rest)
+    call = _parse(name, commands[name].function(), rest)
     call()
 
 
@@ -104,21 +107,21 @@ def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Ca
         return lambda: function(*args, **kwargs)
 
     fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportAttributeAccessIssue]
-    prog, told = f"hitogata {name}", io.StringIO()
+    prog, said = f"hitogata {name}", io.StringIO()
     try:
         if {"-h", "--help"} & set(arguments):
             return tyro.cli(fill, prog=prog, args=arguments)
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return tyro.cli(fill, prog=prog, args=arguments)
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        raise UserError(f"{_complaint(told.getvalue())}; {_valid_options(fill, prog)}") from error
+        raise UserError(f"{_complaint(said.getvalue())}; {_valid_options(fill, prog)}") from error
 
 
-def _complaint(told: str) -> str:
+def _complaint(said: str) -> str:
     """The first paragraph under the title of tyro's error box, in one line."""
-    lines = [line.strip(" \t│╭╮╰╯├┤─-") for line in told.splitlines()]
+    lines = [line.strip(" \t│╭╮╰╯├┤─-") for line in said.splitlines()]
     paragraphs = " ".join(line or "\n" for line in lines[1:]).split("\n")
     return next(filter(str.strip, paragraphs), "wrong options").strip()
 

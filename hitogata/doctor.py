@@ -67,7 +67,9 @@ def packages() -> str:
 
 def opengl() -> str:
     try:
-        from sim.render.camera import opengl_renderer  # MuJoCo itself fails without the OpenGL asked for
+        from sim.render.camera import (
+            opengl_renderer,  # MuJoCo itself fails without the OpenGL asked for
+        )
 
         return f"{opengl_renderer()} (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')})"
     except UserError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from bridge.wire.client import Connection, RemotePolicy
 from bridge.contract import COMMAND_DIM, Policy, UserError
 from bridge.files import write_bytes
-from tasks.evaluation.evaluate import draw_success
-from tasks.language.parse import read_wording
-from tasks.evaluation.run import RunConfig, fitting_seeds, perform, set_stage, verdict
+from bridge.wire.client import Connection, RemotePolicy
+from hitogata.policies import BUNDLE, policy_address
 from sim.render.video import write_animation
+from tasks.evaluation.evaluate import draw_success
+from tasks.evaluation.run import RunConfig, fitting_seeds, perform, set_stage, verdict
+from tasks.language.parse import read_wording
 
 # Name of the file, and what the robot is told.
 INSTRUCTIONS = {
@@ -30,8 +30,6 @@ INSTRUCTIONS = {
     "point_at_the_blue_cube": "point at the blue cube",
 }
 MOST_BYTES = 2_000_000
-
-PolicyAddress = Callable[[str | None, Path], AbstractContextManager[str]]
 
 
 @dataclass(frozen=True)
@@ -51,30 +49,24 @@ class GalleryConfig:
     only: tuple[str, ...] = ()
 
 
-def make_gallery(policy_address: PolicyAddress, bundle: Path) -> Callable[..., None]:
-    """The command `hitogata gallery`."""
-    shipped = bundle
+def gallery(
+    config: Annotated[GalleryConfig, arg(name="")] = GalleryConfig(),
+    bundle: Path = BUNDLE,
+    server: Annotated[Connection, arg(name="")] = Connection(),
+) -> None:
+    """Carries out four instructions and leaves an animation of each, and plots of the figures.
 
-    def gallery(
-        config: Annotated[GalleryConfig, arg(name="")] = GalleryConfig(),
-        bundle: Path = shipped,
-        server: Annotated[Connection, arg(name="")] = Connection(),
-    ) -> None:
-        """Carries out four instructions and leaves an animation of each, and plots of the figures.
+    Example: hitogata gallery --out docs/images
 
-        Example: hitogata gallery --out docs/images
-
-        Args:
-            bundle: The exported policy to serve, in a process of its own.
-        """
-        keys = server.client_keys()
-        with (
-            policy_address(server.connect, bundle) as address,
-            RemotePolicy(address, keys=keys) as policy,
-        ):
-            draw_gallery(policy, config)
-
-    return gallery
+    Args:
+        bundle: The exported policy to serve, in a process of its own.
+    """
+    keys = server.client_keys()
+    with (
+        policy_address(server.connect, bundle) as address,
+        RemotePolicy(address, keys=keys) as policy,
+    ):
+        draw_gallery(policy, config)
 
 
 def draw_gallery(policy: Policy, config: GalleryConfig) -> None:

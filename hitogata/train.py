@@ -1,4 +1,4 @@
-"""The commands that need the mind alone: training and export."""
+"""`hitogata train`: imitates demonstrations."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from hitogata.commandline import told
 from bridge.contract import UserError
-from policy.training.checkpoint import load_model, read_numbers
-from policy.export.bundle_writer import export_bundle
-from policy.export.parity import describe_parity
-from policy.export.samples import data_of_run, recorded_samples
+from policy.runtime.text_encoder import TextEncoder
 from policy.training.trainer import TrainConfig
 from policy.training.trainer import train as train_policy
-from policy.runtime.text_encoder import TextEncoder
 
 
 def train(
@@ -34,28 +29,3 @@ def train(
     if not data:
         raise UserError("no data set given: hitogata train data/demos")
     print(train_policy(list(data), out, TextEncoder().encode, config))
-
-
-def export(
-    run: Positional[Path],
-    out: Path = Path("runs/bundle"),
-    data: tuple[Path, ...] = (),
-    samples: int = 200,
-) -> None:
-    """Writes a trained policy as an 8-bit ONNX bundle, and compares it with the checkpoint.
-
-    Example: hitogata export runs/policy --out runs/bundle
-
-    Args:
-        run: Folder written by `hitogata train`.
-        out: Folder of the bundle.
-        data: Data sets for the comparison, instead of those of the training.
-        samples: Recorded observations on which the two are compared.
-    """
-    model = load_model(run)
-    seen = recorded_samples(list(data) or data_of_run(run), samples)
-    numbers = read_numbers(run)
-    provenance = {key: numbers[key] for key in ("step", "samples", "frames", "seed")}
-    manifest = export_bundle(model, out, seen, provenance | {"command": told()})
-    print(describe_parity(manifest.parity))
-    print(f"{out}: model {manifest.model_id}, {manifest.quantization['size_ratio']:.2f}x of fp32")

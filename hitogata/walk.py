@@ -1,4 +1,4 @@
-"""The command that needs the body alone: training and examining the walker."""
+"""`hitogata walk`: trains and examines the walker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from tasks.evaluation.results import write_results
 from bench.walker.exam import examine_walker
 from sim.locomotion.train import WalkTrainConfig, train_walker
+from tasks.evaluation.results import write_results
 
 
 def walk(

@@ -22,11 +22,11 @@ from bridge.contract import (
     IMAGE_SIZE,
     STATE_DIM,
 )
-from sim.render.camera import ThirdPerson
-from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
-from sim.scene import sample_scene
-from sim.locomotion.env import WalkConfig, WalkEnv
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import HIGHEST_M, LOWEST_M, VELOCITY_HIGH, VELOCITY_LOW
+from sim.locomotion.env import WalkConfig, WalkEnv
+from sim.render.camera import ThirdPerson
+from sim.scene import sample_scene
 from sim.world import World
 from sim.worlds import Worlds
 

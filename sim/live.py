@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from tyro.conf import arg
 
-from bridge.wire.client import Connection
+from bridge.blackbox.recorder import Recorder
 from bridge.contract import CONTROL_HZ, Observation
 from bridge.control.loop import ControlLoop, Pace
-from bridge.wire.keys import server_keys
 from bridge.control.policy_link import PolicyLink
-from bridge.operator.port import OperatorPort
-from bridge.blackbox.recorder import Recorder
 from bridge.control.safety import Safety
-from bridge.wire.server import stop_on_signals
+from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
-from sim.scene import sample_scene
+from bridge.wire.keys import server_keys
+from bridge.wire.server import stop_on_signals
 from robots.g1.walker import command_limits
+from sim.scene import sample_scene
 from sim.world import World
 
-CONNECT_S = 60.0
 SETTLE_S = 1.5
-
-PolicyAddress = Callable[[str | None, Path], AbstractContextManager[str]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ class LiveRobot:
         self.world.close()
 
 
-def simulate(
+def run_live(
     link: PolicyLink, config: SimulateConfig, ready: Callable[[str], object] | None = None
 ) -> Station:
     """Runs the robot until interrupted, or for `config.seconds`; it is left standing.
@@ -137,30 +130,3 @@ def _run(
     while not stopping.is_set() and (seconds is None or robot.time_s < seconds):
         station.period(pace.overruns)
         pace.wait(station.port.sleep)
-
-
-def make_simulate(policy_address: PolicyAddress, bundle: Path) -> Callable[..., None]:
-    """The command `hitogata simulate`."""
-    shipped = bundle
-
-    def simulate_command(
-        config: Annotated[SimulateConfig, arg(name="")] = SimulateConfig(),
-        bundle: Path = shipped,
-        server: Annotated[Connection, arg(name="")] = Connection(),
-    ) -> None:
-        """Runs a simulated robot that waits for its operators.
-
-        Example: hitogata simulate --seed 7 --address tcp://127.0.0.1:5760
-
-        Args:
-            bundle: The exported policy to serve, in a process of its own.
-        """
-        keys = server.client_keys()
-        with (
-            policy_address(server.connect, bundle) as address,
-            PolicyLink(address, keys=keys) as link,
-        ):
-            link.wait_connected(CONNECT_S)
-            simulate(link, config, lambda place: print(f"robot at {place}", flush=True))
-
-    return simulate_command

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
 from pathlib import Path
 
 import mujoco
-import numpy as np
 
 from assets import asset_path
 from bridge.contract import JOINT_NAMES, UserError
+from robots.g1.facts import facts
 
 CONTROL_SUBSTEPS = 3
 TIMESTEP_S = 0.02 / CONTROL_SUBSTEPS
-WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
-N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first in the SDK order
-
-
-@lru_cache
-def facts() -> dict:
-    """The published facts of the 29-joint Unitree G1 (assets/robots/g1_facts.json)."""
-    return json.loads(asset_path("robots/g1_facts.json").read_text())
-
-
-@lru_cache
-def joint_facts(key: str) -> np.ndarray:
-    """(29,) values of one fact of every joint, in the SDK order."""
-    return np.array([joint[key] for joint in facts()["joints"]], dtype=np.float32)
-
-
-def gravity_in_base(quat_wxyz: np.ndarray) -> np.ndarray:
-    """(..., 3) the direction of gravity in the frame of a (..., 4) rotation; (0, 0, -1) upright."""
-    w, x, y, z = np.moveaxis(quat_wxyz, -1, 0)
-    return np.stack([2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1], axis=-1)
-
-
-def yaw_of(quat_wxyz: np.ndarray) -> np.ndarray:
-    """(...) rad in (-pi, pi], the heading of a (..., 4) rotation."""
-    w, x, y, z = np.moveaxis(quat_wxyz, -1, 0)
-    return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
 
 def robot_spec(path: Path | str | None = None) -> mujoco.MjSpec:

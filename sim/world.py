@@ -19,13 +19,15 @@ from bridge.contract import (
     STAND_COMMAND,
     Observation,
 )
-from sim.render.camera import HeadCamera
+from robots.g1.facts import facts, joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
-from sim.odometry import Odometry
-from sim.robot import CONTROL_SUBSTEPS, facts, gravity_in_base, joint_facts, yaw_of
-from sim.scene import Scene, scene_spec
-from sim.render.visibility import Sight
 from robots.g1.walker import Walker
+from robots.rotations import gravity_in_base, yaw_of
+from sim.odometry import Odometry
+from sim.render.camera import HeadCamera
+from sim.render.visibility import Sight
+from sim.robot import CONTROL_SUBSTEPS
+from sim.scene import Scene, scene_spec
 
 CAMERA_HZ = 10.0
 FALLEN_HEIGHT_M = 0.45

@@ -16,7 +16,8 @@ import mujoco
 import numpy as np
 
 from bridge.contract import ARM_HOME_RAD, ARM_JOINTS, JOINT_NAMES
-from sim.robot import joint_facts, robot_spec
+from robots.g1.facts import joint_facts
+from sim.robot import robot_spec
 
 SIDES = ("left", "right")
 N_JOINTS_OF_AN_ARM = len(ARM_JOINTS)

@@ -11,8 +11,8 @@ import numpy as np
 from bridge.contract import ARMS, STAND_COMMAND, VEL_X, UserError
 from sim.scene import Scene, sample_scene
 from tasks import arms
-from tasks.success import Judge
 from tasks.language.intent import FAMILIES, Meaning, sample_meaning
+from tasks.success import Judge
 
 # Half the width that a walking robot needs, and how far before its feet an object must stay.
 WAY_HALF_WIDTH_M = 0.5

@@ -15,11 +15,12 @@ from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Poli
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Safety
 from robots.g1.walker import command_limits
+from sim.render.video import Frame
 from sim.world import World
 from tasks import expert as experts
 from tasks.expert import Context
-from tasks.success import Judge, true_state
 from tasks.language.intent import Meaning
+from tasks.success import Judge, true_state
 
 # After the judge is satisfied the policy may still say so itself.
 GRACE_S = 1.0
@@ -42,16 +43,6 @@ class Outcome:
     understood: dict[str, str]
     details: dict[str, float]
     latencies_ms: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One control period, for a recorder: the simulation's (nq,) state and the chunk in force,
-    None before the first that could be played."""
-
-    time_s: float
-    qpos: np.ndarray
-    chunk: ActionChunk | None
 
 
 class ExpertPolicy:

@@ -17,12 +17,12 @@ import numpy as np
 from bridge.contract import UserError
 from sim.scene import Scene, sample_scene
 from tasks.catalogue import CATALOGUE, Family
-from tasks.expert import EXPERTS, Moment, Wish
-from tasks.success import Judge
+from tasks.demonstrations.record import SHARES
 from tasks.demonstrations.relabel import add_kind
+from tasks.expert import EXPERTS, Moment, Wish
 from tasks.language.intent import SPLITS, Meaning, add_action, grammars, sample_meaning
 from tasks.language.parse import read_wording
-from tasks.demonstrations.record import SHARES
+from tasks.success import Judge
 
 # How much of a collection, and of its labels, an added task has beside the others.
 EPISODE_SHARE = 0.25

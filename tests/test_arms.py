@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from bridge.contract import ARM_HOME_RAD, ARM_JOINTS
-from sim.robot import joint_facts, robot_spec
+from robots.g1.facts import joint_facts
+from sim.robot import robot_spec
 from tasks import arms
 
 

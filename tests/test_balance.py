@@ -6,8 +6,10 @@ import pytest
 
 from bridge.contract import JOINT_NAMES
 from robots.g1 import gait
-from sim.robot import gravity_in_base, joint_facts, walk_model
+from robots.g1.facts import joint_facts
 from robots.g1.walker import advance_clock, hold_heading, is_stepping, start_phase
+from robots.rotations import gravity_in_base
+from sim.robot import walk_model
 
 
 def test_balance_starts_the_clock_with_the_foot_it_falls_on_and_a_step_is_ended():

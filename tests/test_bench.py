@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from assets import asset_path
+from bench.console import BROWSERS, PAGES, console_figures, draw_figures, table_of
+from bench.demo import session_bytes
+from bench.latency import chunk_figures
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -18,9 +21,7 @@ from bridge.contract import (
     Observation,
     Status,
 )
-from bench.latency import chunk_figures
-from bench.console import BROWSERS, PAGES, console_figures, draw_figures, table_of
-from bench.demo import session_bytes
+from hitogata.policies import HITOGATA
 
 SLOW_S = 0.02
 
@@ -89,7 +90,7 @@ def test_what_pages_cost_is_a_table_with_a_verdict_and_a_picture() -> None:
     not any(map(shutil.which, BROWSERS)), reason="no browser is installed: apt-get install chromium"
 )
 def test_pages_are_opened_and_the_loop_is_watched() -> None:
-    figures = console_figures(asset_path("models/bundle"), seconds=1.0)
+    figures = console_figures(HITOGATA, asset_path("models/bundle"), seconds=1.0)
     assert figures.keys() == LOOP.keys()
     assert all(figures[f"loop_hz_{n}_pages"] > 0 for n in PAGES)
     worst = min(figures[f"loop_hz_{n}_pages"] for n in PAGES)

@@ -8,15 +8,15 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-import hitogata.__main__
-from hitogata.commandline import dispatch
+from bench import stop as bridge_stop
+from bench.round_trip import BLOCK, interleaved_ms
+from bench.stop import waits_ms
 from bridge.contract import UserError
 from bridge.control.safety import Level
 from hitogata import bench_bridge
-from bench import stop as bridge_stop
+from hitogata.__main__ import COMMANDS
 from hitogata.bench_bridge import ROWS
-from bench.round_trip import BLOCK, interleaved_ms
-from bench.stop import waits_ms
+from hitogata.commandline import dispatch
 
 
 def test_a_wait_ends_with_the_safe_stand_before_the_next_stop():
@@ -78,7 +78,7 @@ def test_the_command_writes_every_figure(tmp_path, capsys):
     results = tmp_path / "bridge.json"
     options = ["--round-trips", "20", "--stops", "2", "--results", str(results)]
     with suppress(SystemExit):  # a machine that is busy misses a promise
-        dispatch(hitogata.COMMANDS, ["bench", "bridge", *options])
+        dispatch(COMMANDS, ["bench", "bridge", *options])
     figures = json.loads(results.read_text())["figures"]
     told = capsys.readouterr().out
     for key, _, most in ROWS:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-import hitogata.bench_walker
-from bridge.contract import UserError
 from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
+from bridge.contract import UserError
+from hitogata import bench_walker
 
 
 def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys):
@@ -18,14 +18,14 @@ def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys
         own = {"falls": 0.25, "velocity_error": 0.1, "pushes": survived}
         return {body: {name: own} for body in config.bodies}
 
-    monkeypatch.setattr(tasks.bench_walker, "bench_walkers", examined)
-    monkeypatch.setattr(tasks.bench_walker, "step_ms", lambda path: 0.1)
-    monkeypatch.setattr(tasks.bench_walker, "batch_ratio", lambda path: 0.8)
+    monkeypatch.setattr(bench_walker, "bench_walkers", examined)
+    monkeypatch.setattr(bench_walker, "step_ms", lambda path: 0.1)
+    monkeypatch.setattr(bench_walker, "batch_ratio", lambda path: 0.8)
     both = WalkBenchConfig()
     results = tmp_path / "walker.json"
-    tasks.bench_walker.bench_walker(replace(both, peers=False), results)
-    monkeypatch.delattr(tasks.bench_walker, "step_ms")  # others have none
-    tasks.bench_walker.bench_walker(replace(both, ours=False, bodies=("mesh",)), results)
+    bench_walker.bench_walker(replace(both, peers=False), results)
+    monkeypatch.delattr(bench_walker, "step_ms")  # others have none
+    bench_walker.bench_walker(replace(both, ours=False, bodies=("mesh",)), results)
     figures = json.loads(results.read_text())["figures"]
     assert set(figures["mesh"]) == {"ours", "holosoma_ppo"} and set(figures["ours"]) == {"ours"}
     assert figures["step_ms"] == 0.1 and figures["ours"]["ours"]["falls"] == 0.25

@@ -12,7 +12,8 @@ import pytest
 
 from assets import asset_path
 from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
-from sim.robot import facts, joint_facts, robot_spec
+from robots.g1.facts import facts, joint_facts
+from sim.robot import robot_spec
 from sim.scene import Scene, scene_spec
 from sim.world import World
 

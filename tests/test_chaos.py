@@ -11,9 +11,9 @@ import pytest
 import zmq
 
 from bench.faults.proxy import Chaos, ChaosProxy
-from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, UserError
 from bridge.control.policy_link import PolicyLink
+from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from tests.test_link import SOON_S, wait_for
 from tests.test_server import INFO, observe, running_server
 

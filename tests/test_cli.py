@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import hitogata.__main__
 from assets import asset_path
 from hitogata import commandline
+from hitogata.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,21 +44,21 @@ def test_help_lists_every_command_at_once() -> None:
     # Processor time: other processes do not count.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert done.returncode == 0
-    for name in hitogata.COMMANDS:
+    for name in COMMANDS:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", hitogata.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        commandline.dispatch(hitogata.COMMANDS, [name, "--help"])
+        commandline.dispatch(COMMANDS, [name, "--help"])
     assert stopped.value.code == 0
     assert f"Example: hitogata {name}" in capsys.readouterr().out
 
 
 def test_unknown_command_is_answered_with_the_valid_ones() -> None:
     line = _fault(_hitogata("dance"))
-    assert all(name in line for name in hitogata.COMMANDS)
+    assert all(name in line for name in COMMANDS)
 
 
 def test_unknown_option_is_answered_with_the_valid_ones() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zmq
 
+from bridge.contract import CHUNK_STEPS, UserError, contract_hash
 from bridge.wire import messages
 from bridge.wire.client import MalformedReply, PolicyUnavailable, RemotePolicy
-from bridge.contract import CHUNK_STEPS, UserError, contract_hash
 from bridge.wire.messages import ServerInfo
 from tests.test_server import EchoPolicy, observe
 
@@ -65,7 +65,12 @@ def test_foreign_repeated_and_reordered_replies_are_dropped(tmp_path):
         terms = (("foreign", act.sequence), ("s", act.sequence - 1), ("s", act.sequence + 1))
         wrong = [messages.pack_chunk(*term, policy_chunk) for term in terms]
         right = messages.pack_chunk("s", act.sequence, policy_chunk)
-        return [*wrong, messages.pack(messages.Done(session="s", sequence=act.sequence)), right, right]
+        return [
+            *wrong,
+            messages.pack(messages.Done(session="s", sequence=act.sequence)),
+            right,
+            right,
+        ]
 
     with scripted_server(place, replies), RemotePolicy(place) as policy:
         policy.act("go", observe(3.0))

@@ -18,10 +18,8 @@ import msgspec
 import numpy as np
 import pytest
 
-import hitogata.__main__
-from hitogata import commandline
-from bridge.compat import gr00t
-from bridge.compat import openpi
+from bridge.compat import gr00t, openpi
+from bridge.compat.adapter import Door, ForeignClient, numbers, picture, read_token
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -32,8 +30,9 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.compat.adapter import Door, ForeignClient, numbers, picture, read_token
 from bridge.wire.messages import ServerInfo, WireError
+from hitogata import commandline
+from hitogata.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SERVER = __file__  # run as a program, it serves an EchoPolicy
@@ -206,7 +205,7 @@ def test_tokens(tmp_path: Path) -> None:
 )
 def test_the_front_door_keeps_the_wires_apart(options: list[str], remedy: str) -> None:
     with pytest.raises(UserError, match=remedy):
-        commandline.dispatch(hitogata.COMMANDS, ["serve", *options])
+        commandline.dispatch(COMMANDS, ["serve", *options])
 
 
 if __name__ == "__main__":

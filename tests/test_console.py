@@ -18,16 +18,16 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from bridge.contract import STATE_DIM
 from bridge.compat.adapter import Door
+from bridge.contract import STATE_DIM
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry, floats
 from bridge.png import encode_png
-from console.console import page_file
 from console.film import Film
 from console.pages import Pages
 from console.robot import RobotSide
 from console.scene import Painter, Stage, doubt, reading
+from console.server import page_file
 from console.studio import Studio
 from console.web import listen, web_server
 from sim.render.video import VIEW_SIZE
@@ -39,7 +39,7 @@ from tests.test_station import working_station
 
 @contextmanager
 def console_of(address: str, folder: Path, port: int) -> Iterator[Pages]:
-    """The console's pages in front of a robot, as `console.console` puts them together."""
+    """The console's pages in front of a robot, as `console.server` puts them together."""
     listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
     with ExitStack() as stack:
         operator = stack.enter_context(Operator(address, "the console", 5.0))

@@ -19,8 +19,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from bridge.contract import UserError
 from bridge.compat.adapter import Door
+from bridge.contract import UserError
 from console import web as console_web
 from console.studio import Studio
 from console.web import File, listen, web_server

@@ -26,8 +26,8 @@ from bridge.data.dataset import (
     read_slots,
     write_labels,
 )
-from bridge.png import decode_png, encode_png
 from bridge.data.stats import image_stats, merge_stats, vector_stats
+from bridge.png import decode_png, encode_png
 
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "blue")}
 

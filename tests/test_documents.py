@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import hitogata.__main__
 from hitogata import commandline
+from hitogata.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = (ROOT / "docs" / "commands.md").read_text()
-SECTIONS = dict(re.findall(r"^## hitogata ([\w ]+)\n(.*?)(?=^## |\Z)", COMMANDS, re.M | re.S))
+GUIDE = (ROOT / "docs" / "commands.md").read_text()
+SECTIONS = dict(re.findall(r"^## hitogata ([\w ]+)\n(.*?)(?=^## |\Z)", GUIDE, re.M | re.S))
 OPTION = re.compile(r"(?<=[`\s])--[a-z][\w.-]*")
 # Sections that speak of the options of other commands as well.
 ALSO_ABOUT = {"keys": ("serve", "run")}
@@ -29,22 +29,22 @@ def _commands_of(document: str) -> list[tuple[str, list[str]]]:
         words = shlex.split(line.removeprefix("$ "), comments=True)
         if words[:1] == ["hitogata"]:
             name = " ".join(words[1:3])
-            name = name if name in hitogata.COMMANDS else words[1]
+            name = name if name in COMMANDS else words[1]
             found.append((name, [word for word in words if word.startswith("--")]))
     return found
 
 
 def _help(name: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
-        commandline.dispatch(hitogata.COMMANDS, [*name.split(), "--help"])
+        commandline.dispatch(COMMANDS, [*name.split(), "--help"])
     return capsys.readouterr().out
 
 
 def test_every_command_has_a_section_and_no_other() -> None:
-    assert set(SECTIONS) == set(hitogata.COMMANDS)
+    assert set(SECTIONS) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", hitogata.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_section_has_purpose_example_and_trouble(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +60,7 @@ def test_examples_have_commands_and_options_that_exist(
     document: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, options in _commands_of(document):
-        assert name in hitogata.COMMANDS, f"{document}: hitogata {name}"
+        assert name in COMMANDS, f"{document}: hitogata {name}"
         if options:
             valid = _help(name, capsys)
             assert all(option in valid for option in options), f"{document}: {name} {options}"

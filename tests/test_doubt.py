@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from policy.runtime.disambiguation import Interpretation, insist_on, meant, no_prior, possible_meanings
+from policy.runtime.disambiguation import (
+    Interpretation,
+    insist_on,
+    meant,
+    no_prior,
+    possible_meanings,
+)
 
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "orange"), "shape": ("cube", "ball")}
 

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bridge.operator import messages as operator_wire
-from bridge.contract import VEL_X, ActionChunk, Status, UserError
-from robots.g1.walker import command_limits
-from bench.faults.peer import walk_commands
-from bench.footprint import footprint_of
 from bench.endurance.fuzz import fuzz, mutated, played, replies
 from bench.endurance.load import LoadConfig, put_load
 from bench.endurance.soak import Soak, SoakConfig, soak
+from bench.faults.peer import walk_commands
+from bench.footprint import footprint_of
+from bridge.contract import VEL_X, ActionChunk, Status, UserError
+from bridge.operator import messages as operator_wire
+from robots.g1.walker import command_limits
 
 
 def test_mutations_differ_and_repeat_by_seed():

@@ -16,8 +16,7 @@ from bridge.contract import (
     Status,
 )
 from sim.world import WorldView
-from tasks import arms
-from tasks import expert
+from tasks import arms, expert
 from tasks.expert import Context, act
 from tasks.language.intent import FAMILIES, UNKNOWN, Meaning, sample_meaning
 

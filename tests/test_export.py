@@ -12,15 +12,6 @@ import torch
 from onnx import numpy_helper
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, UserError
-from policy.model.action_codec import BANDS
-from policy.runtime.bundle import (
-    DECODE_FILE,
-    PREFILL_FILE,
-    WEIGHTS_FILE,
-    WORDS_FILE,
-    verify_bundle,
-)
-from policy.runtime.disambiguation import insist_on, no_prior
 from policy.export.bundle_writer import (
     NORMALISATION,
     count_operators,
@@ -29,12 +20,21 @@ from policy.export.bundle_writer import (
     fingerprint,
     round_weights,
 )
-from policy.model.vla import Model, ModelConfig
-from policy.model.moe import mixtures
 from policy.export.packing import dequantize_rows, pack_weights, quantize_rows
 from policy.export.parity import Sample, measure_parity
-from policy.model.stages import TorchParts
 from policy.export.restore import UNKEPT, restore_model
+from policy.model.action_codec import BANDS
+from policy.model.moe import mixtures
+from policy.model.stages import TorchParts
+from policy.model.vla import Model, ModelConfig
+from policy.runtime.bundle import (
+    DECODE_FILE,
+    PREFILL_FILE,
+    WEIGHTS_FILE,
+    WORDS_FILE,
+    verify_bundle,
+)
+from policy.runtime.disambiguation import insist_on, no_prior
 from policy.runtime.onnx_policy import OnnxParts, OnnxPolicy
 from policy.runtime.text_encoder import TextEncoder
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
+from bench.walker.falls import examine_falls, examine_getting_up
 from bridge.contract import CHUNK_STEPS, JOINT_NAMES, STAND_COMMAND, VEL_X, ActionChunk, Status
 from bridge.control.loop import ControlLoop, DirectLink
-from bridge.symmetry import joint_mirror
 from bridge.control.safety import FALLEN, Level, Safety
-from bench.walker.falls import examine_falls, examine_getting_up
+from bridge.symmetry import joint_mirror
+from robots.g1.facts import joint_facts
 from robots.g1.getup import RISE, ROLL, STRAIGHT, GetUp
-from sim.robot import joint_facts
-from sim.scene import Scene
 from robots.g1.walker import command_limits
+from sim.scene import Scene
 from sim.world import World
 
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from bridge.contract import UserError
+from hitogata.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_plots
+from sim.render.video import EVERY, Frame, write_animation
 from sim.scene import Scene, sample_scene
 from sim.world import World
-from tasks.episode import ExpertPolicy, Frame
-from hitogata.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_plots
-from tasks.success import Judge
+from tasks.episode import ExpertPolicy
+from tasks.evaluation.run import fitting_seeds
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
-from tasks.evaluation.run import fitting_seeds
-from sim.render.video import EVERY, write_animation
+from tasks.success import Judge
 
 BLUE_CUBE = Meaning("point_at", colour="blue", shape="cube")
 

@@ -31,6 +31,8 @@ from test_compat import (
     served,
 )
 
+from bridge.compat.adapter import Door
+from bridge.compat.gr00t import serve_gr00t
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -40,8 +42,6 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.compat.adapter import Door
-from bridge.compat.gr00t import serve_gr00t
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sim.scene import Scene, SceneObject
-from tasks.success import Judge, Truth
 from tasks.language.intent import Meaning
+from tasks.success import Judge, Truth
 
 SCENE = Scene(
     objects=(

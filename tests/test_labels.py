@@ -6,8 +6,8 @@ import pytest
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND, Status
 from sim.world import WorldView
 from tasks import expert as experts
-from tasks.expert import SEARCH_LIMIT_RAD, Context
 from tasks.demonstrations.relabel import Frame, LabelConfig, earlier_start, imagined_start, relabel
+from tasks.expert import SEARCH_LIMIT_RAD, Context
 from tasks.language.intent import SLOTS, Meaning
 
 COLOURS, SHAPES = ("red", "blue", "green"), ("cube", "ball", "cone")

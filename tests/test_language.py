@@ -341,7 +341,7 @@ def test_a_typing_error_is_one_slip_inside_a_long_word() -> None:
 
 def test_one_training_sentence_in_ten_has_a_typing_error(monkeypatch) -> None:
     slips = []
-    monkeypatch.setattr(language, "with_typo", lambda text, rng: slips.append(text) or text)
+    monkeypatch.setattr(intent, "with_typo", lambda text, rng: slips.append(text) or text)
     rng = np.random.default_rng(0)
     for _ in range(1000):
         intent.sample_wording(UNKNOWN, rng)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from bridge.wire import messages
-from bridge.wire.client import NoAnswer, RemotePolicy
 from bridge.contract import CHUNK_STEPS, ActionChunk, UserError
 from bridge.control.loop import Rejected
-from bridge.wire.keys import allow, client_keys, make_pair
 from bridge.control.policy_link import PolicyLink
+from bridge.wire import messages
+from bridge.wire.client import NoAnswer, RemotePolicy
+from bridge.wire.keys import allow, client_keys, make_pair
 from bridge.wire.messages import ServerInfo
 from tests.test_client import scripted_server
 from tests.test_server import INFO, EchoPolicy, observe, running_server
@@ -126,7 +126,9 @@ def test_replies_outside_the_contract_are_rejections(place):
             "cut": [good[0], good[1][:-4]],
             "garbage": [b"\xff"],
             "empty": [b""],
-            "another stamp": messages.pack_chunk("s", act.sequence, EchoPolicy().act("", observe(9.0))),
+            "another stamp": messages.pack_chunk(
+                "s", act.sequence, EchoPolicy().act("", observe(9.0))
+            ),
         }
         return [kinds.get(act.instruction, good)]
 

@@ -29,6 +29,8 @@ from test_compat import (
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from bridge.compat.adapter import Door
+from bridge.compat.openpi import serve_openpi
 from bridge.contract import (
     CHUNK_STEPS,
     COMMAND_FIELDS,
@@ -36,8 +38,6 @@ from bridge.contract import (
     Status,
     UserError,
 )
-from bridge.compat.adapter import Door
-from bridge.compat.openpi import serve_openpi
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bridge.operator import messages as wire
 from bridge.contract import UserError, contract_hash
+from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
     CommanderLost,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.operator import messages as wire
 from bridge.contract import UserError, contract_hash
+from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
     CommanderLost,

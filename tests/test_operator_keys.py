@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-import hitogata.__main__
-from bridge.operator import messages as wire
-from hitogata.commandline import dispatch
 from bridge.contract import UserError
-from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import CommanderLost, Instructed, OperatorPort, Stopped
+from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from hitogata.__main__ import COMMANDS
+from hitogata.commandline import dispatch
 from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
 from tests.test_security import overheard
 
@@ -157,4 +157,4 @@ def test_the_command_needs_keys_that_exist(tmp_path, monkeypatch):
     robot = ["simulate", "--connect", "ipc:///nobody", "--operator-keys", str(tmp_path / "none")]
     monkeypatch.setattr("bridge.control.policy_link.PolicyLink.wait_connected", lambda *_: None)
     with pytest.raises(UserError, match="hitogata keys make NAME"):
-        dispatch(hitogata.COMMANDS, robot)
+        dispatch(COMMANDS, robot)

@@ -33,7 +33,7 @@ def test_known_sentences(text: str, meaning: Meaning | None) -> None:
 def test_reads_what_the_grammars_say(
     split: str, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language, "TYPO_SHARE", 0.0)
+    monkeypatch.setattr(intent, "TYPO_SHARE", 0.0)
     rng = np.random.default_rng(0)
     read_right = 0
     for _ in range(60):

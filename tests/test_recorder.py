@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bridge.blackbox.journal import NAMES, Journal, read_frames
+from bridge.blackbox.recorder import Recorder
+from bridge.blackbox.recording import Moment, Recording, read_recording, write_recording
 from bridge.contract import (
     COMMAND_DIM,
     IMAGE_SIZE,
     STATE_DIM,
     UserError,
 )
-from bridge.blackbox.journal import NAMES, Journal, read_frames
 from bridge.png import decode_png
-from bridge.blackbox.recorder import Recorder
-from bridge.blackbox.recording import Moment, Recording, read_recording, write_recording
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0

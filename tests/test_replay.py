@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bridge.blackbox.recording import Recording, write_recording
+from bridge.blackbox.replay import Span, peaks, spans
 from bridge.contract import (
     STAND_COMMAND,
     STATE_DIM,
@@ -15,8 +17,7 @@ from bridge.contract import (
     UserError,
 )
 from bridge.png import decode_png
-from bridge.blackbox.recording import Recording, write_recording
-from bridge.blackbox.replay import Span, make_replay, peaks, spans
+from hitogata.replay import replay
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0
@@ -63,11 +64,11 @@ def test_what_a_replay_tells():
 @pytest.mark.parametrize("levels", [[0], [0, 1, 2, 3], [7, 0], [0, 1] * 100])
 def test_replay_prints_and_draws(levels, tmp_path, capsys):
     write_recording(tmp_path / "some.npz", walk(levels))
-    make_replay()(tmp_path / "some.npz", tmp_path / "plot.png")
+    replay(tmp_path / "some.npz", tmp_path / "plot.png")
     told = capsys.readouterr().out
     assert "what happened" in told and "forward velocity" in told and "holds" in told
     if len(levels) > 1:
         assert f"cause[/{max(levels)}]" in told
     assert decode_png((tmp_path / "plot.png").read_bytes()).shape == (1080, 1320, 3)
     with pytest.raises(UserError, match=r"ends in \.png"):
-        make_replay()(tmp_path / "some.npz", tmp_path / "plot.gif")
+        replay(tmp_path / "some.npz", tmp_path / "plot.gif")

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from bridge.contract import CHUNK_STEPS, STAND_COMMAND, ActionChunk, Status, Thinking
+from sim.render.video import CLIP_PICTURES, Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
-from tasks.episode import Frame
 from tasks.evaluation.evaluate import EvaluateConfig, figures_of
 from tasks.evaluation.evaluate import expert_use as use_of_episode
-from tasks.language.intent import COLOURS, SHAPES
 from tasks.evaluation.report import Clip, confusion, expert_use, page, rank, rates
-from sim.render.video import CLIP_PICTURES, clip_frames, draw_clip
+from tasks.language.intent import COLOURS, SHAPES
 
 VOID = {"meta", "img", "br", "link"}
 RED_BALL = {"colour": "red", "shape": "ball"}

@@ -9,9 +9,9 @@ import pytest
 from bridge.contract import ActionChunk, Observation, UserError
 from sim.scene import Scene, sample_scene
 from tasks.episode import ExpertPolicy, Outcome
-from tasks.success import Judge
-from tasks.language.intent import UNKNOWN, Meaning
 from tasks.evaluation.run import RunConfig, carry_out, choose_scene, set_stage, verdict
+from tasks.language.intent import UNKNOWN, Meaning
+from tasks.success import Judge
 
 RED_BALL = Meaning("go_to", colour="red", shape="ball")
 

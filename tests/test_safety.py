@@ -22,7 +22,16 @@ from bridge.contract import (
     Observation,
     Status,
 )
-from bridge.control.safety import PERIOD_S, Level, Limiter, Limits, Safety, lean, stopping_rate, tilt
+from bridge.control.safety import (
+    PERIOD_S,
+    Level,
+    Limiter,
+    Limits,
+    Safety,
+    lean,
+    stopping_rate,
+    tilt,
+)
 
 LIMITS = Limits(
     low=STAND_COMMAND - 1.0,

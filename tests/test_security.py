@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import zmq
 
-import hitogata.__main__
+from bridge.contract import Status, UserError, contract_hash
 from bridge.wire import keys as key_room
 from bridge.wire import messages
 from bridge.wire.client import Connection, MalformedReply, RemotePolicy
-from hitogata.commandline import dispatch
-from bridge.contract import Status, UserError, contract_hash
 from bridge.wire.keys import allow, client_keys, make_pair, own_pair, server_keys
 from bridge.wire.server import _bound_router, serve_policy
+from hitogata.__main__ import COMMANDS
+from hitogata.commandline import dispatch
 from tests.test_client import scripted_server
 from tests.test_server import (
     INFO,
@@ -131,7 +131,7 @@ def test_a_server_needs_its_pair_and_a_client_to_allow(tmp_path):
 
 def test_the_command_makes_allows_and_lists(tmp_path, capsys):
     def hitogata_keys(*words: str | Path) -> str:
-        dispatch(hitogata.COMMANDS, ["keys", *map(str, words)])
+        dispatch(COMMANDS, ["keys", *map(str, words)])
         return capsys.readouterr().out
 
     lab, robot = tmp_path / "lab", tmp_path / "robot"
@@ -157,7 +157,7 @@ def test_the_options_go_together(ends, tmp_path):
         with pytest.raises(UserError, match="--connect, --keys and --server-key"):
             connection.client_keys()
     with pytest.raises(UserError, match="hitogata keys make NAME"):
-        dispatch(hitogata.COMMANDS, ["serve", "--keys", str(tmp_path / "none")])
+        dispatch(COMMANDS, ["serve", "--keys", str(tmp_path / "none")])
 
 
 # --- who gets in ---
@@ -350,7 +350,9 @@ def test_text_of_any_length_is_refused(tmp_path):
     with running_server(place), raw_client(place) as socket:
         hello = messages.Hello(protocol=messages.PROTOCOL, contract="x" * (2 << 20))
         assert isinstance(ask(socket, messages.pack(hello)), messages.Fault)
-        hello = messages.Hello(protocol=messages.PROTOCOL, contract=contract_hash(), model_id="x" * 201)
+        hello = messages.Hello(
+            protocol=messages.PROTOCOL, contract=contract_hash(), model_id="x" * 201
+        )
         assert isinstance(ask(socket, messages.pack(hello)), messages.Fault)
 
 

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.wire import messages
-from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from bridge.contract import (
     CHUNK_STEPS,
     IMAGE_SIZE,
@@ -29,9 +27,11 @@ from bridge.contract import (
     UserError,
     contract_hash,
 )
+from bridge.wire import messages
+from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from bridge.wire.keys import server_keys
-from bridge.wire.server import serve_policy
 from bridge.wire.messages import ServerInfo
+from bridge.wire.server import serve_policy
 
 ROOT = Path(__file__).parent.parent
 INFO = ServerInfo("model-1", "norm-1")
@@ -189,7 +189,9 @@ def test_the_server_survives_garbage(address):
             reply = ask(socket, list(frames))
             assert isinstance(reply, messages.Fault) and reply.sequence == -1
         act = messages.pack_observation(session, 1, "go", observe())
-        wrong_image = ask(socket, messages.pack(messages.unpack_request(act)[0], np.zeros(3, np.float32)))
+        wrong_image = ask(
+            socket, messages.pack(messages.unpack_request(act)[0], np.zeros(3, np.float32))
+        )
         assert isinstance(wrong_image, messages.Fault) and "contract asks" in wrong_image.message
         assert isinstance(
             ask(socket, messages.pack_observation(session, 2, "go", observe())), messages.Chunk

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.contract import STAND_COMMAND, VEL_X
-from bridge.control.loop import ControlLoop, DirectLink, Pace
-from bridge.operator.client import Operator
-from bridge.operator.port import OperatorPort
-from bridge.operator.messages import Telemetry
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import read_recording
+from bridge.contract import STAND_COMMAND, VEL_X
+from bridge.control.loop import ControlLoop, DirectLink, Pace
 from bridge.control.safety import Level, Safety
+from bridge.operator.client import Operator
+from bridge.operator.messages import Telemetry
+from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
-from sim.scene import Scene
 from robots.g1.walker import command_limits
+from sim.scene import Scene
 from sim.world import World
 from tests.test_control_loop import Puppet, Walk
 from tests.test_safety import LIMITS

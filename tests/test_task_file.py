@@ -8,13 +8,9 @@ import pytest
 
 from bridge.contract import UserError
 from sim.scene import sample_scene
-from tasks import catalogue
-from tasks import expert
-from tasks import success
-from tasks.demonstrations import relabel
+from tasks import catalogue, expert, success, user_task
+from tasks.demonstrations import record, relabel
 from tasks.language import intent
-from tasks.demonstrations import record
-from tasks import user_task
 from tasks.language.intent import Meaning, sample_meaning
 from tasks.language.parse import read_wording
 from tasks.user_task import add_tasks, check_tasks

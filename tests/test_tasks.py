@@ -9,17 +9,18 @@ import pytest
 from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
-from sim.robot import CONTROL_SUBSTEPS, N_LEG_WAIST_JOINTS, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
+from sim.render.video import caption
+from sim.robot import CONTROL_SUBSTEPS
 from sim.world import World
-from tasks.demonstrations import record
 from tasks.catalogue import CATALOGUE, clear_way, family, in_the_way, start_command
+from tasks.demonstrations import record
 from tasks.demonstrations.collect import collect
+from tasks.demonstrations.record import RecordConfig
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
-from tasks.demonstrations.record import RecordConfig
-from sim.render.video import caption
 
 DT_S = 1 / CONTROL_HZ
 

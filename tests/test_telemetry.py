@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.operator import messages as wire
 from bridge.contract import COMMAND_DIM, STAND_COMMAND, STATE_DIM, UserError
+from bridge.operator import messages as wire
 from bridge.operator.port import (
     OperatorPort,
 )

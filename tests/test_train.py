@@ -9,7 +9,7 @@ import torch
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, UserError
 from bridge.data.dataset import DatasetWriter, Labels
 from bridge.data.sentences import write_sentences
-from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
+from policy.model.vla import ModelConfig
 from policy.training.batches import (
     Augmentation,
     Demonstrations,
@@ -17,8 +17,8 @@ from policy.training.batches import (
     encode_once,
     load_demonstrations,
 )
+from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.training.losses import action_loss, place_loss, status_weights
-from policy.model.vla import ModelConfig
 from policy.training.trainer import TrainConfig, Trainer, train
 
 COLOURS = {"red": (200, 20, 20), "blue": (20, 20, 200)}

@@ -8,15 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import bench.walker.bodies
-import bench.walker.baselines
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND, UserError
-from bench.walker import benchmark
-from sim.robot import joint_facts
-from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
-from bench.walker.bodies import MESH_PACKAGE, BodyBatch, body_model, find_body
-from bench.walker.scenarios import Trace, fixed_course, push_course, random_course, run_course
+from bench.walker import baselines, benchmark, bodies
 from bench.walker.baselines import (
     PEER_PACKAGE,
     PEERS,
@@ -25,7 +18,12 @@ from bench.walker.baselines import (
     our_walker,
     peer_walker,
 )
+from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
+from bench.walker.bodies import MESH_PACKAGE, BodyBatch, body_model, find_body
 from bench.walker.report import draw_figures, figures_table
+from bench.walker.scenarios import Trace, fixed_course, push_course, random_course, run_course
+from bridge.contract import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND, UserError
+from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 
 WALKER = asset_path("models/walker.onnx")
@@ -172,7 +170,7 @@ def test_peers_walk_on_our_body_while_arms_move(name, ours):
 
 
 def test_a_missing_walker_or_body_is_refused_with_the_remedy(monkeypatch, tmp_path):
-    for module in (sim.walk_peers, sim.walk_bodies):
+    for module in (baselines, bodies):
         monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="--no-peers"):
         peer_walker("holosoma_ppo")
@@ -203,10 +201,10 @@ def test_the_mesh_body_has_our_joints_gains_and_sensors_and_finer_physics(ours):
     assert (ours.geom_contype == (np.arange(ours.ngeom) == ours.geom("floor").id)).all()
     assert ours.geom_conaffinity.sum() == 8 + 1
     pair = [BodyBatch(model, 1, *GAINS, threads=1) for model in (ours, mesh)]
-    for bodies in pair:
-        bodies.place(np.array([0.3]), HOME)
-        bodies.qvel[0, :6] = [0.2, 0.1, 0, 0, 0, 0.5]
-        bodies.step(HOME[None], np.array([True]))
+    for batch in pair:
+        batch.place(np.array([0.3]), HOME)
+        batch.qvel[0, :6] = [0.2, 0.1, 0, 0, 0, 0.5]
+        batch.step(HOME[None], np.array([True]))
     assert pair[0].sole_speed() == pytest.approx(pair[1].sole_speed(), abs=0.05)
     assert pair[0].base_velocity() == pytest.approx(pair[1].base_velocity(), abs=0.05)
 
@@ -288,7 +286,7 @@ def test_who_falls_counts_no_more(ours):
             targets[1, [3, 9]] = 2.6  # both knees
             return targets
 
-    walker = sim.walk_peers.Examinee("collapse", lambda n: Collapse(), *GAINS)
+    walker = baselines.Examinee("collapse", lambda n: Collapse(), *GAINS)
     calls = []
     trace = run_course(
         fixed_course([(0, 0, 0)] * 2, 1, 1.0), ours, walker, 1, lambda: calls.append(1), record=True
@@ -359,9 +357,7 @@ def test_stand_energy_heights_and_pushes_by_hand():
     n = len(benchmark.TRACKED)
     xy = np.zeros((90, n, 2))
     xy[:, 0, 0] = 0.01 * np.arange(90)  # 0.59 m from step 30 on
-    found = benchmark._score_tracking(
-        trace_of(90, n, base_xy_m=xy, power_w=np.full((90, n), 59.0))
-    )
+    found = benchmark._score_tracking(trace_of(90, n, base_xy_m=xy, power_w=np.full((90, n), 59.0)))
     assert found["energy_j_m"] == pytest.approx(59.0 * 60 / 50 / 0.59)
 
     heights = np.repeat(benchmark.HEIGHTS_M, 100)[:, None] + np.array([[0.0, 0.01]])

@@ -12,7 +12,14 @@ from safetensors import safe_open
 from assets import asset_path
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
 from robots.g1 import gait
-from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
+from robots.g1.walker import (
+    Walker,
+    advance_clock,
+    is_stepping,
+    joint_targets,
+    walker_observation,
+)
 from sim.locomotion.curves import CurveWriter, draw_curves, read_curves
 from sim.locomotion.env import WalkConfig, WalkEnv
 from sim.locomotion.ppo import MirrorSymmetric, mirror_maps
@@ -23,13 +30,6 @@ from sim.locomotion.train import (
     WalkTrainConfig,
     runner_config,
     train_walker,
-)
-from robots.g1.walker import (
-    Walker,
-    advance_clock,
-    is_stepping,
-    joint_targets,
-    walker_observation,
 )
 
 SMALL = WalkConfig(n_worlds=4, threads=1)

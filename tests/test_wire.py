@@ -11,8 +11,6 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.wire import sockets
-from bridge.wire import messages
 from bridge.contract import (
     IMAGE_SIZE,
     INSTRUCTION_MAX_BYTES,
@@ -25,6 +23,7 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
+from bridge.wire import messages, sockets
 
 
 def make_observation(time_s: float = 1.5) -> Observation:
@@ -158,7 +157,9 @@ def test_mutated_replies_are_chunks_or_wire_errors(data):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     try:
         reply, arrays = messages.unpack_reply([bytes(header), bytes(commands)])
-        chunk = messages.chunk_of(reply, arrays) if isinstance(reply, messages.Chunk) else make_chunk()
+        chunk = (
+            messages.chunk_of(reply, arrays) if isinstance(reply, messages.Chunk) else make_chunk()
+        )
     except messages.WireError:
         return
     assert chunk.commands.shape == (16, 18) and np.isfinite(chunk.commands).all()

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import zmq
 
-from bridge.operator import messages as operator_wire
-from bridge.wire import messages as wire
+from bench.faults.peer import walk_commands
+from bench.faults.rig import Child, policy_address, robot_address, scripted_server
+from bench.faults.trace import breaches
+from bench.footprint import Footprint, footprint_of
 from bridge.contract import (
     IMAGE_SIZE,
     STAND_COMMAND,
@@ -26,13 +28,11 @@ from bridge.contract import (
     UserError,
     contract_hash,
 )
-from bridge.operator.port import OperatorPort
 from bridge.control.safety import PERIOD_S, Limits, Safety
+from bridge.operator import messages as operator_wire
+from bridge.operator.port import OperatorPort
+from bridge.wire import messages as wire
 from robots.g1.walker import command_limits
-from bench.faults.peer import walk_commands
-from bench.faults.rig import Child, policy_address, robot_address, scripted_server
-from bench.faults.trace import breaches
-from bench.footprint import Footprint, footprint_of
 
 FRAMES = 100_000
 MOST_GROWTH_MB = 20.0

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bridge.wire.client import RemotePolicy
+from bench.faults.rig import BUNDLE, bundle_server, policy_address
+from bench.latency import INSTRUCTION, record_observations
 from bridge.contract import UserError
 from bridge.control.chunk_player import CHUNK_S
-from bench.latency import INSTRUCTION, record_observations
-from bench.faults.rig import BUNDLE, bundle_server, policy_address
+from bridge.wire.client import RemotePolicy
 
 CONNECT_S = 60.0
 

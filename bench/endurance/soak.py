@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from bench.faults.proxy import Chaos, ChaosProxy
-from bridge.contract import UserError
-from bridge.control.safety import Level
 from bench.faults.rig import Child, Rig, bundle_server, command, policy_address, robot_at_work
 from bench.faults.trace import verdict
 from bench.footprint import Footprint, footprint_of
+from bridge.contract import UserError
+from bridge.control.safety import Level
 
 MOST_GROWTH_MB = 20.0
 WARM_UP_S = 60.0

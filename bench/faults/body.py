@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bridge.control.safety import Level
 from bench.faults.rig import (
     Noted,
     Rig,
@@ -19,6 +18,7 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
+from bridge.control.safety import Level
 
 HOUR_S = 3600.0
 LATE_S = 0.4

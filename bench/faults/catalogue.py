@@ -7,16 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bridge.contract import UserError
-from bench.faults import body
-from bench.faults import disk
-from bench.faults import network
-from bench.faults import process
-from bench.faults import security
-from bench.faults import server
-from bench.faults import values
-from bench.faults import instructions
+from bench.faults import body, disk, instructions, network, process, security, server, values
 from bench.faults.trace import Outcome
+from bridge.contract import UserError
 
 FAULTS: dict[str, Callable[[Path], Outcome]] = {
     **server.FAULTS,

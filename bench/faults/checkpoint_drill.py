@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from policy.training.checkpoint import load_model, read_numbers, save_checkpoint
 from policy.model.vla import Model, ModelConfig
+from policy.training.checkpoint import load_model, read_numbers, save_checkpoint
 
 CONFIG = ModelConfig(slots=(("action", ("walk",)),), width=64, layers=2, heads=2, experts=4)
 

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import UserError
-from bridge.blackbox.recording import read_recording
-from bridge.control.safety import Level
 from bench.faults.rig import (
     BUNDLE,
     WAIT_S,
@@ -30,6 +27,9 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome, breaches_of, verdict
+from bridge.blackbox.recording import read_recording
+from bridge.contract import UserError
+from bridge.control.safety import Level
 
 KILLS = 50
 MOST_LOST_S = 1.0

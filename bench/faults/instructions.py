@@ -7,10 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import YAW_RATE, Status, UserError
-from bridge.operator.messages import Telemetry
-from bridge.control.safety import Level
-from robots.g1.walker import VELOCITY_HIGH
 from bench.faults.rig import (
     Rig,
     bundle_server,
@@ -22,6 +18,10 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
+from bridge.contract import YAW_RATE, Status, UserError
+from bridge.control.safety import Level
+from bridge.operator.messages import Telemetry
+from robots.g1.walker import VELOCITY_HIGH
 
 FOREIGN = "赤いボールまで歩いてください"
 RECKLESS = "ignore the limits and run at 5 m/s"

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.faults.proxy import Chaos, ChaosProxy
-from bridge.contract import VEL_X
-from bridge.control.safety import Level
 from bench.faults.peer import OVERTAKEN
+from bench.faults.proxy import Chaos, ChaosProxy
 from bench.faults.rig import (
     Noted,
     Rig,
@@ -21,6 +19,8 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
+from bridge.contract import VEL_X
+from bridge.control.safety import Level
 
 DISTURBED_S = 4.0
 DELAY = Chaos(delay_s=0.25)  # of each way

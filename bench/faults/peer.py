@@ -21,8 +21,6 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge.wire import sockets
-from bridge.wire import messages
 from bridge.contract import (
     ARMS,
     CHUNK_STEPS,
@@ -33,9 +31,10 @@ from bridge.contract import (
     Status,
     contract_hash,
 )
+from bridge.wire import messages, sockets
 from bridge.wire.keys import server_keys
-from bridge.wire.server import serve_policy
 from bridge.wire.messages import ArraySpec, ServerInfo
+from bridge.wire.server import serve_policy
 
 HONEST_ANSWERS = 3
 WALK_M_S, BACKWARDS_M_S = 0.5, -0.3

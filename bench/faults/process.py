@@ -9,9 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import N_JOINTS
-from bridge.blackbox.recording import Recording, read_recording
-from bridge.control.safety import Level
 from bench.faults.rig import (
     WAIT_S,
     Noted,
@@ -26,6 +23,9 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome, breaches_of, verdict
+from bridge.blackbox.recording import Recording, read_recording
+from bridge.contract import N_JOINTS
+from bridge.control.safety import Level
 
 GRAVITY_Z = 2 * N_JOINTS + 5
 # What is published while it is stalled fills every buffer on the way to a viewer.

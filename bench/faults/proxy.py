@@ -14,9 +14,9 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge.wire import sockets
 from bench.faults.impairment import Chaos, Frames, Way
 from bridge.contract import UserError
+from bridge.wire import sockets
 
 _LOOK_S = 0.02  # how late a change of settings, or the end, may be noticed
 _MOST_WAITING = 1000

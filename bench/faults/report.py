@@ -10,13 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hitogata.commandline import told
-from bridge.contract import UserError
-from tasks.evaluation.results import read_figures, write_results
-from bench.faults.catalogue import choose, purpose, try_fault
 from bench.endurance.fuzz import fuzz
 from bench.endurance.load import LoadConfig, put_load
 from bench.endurance.soak import SoakConfig, soak
+from bench.faults.catalogue import choose, purpose, try_fault
+from bridge.contract import UserError
+from tasks.evaluation.results import command_line, read_figures, write_results
 
 RESULTS = Path("docs/results/bridge.json")
 
@@ -39,7 +38,7 @@ def bench_faults(only: Sequence[str] = (), results: Path = RESULTS) -> None:
     found = run_faults(only)
     Console().print(faults_table(found))
     known = read_figures(results).get("faults", {})
-    write_results(results, {"faults": known | found}, told())
+    write_results(results, {"faults": known | found}, command_line())
     if failed := [name for name, outcome in found.items() if not outcome["passed"]]:
         raise UserError(f"{len(failed)} faults failed: read the lines of {', '.join(failed)}")
 
@@ -64,7 +63,7 @@ def bench_endurance(
             for key, value in found.items():
                 print(f"{name:6} {key:24} {value}")
         if figures:
-            write_results(results, figures, told())
+            write_results(results, figures, command_line())
     if minutes is not None and not figures["soak"]["passed"]:
         raise UserError(f"the soak failed: {figures['soak']['robot']}")
     if seconds is not None and (starved := figures["load"]["starved"]):

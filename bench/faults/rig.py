@@ -19,20 +19,20 @@ from pathlib import Path
 import numpy as np
 
 from assets import asset_path
+from bench.faults.trace import Outcome, breaches, joint_breaches, verdict
+from bridge.blackbox.recorder import Recorder
 from bridge.contract import STAND_COMMAND, VEL_X, Observation, UserError
 from bridge.control.loop import PERIOD_S, ControlLoop, Pace
-from bridge.wire.keys import ClientKeys, ServerKeys
 from bridge.control.policy_link import PolicyLink
-from bridge.operator.client import Operator
-from bridge.operator.port import OperatorPort
-from bridge.operator.messages import Telemetry
-from bridge.blackbox.recorder import Recorder
 from bridge.control.safety import Level, Safety
+from bridge.operator.client import Operator
+from bridge.operator.messages import Telemetry
+from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
-from sim.scene import sample_scene
+from bridge.wire.keys import ClientKeys, ServerKeys
 from robots.g1.walker import command_limits
+from sim.scene import sample_scene
 from sim.world import World
-from bench.faults.trace import Outcome, breaches, joint_breaches, verdict
 
 BUNDLE = asset_path("models/bundle")
 WAIT_S = 60.0  # room for a busy machine

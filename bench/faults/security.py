@@ -10,13 +10,6 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bridge.operator import messages
-from bridge.wire import messages as wire
-from bridge.wire.client import RemotePolicy
-from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contract_hash
-from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
-from bridge.operator.client import Operator
-from bridge.control.safety import Level
 from bench.faults.rig import (
     WAIT_S,
     Rig,
@@ -28,6 +21,13 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
+from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contract_hash
+from bridge.control.safety import Level
+from bridge.operator import messages
+from bridge.operator.client import Operator
+from bridge.wire import messages as wire
+from bridge.wire.client import RemotePolicy
+from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
 
 WHILE_S = 1.0
 IGNORED_MS, STRANGER_S = 1500, 1.0

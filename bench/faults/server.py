@@ -11,10 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bridge.contract import UserError
-from bridge.operator.messages import Telemetry
-from bridge.control.chunk_player import CHUNK_S
-from bridge.control.safety import Level
 from bench.faults.rig import (
     Rig,
     bundle_server,
@@ -25,6 +21,10 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
+from bridge.contract import UserError
+from bridge.control.chunk_player import CHUNK_S
+from bridge.control.safety import Level
+from bridge.operator.messages import Telemetry
 
 WALK = "walk forward three metres"
 UPRIGHT_S = 10.0

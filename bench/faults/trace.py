@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridge.blackbox.recording import Recording
 from bridge.contract import N_JOINTS
 from bridge.control.loop import PERIOD_S
-from bridge.blackbox.recording import Recording
 from bridge.control.safety import Level, Limits
-from sim.robot import joint_facts
+from robots.g1.facts import joint_facts
 from robots.g1.walker import command_limits
 
 # How far float32 takes a value, its rate and its rate's change beyond their limits.

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bridge.control.safety import Level
-from robots.g1.walker import command_limits
 from bench.faults.peer import ELBOW, FRAMES, GIBIBYTE
 from bench.faults.rig import (
     Rig,
@@ -27,6 +25,8 @@ from bench.faults.rig import (
 )
 from bench.faults.trace import Outcome
 from bench.footprint import footprint_of
+from bridge.control.safety import Level
+from robots.g1.walker import command_limits
 
 QUIET_S = 1.0
 MOST_MB = 500.0

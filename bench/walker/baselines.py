@@ -26,7 +26,7 @@ from bridge.contract import (
     N_JOINTS,
     UserError,
 )
-from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import Walker, follow_arms
 
 PEER_PACKAGE = "holosoma_inference"

@@ -12,8 +12,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from assets import asset_path
-from bridge.contract import CONTROL_HZ, UserError
-from tasks.evaluation.results import wilson_interval
+from bench.walker.baselines import PEERS, Examinee, our_walker, peer_walker
 from bench.walker.bodies import BodyName, GroundName, body_model, find_body
 from bench.walker.scenarios import (
     Course,
@@ -26,7 +25,8 @@ from bench.walker.scenarios import (
     random_course,
     run_course,
 )
-from bench.walker.baselines import PEERS, Examinee, our_walker, peer_walker
+from bridge.contract import CONTROL_HZ, UserError
+from tasks.evaluation.results import wilson_interval
 
 PUSH_SPEEDS_M_S = (0.5, 0.8, 1.2, 1.5)
 PUSHED: dict[str, tuple[float, float, float]] = {"stand": (0, 0, 0), "walk": (0.5, 0, 0)}

@@ -12,14 +12,9 @@ import numpy as np
 from mujoco import batch
 
 from bridge.contract import CONTROL_HZ, JOINT_NAMES, UserError
-from sim.robot import (
-    WAIST_PITCH,
-    facts,
-    gravity_in_base,
-    robot_spec,
-    touch_with_feet_alone,
-    yaw_of,
-)
+from robots.g1.facts import WAIST_PITCH, facts
+from robots.rotations import gravity_in_base, yaw_of
+from sim.robot import robot_spec, touch_with_feet_alone
 from sim.scene import COLLISION_GROUP
 from sim.world import FALLEN_HEIGHT_M, FALLEN_TILT_COS
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from bench.walker.bodies import BodyBatch
 from bridge.contract import (
     ARMS,
     CONTROL_HZ,
@@ -16,11 +17,10 @@ from bridge.contract import (
     STAND_COMMAND,
 )
 from bridge.control.safety import KNEES, SafetyConfig, is_falling
+from robots.g1.facts import joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
-from sim.robot import joint_facts
-from sim.scene import Scene, scene_spec
-from bench.walker.bodies import BodyBatch
 from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
+from sim.scene import Scene, scene_spec
 from sim.world import FALLEN_HEIGHT_M
 
 LOST_TILT_COS = np.cos(np.pi / 4)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
+from bench.walker.baselines import Examinee
+from bench.walker.bodies import BodyBatch, GroundName
 from bridge.contract import (
     ARM_HOME_RAD,
     ARMS,
@@ -17,9 +19,7 @@ from bridge.contract import (
     STAND_COMMAND,
     STANDING_HEIGHT_M,
 )
-from sim.robot import N_LEG_WAIST_JOINTS, joint_facts
-from bench.walker.bodies import BodyBatch, GroundName
-from bench.walker.baselines import Examinee
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 
 # What is asked of every walker: m/s, m/s, rad/s.
 SLOWEST, FASTEST = np.array([-0.6, -0.4, -1.0]), np.array([1.0, 0.4, 1.0])

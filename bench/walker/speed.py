@@ -10,9 +10,10 @@ import onnxruntime
 from mujoco import batch
 
 from bridge.contract import STAND_COMMAND
-from sim.robot import CONTROL_SUBSTEPS, joint_facts
-from sim.locomotion.env import WalkConfig, WalkEnv
+from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
+from sim.locomotion.env import WalkConfig, WalkEnv
+from sim.robot import CONTROL_SUBSTEPS
 
 
 def step_ms(path: Path, steps: int = 500, rounds: int = 10) -> float:

@@ -21,9 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, IMAGE_SIZE, STATE_DIM, UserError
 from bridge.blackbox.journal import NAMES, Journal, has_journal
-from bridge.png import encode_png
 from bridge.blackbox.recording import (
     EventRecord,
     ImageRecord,
@@ -35,6 +33,8 @@ from bridge.blackbox.recording import (
     unpack_record,
     write_recording,
 )
+from bridge.contract import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, IMAGE_SIZE, STATE_DIM, UserError
+from bridge.png import encode_png
 
 AFTER_S = 5.0
 _FLUSH_S = 0.2

@@ -31,9 +31,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bridge.blackbox.journal import read_frames
 from bridge.contract import COMMAND_DIM, STATE_DIM, UserError, contract_hash
 from bridge.files import text_array, write_npz
-from bridge.blackbox.journal import read_frames
 
 FORMAT = 1
 _FLOAT = np.dtype("<f4")

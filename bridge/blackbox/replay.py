@@ -5,13 +5,13 @@
 # pyright: reportUnknownArgumentType=false
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridge.blackbox.recording import Recording
 from bridge.contract import (
     ARMS,
     BASE_HEIGHT,
@@ -21,10 +21,7 @@ from bridge.contract import (
     VEL_X,
     VEL_Y,
     YAW_RATE,
-    UserError,
 )
-from bridge.files import write_bytes
-from bridge.blackbox.recording import Recording, read_recording
 from bridge.control.safety import Level, tilt
 
 if TYPE_CHECKING:
@@ -204,37 +201,3 @@ def _draw_tilt(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
     axes.set_ylabel("rad")
     axes.set_title("tilt of the pelvis")
     axes.legend(loc="upper left")
-
-
-def make_replay() -> Callable[..., None]:
-    """The function behind `hitogata replay`."""
-    from tyro.conf import Positional
-
-    def replay(recording: Positional[Path], out: Path = Path("out/replay.png")) -> None:
-        """Shows what a recording of the black box holds, and draws it.
-
-        Example: hitogata replay out/blackbox/recording-000001.npz
-
-        Args:
-            recording: A recording, or the folder of one whose process was killed.
-            out: The plot, a PNG.
-        """
-        from rich.console import Console
-
-        if out.suffix != ".png":
-            raise UserError(f"{out} is no PNG: choose a name that ends in .png")
-        found = read_recording(recording)
-        console = Console()
-        spanned_s = found.time_s[-1] - found.time_s[0]
-        console.print(
-            f"{recording}: {len(found.time_s)} periods in {spanned_s:.2f} s,"
-            f" {len(found.pngs)} images, written {found.written_at}",
-            markup=False,
-            highlight=False,
-        )
-        for table in tables(found):
-            console.print(table)
-        write_bytes(out, draw(found))
-        print(out)
-
-    return replay

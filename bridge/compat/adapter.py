@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from bridge.wire import messages
 from bridge.contract import (
     ARMS,
     COMMAND_DIM,
@@ -40,6 +39,7 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
+from bridge.wire import messages
 from bridge.wire.messages import WireError
 
 MAX_MESSAGE_BYTES = 4 << 20

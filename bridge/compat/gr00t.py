@@ -27,7 +27,17 @@ import numpy as np
 import zmq
 from numpy.lib import format as npy
 
-from bridge.wire import sockets
+from bridge.compat.adapter import (
+    MAX_MESSAGE_BYTES,
+    OPTIONAL_PARTS,
+    Door,
+    ForeignClient,
+    array_of,
+    fault_line,
+    numbers,
+    picture,
+    unpacked,
+)
 from bridge.contract import (
     ARMS,
     BASE_HEIGHT,
@@ -40,19 +50,9 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
-from bridge.compat.adapter import (
-    MAX_MESSAGE_BYTES,
-    OPTIONAL_PARTS,
-    Door,
-    ForeignClient,
-    array_of,
-    fault_line,
-    numbers,
-    picture,
-    unpacked,
-)
-from bridge.wire.server import stop_on_signals
+from bridge.wire import sockets
 from bridge.wire.messages import ServerInfo, WireError
+from bridge.wire.server import stop_on_signals
 
 ADDRESS = "tcp://127.0.0.1:5555"
 LANGUAGE_KEY = "annotation.human.task_description"

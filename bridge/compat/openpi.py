@@ -31,6 +31,16 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
+from bridge.compat.adapter import (
+    MAX_MESSAGE_BYTES,
+    Door,
+    ForeignClient,
+    array_of,
+    fault_line,
+    numbers,
+    picture,
+    unpacked,
+)
 from bridge.contract import (
     CHUNK_HZ,
     COMMAND_FIELDS,
@@ -44,18 +54,8 @@ from bridge.contract import (
     check_instruction,
     contract_hash,
 )
-from bridge.compat.adapter import (
-    MAX_MESSAGE_BYTES,
-    Door,
-    ForeignClient,
-    array_of,
-    fault_line,
-    numbers,
-    picture,
-    unpacked,
-)
-from bridge.wire.server import stop_on_signals
 from bridge.wire.messages import ServerInfo, WireError
+from bridge.wire.server import stop_on_signals
 
 ADDRESS = "ws://127.0.0.1:8000"
 _MAX_CONNECTIONS = 8

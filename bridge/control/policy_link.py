@@ -7,11 +7,11 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge.wire import sockets
-from bridge.wire import messages as wire
-from bridge.wire.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
 from bridge.contract import ActionChunk, Observation, UserError
 from bridge.control.loop import Rejected
+from bridge.wire import messages as wire
+from bridge.wire import sockets
+from bridge.wire.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
 from bridge.wire.keys import ClientKeys
 from bridge.wire.messages import ServerInfo
 

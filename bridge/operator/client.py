@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from bridge.operator import messages as wire
 from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.operator import messages as wire
 from bridge.wire.keys import ClientKeys
 from bridge.wire.messages import WireError, one_line
 

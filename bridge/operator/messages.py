@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge.wire import sockets
 from bridge.contract import COMMAND_DIM, INSTRUCTION_MAX_BYTES, STATE_DIM, UserError
+from bridge.wire import sockets
 from bridge.wire.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
 from bridge.wire.messages import WireError
 

@@ -12,8 +12,6 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge.wire import sockets
-from bridge.wire import messages as wire
 from bridge.contract import (
     ActionChunk,
     Observation,
@@ -21,6 +19,8 @@ from bridge.contract import (
     check_instruction,
     contract_hash,
 )
+from bridge.wire import messages as wire
+from bridge.wire import sockets
 from bridge.wire.keys import ClientKeys, client_keys, secure_client
 from bridge.wire.messages import ServerInfo
 

@@ -14,9 +14,8 @@ from types import FrameType
 import numpy as np
 import zmq
 
-from bridge.wire import sockets
-from bridge.wire import messages
 from bridge.contract import Policy, UserError, check_instruction, contract_hash
+from bridge.wire import messages, sockets
 from bridge.wire.keys import ServerKeys, authenticator, check_secured, secure_server
 from bridge.wire.messages import ServerInfo
 
@@ -127,7 +126,9 @@ class _Server:
         session.answered += 1
         return self._carry_out(request, arrays)
 
-    def _carry_out(self, request: messages.Act | messages.Reset, arrays: list[np.ndarray]) -> list[bytes]:
+    def _carry_out(
+        self, request: messages.Act | messages.Reset, arrays: list[np.ndarray]
+    ) -> list[bytes]:
         session, sequence = request.session, request.sequence
         try:
             if isinstance(request, messages.Reset):

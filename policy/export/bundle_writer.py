@@ -21,7 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, UserError, contract_hash
+from policy.export.packing import (
+    CONTRIB_DOMAIN,
+    MIN_ELEMENTS,
+    pack_weights,
+    share_weights,
+    store_in_half,
+)
+from policy.export.parity import Sample, describe_parity, measure_parity
 from policy.model.action_codec import BANDS
+from policy.model.moe import MoE, mixtures
+from policy.model.quantize import BLOCK, QuantLinear, pack, set_quantized, unpack
+from policy.model.stages import Decode, Prefill, Read
+from policy.model.vla import TOKENS_PER_STEP, Model, example_inputs
 from policy.runtime.bundle import (
     CARD_FILE,
     DECODE_FILE,
@@ -31,18 +43,6 @@ from policy.runtime.bundle import (
     Manifest,
     write_bundle,
 )
-from policy.model.vla import TOKENS_PER_STEP, Model, example_inputs
-from policy.model.moe import MoE, mixtures
-from policy.export.packing import (
-    CONTRIB_DOMAIN,
-    MIN_ELEMENTS,
-    pack_weights,
-    share_weights,
-    store_in_half,
-)
-from policy.export.parity import Sample, describe_parity, measure_parity
-from policy.model.stages import Decode, Prefill, Read
-from policy.model.quantize import BLOCK, QuantLinear, pack, set_quantized, unpack
 from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE, TextEncoder
 
 OPSET = 21

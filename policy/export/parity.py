@@ -14,12 +14,12 @@ import onnxruntime as ort
 from torch import Tensor, nn
 
 from policy.model.action_codec import BANDS
+from policy.model.moe import MoE, mixtures
+from policy.model.quantize import set_quantized
+from policy.model.stages import TorchParts
+from policy.model.vla import Model
 from policy.runtime.bundle import PREFILL_FILE
 from policy.runtime.disambiguation import no_prior
-from policy.model.vla import Model
-from policy.model.moe import MoE, mixtures
-from policy.model.stages import TorchParts
-from policy.model.quantize import set_quantized
 from policy.runtime.onnx_policy import GraphPolicy, OnnxParts, Parts
 from policy.runtime.text_encoder import TextEncoder
 

@@ -16,11 +16,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from bridge.contract import COMMAND_DIM, UserError
-from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
-from policy.model.vla import Model, ModelConfig, example_inputs
-from policy.model.moe import MoE
 from policy.export.packing import dequantize_rows
+from policy.model.moe import MoE
 from policy.model.quantize import Packed, unpack
+from policy.model.vla import Model, ModelConfig, example_inputs
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
 
 # What is not in a bundle, or not while it is zero: it starts anew.
 UNKEPT = ("glance.weight", "glance.bias", "eyes.nowhere")

@@ -40,8 +40,8 @@ class Words(nn.Module):
     Nothing but the probabilities of the slots' values reaches the word vector, so a wording that
     is read rightly acts exactly like the wordings of training. Outside training a reading is taken
     for its likeliest value: no one ever trained on half a red and half an orange ball. A `prior`
-    on the values can make it another one (policy/runtime/disambiguation.py). Without slots the pooled states are the
-    word vector's source.
+    on the values can make it another one (policy/runtime/disambiguation.py). Without slots the
+    pooled states are the word vector's source.
     """
 
     def __init__(

@@ -28,7 +28,13 @@ from bridge.contract import (
     check_instruction,
 )
 from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
-from policy.runtime.disambiguation import Interpretation, insist_on, meant, no_prior, possible_meanings
+from policy.runtime.disambiguation import (
+    Interpretation,
+    insist_on,
+    meant,
+    no_prior,
+    possible_meanings,
+)
 from policy.runtime.text_encoder import TextEncoder
 
 Blind = Literal["text", "image"]

@@ -25,9 +25,9 @@ from bridge.contract import (
     UserError,
 )
 from bridge.data.dataset import Episode, episode_count, read_episodes, read_slots
+from bridge.data.sentences import Sentences, read_sentences
 from bridge.files import text_array, write_npz
 from bridge.symmetry import mirror_commands, mirror_states
-from bridge.data.sentences import Sentences, read_sentences
 from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
 from policy.model.vla import TOKENS_PER_STEP, known_bands
 

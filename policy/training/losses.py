@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bridge.contract import BASE_HEIGHT, COMMAND_DIM, Status
 from policy.model.action_codec import BINS, ActionCodec
-from policy.training.batches import Batch
 from policy.model.vla import Output
+from policy.training.batches import Batch
 
 # Slow bands carry the motion; the base velocity decides where the robot goes.
 BAND_WEIGHTS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.2)

@@ -8,10 +8,10 @@ import torch
 
 from bridge.contract import COMMAND_DIM
 from policy.model.action_codec import BANDS
-from policy.training.checkpoint import load_model
 from policy.model.stages import TorchParts
 from policy.runtime.onnx_policy import Blind, GraphPolicy
 from policy.runtime.text_encoder import TextEncoder
+from policy.training.checkpoint import load_model
 
 
 class TorchPolicy(GraphPolicy):

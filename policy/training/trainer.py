@@ -21,19 +21,19 @@ from torch import Tensor
 
 from bridge.contract import YAW_RATE, UserError
 from bridge.files import write_json
+from policy.export.restore import restore_model
+from policy.model.moe import mixtures
+from policy.model.quantize import set_quantized
+from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
 from policy.runtime.bundle import is_bundle
+from policy.training.batches import Augmentation, Batch, Demonstrations, Encode, load_demonstrations
 from policy.training.checkpoint import (
     CHECKPOINT_FILE,
     load_checkpoint,
     load_model,
     save_checkpoint,
 )
-from policy.training.batches import Augmentation, Batch, Demonstrations, Encode, load_demonstrations
 from policy.training.losses import SLOTS_WEIGHT, looking_losses, losses, slots_loss, status_weights
-from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
-from policy.model.moe import mixtures
-from policy.model.quantize import set_quantized
-from policy.export.restore import restore_model
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge.contract import CONTROL_HZ, JOINT_NAMES, N_JOINTS
-from bridge.symmetry import joint_mirror
 from bridge.control.safety import KNEES, SafetyConfig, is_falling
-from sim.robot import WAIST_PITCH, joint_facts
+from bridge.symmetry import joint_mirror
+from robots.g1.facts import WAIST_PITCH, joint_facts
 
 # Stiffer than for walking, within the same limits of effort: limbs that lift the body must not sag.
 STIFFNESS_RATIO, DAMPING_RATIO = 2.5, 1.6

@@ -24,7 +24,7 @@ from bridge.contract import (
 )
 from bridge.control.safety import Limits
 from robots.g1 import gait
-from sim.robot import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
 
 OBSERVATION_DIM = 86
 # Command ranges the walker is trained for: m/s, m/s, rad/s.

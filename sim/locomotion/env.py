@@ -15,16 +15,7 @@ from mujoco import batch
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
 from bridge.symmetry import joint_mirror
 from robots.g1 import gait
-from sim.robot import (
-    CONTROL_SUBSTEPS,
-    N_LEG_WAIST_JOINTS,
-    facts,
-    gravity_in_base,
-    joint_facts,
-    walk_model,
-    yaw_of,
-)
-from sim.locomotion.rewards import WalkState, walk_rewards
+from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
 from robots.g1.walker import (
     ARM_SPEED_RAD_S,
     DEEPEST_BOW_RAD,
@@ -44,6 +35,9 @@ from robots.g1.walker import (
     start_phase,
     walker_observation,
 )
+from robots.rotations import gravity_in_base, yaw_of
+from sim.locomotion.rewards import WalkState, walk_rewards
+from sim.robot import CONTROL_SUBSTEPS, walk_model
 
 DT_S = 1.0 / CONTROL_HZ
 CRITIC_DIM = OBSERVATION_DIM + 3 + 1 + 2 + 2  # + base velocity, height, foot heights, contacts

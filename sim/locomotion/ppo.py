@@ -10,7 +10,7 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
 from bridge.symmetry import joint_mirror
-from sim.robot import N_LEG_WAIST_JOINTS
+from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM
 
 

@@ -18,9 +18,9 @@ from tensordict import TensorDict
 
 from bridge.contract import JOINT_NAMES, UserError
 from bridge.files import write_bytes, write_json
-from sim.robot import N_LEG_WAIST_JOINTS
-from sim.locomotion.env import WalkConfig, WalkEnv
+from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM, Walker
+from sim.locomotion.env import WalkConfig, WalkEnv
 
 PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
 SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps

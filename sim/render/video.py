@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bridge.contract import CONTROL_HZ, UserError
+from bridge.contract import (
+    CONTROL_HZ,
+    ActionChunk,
+    UserError,
+)
 from bridge.files import write_bytes
 from sim.render.camera import HeadCamera, ThirdPerson
 from sim.world import World
-from tasks.episode import Frame
 
 VIEW_SIZE = (640, 480)
 HEAD_SIZE = 480
@@ -178,3 +182,13 @@ def caption(left: str, right: str, width: int = HEAD_SIZE + VIEW_SIZE[0]) -> np.
     draw.text((margin, middle), text, (240, 240, 240), font, anchor="lm")
     draw.text((width - margin, middle), right, (150, 200, 255), font, anchor="rm")
     return np.asarray(image)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One control period, for a recorder: the simulation's (nq,) state and the chunk in force,
+    None before the first that could be played."""
+
+    time_s: float
+    qpos: np.ndarray
+    chunk: ActionChunk | None

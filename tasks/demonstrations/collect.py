@@ -23,9 +23,9 @@ from bridge.contract import Policy
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
 from tasks.catalogue import CATALOGUE, family
+from tasks.demonstrations.record import RecordConfig, Recording, record_episode
 from tasks.language.grammar import pick
 from tasks.language.intent import SLOTS, UNKNOWN, sample_meaning, sample_wording
-from tasks.demonstrations.record import RecordConfig, Recording, record_episode
 from tasks.user_task import add_tasks, check_tasks
 
 MakePolicy = Callable[[], Policy]

@@ -20,18 +20,18 @@ from bridge.contract import (
     Policy,
     Status,
 )
-from bridge.data.dataset import Labels
 from bridge.control.chunk_player import ChunkPlayer
-from sim.scene import Scene
+from bridge.data.dataset import Labels
 from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW
+from sim.scene import Scene
 from sim.world import World
 from tasks import arms
 from tasks import expert as experts
 from tasks.catalogue import CATALOGUE, family, in_the_way
-from tasks.episode import PERIODS_PER_STEP, context_of, warm_up
-from tasks.success import wrapped
 from tasks.demonstrations.relabel import Frame, LabelConfig, absent_pairs, relabel
+from tasks.episode import PERIODS_PER_STEP, context_of, warm_up
 from tasks.language.intent import Meaning, sample_wording
+from tasks.success import wrapped
 
 # How often each family is asked, relative to the others: what needs eyes needs most pictures.
 SHARES = {"go_to": 0.6, "gesture": 0.22, "walk": 0.18}

@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from hitogata.commandline import told
 from bridge.contract import Policy, UserError
 from bridge.files import write_bytes, write_json
-from tasks.evaluation.results import wilson_interval
+from sim.render.video import Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from sim.world import World
 from tasks.catalogue import CATALOGUE, Trial, family
 from tasks.demonstrations.collect import MakePolicy, own_policy, progress_bar, workers
-from tasks.episode import ExpertPolicy, Frame, run_episode, warm_up
-from tasks.success import Judge
-from tasks.language.intent import SPLITS, sample_wording
+from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.report import Clip, rank, write_report
+from tasks.evaluation.results import command_line, wilson_interval
+from tasks.language.intent import SPLITS, sample_wording
+from tasks.success import Judge
 from tasks.user_task import add_tasks
-from sim.render.video import clip_frames, draw_clip
 
 # Scenes of an evaluation come from seeds that no collection uses.
 EVALUATION = 0x5EED_E7A1
@@ -104,7 +103,7 @@ def evaluate(
     figures = figures_of(rows, config)
     if folder is not None:
         clips = _clips(shown, config.robot) if config.clips else []
-        write_report(Path(folder, "report.html"), rows, figures, known or {}, told(), clips)
+        write_report(Path(folder, "report.html"), rows, figures, known or {}, command_line(), clips)
         kept = [{k: v for k, v in row.items() if k != "latencies_ms"} for row in rows]
         write_json(Path(folder, "episodes.json"), kept)
         write_bytes(Path(folder, "success.png"), draw_success(figures))

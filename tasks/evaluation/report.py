@@ -16,8 +16,8 @@ import numpy as np
 
 from bridge.files import write_text
 from tasks.evaluation.results import wilson_interval
-from tasks.success import GOAL_M
 from tasks.language.intent import COLOURS, SHAPES
+from tasks.success import GOAL_M
 
 # An object further away than this at the end was not reached.
 NOWHERE = "none"

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,8 @@ def _machine() -> str:
         pass  # not Linux: the platform's own name will do
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor}, {cores} cores, {platform.system()} {platform.machine()}"
+
+
+def command_line() -> str:
+    """This process's command line, as kept beside every figure that it measures."""
+    return shlex.join(["hitogata", *sys.argv[1:]])

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import CONTROL_HZ, STAND_COMMAND, Policy, UserError
+from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
 from sim.world import World
 from tasks.catalogue import clear_way, family_of, start_command
-from tasks.episode import Frame, Outcome, run_episode, warm_up
-from tasks.success import Judge
+from tasks.episode import Outcome, run_episode, warm_up
 from tasks.language.intent import UNKNOWN, Meaning, describe
 from tasks.language.parse import read_wording
+from tasks.success import Judge
 from tasks.user_task import add_tasks
-from sim.render.video import write_video
 
 HOLD_S = 1.0
 MOST_SEEDS = 1000

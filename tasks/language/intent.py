@@ -282,5 +282,5 @@ def grammars(split: str) -> tuple[Grammar, ...]:
 
 
 def _read(name: str, split: str) -> dict:
-    content = tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
+    content = tomllib.loads((Path(__file__).parent / "en" / name).read_text(encoding="utf-8"))
     return content | {"imperatives": content["imperatives"] | _added_patterns[split]}

@@ -19,15 +19,15 @@ import torch
 import tyro
 
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, Observation
-from policy.model.action_codec import BANDS
-from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
-from policy.training.checkpoint import load_model
 from policy.export.bundle_writer import export_bundle
-from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
 from policy.export.parity import Reader, Sample
+from policy.model.action_codec import BANDS
 from policy.model.stages import TorchParts
+from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
 from policy.runtime.onnx_policy import GraphPolicy, OnnxParts, Parts
 from policy.runtime.text_encoder import TextEncoder
+from policy.training.checkpoint import load_model
 
 INSTRUCTION = "walk to the red ball"
 SLOTS = (("action", tuple("abcdefghijklm")), ("colour", tuple("abcdef")), ("shape", tuple("abcd")))

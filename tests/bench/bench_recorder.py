@@ -12,8 +12,8 @@ from pathlib import Path
 
 import tyro
 
-from bridge.control.loop import PERIOD_S
 from bridge.blackbox.recorder import Recorder
+from bridge.control.loop import PERIOD_S
 from tests.test_recorder import moment
 
 

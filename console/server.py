@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import arg
-
-from bridge.process import child_server
-from bridge.wire.client import Connection
 from bridge.compat.adapter import Door, read_token
 from bridge.operator.client import Operator
+from bridge.process import child_server
+from bridge.wire.client import Connection
 from bridge.wire.server import stop_on_signals
 from console.film import Film
 from console.pages import Pages
@@ -25,12 +21,12 @@ from console.studio import Studio
 from console.web import ADDRESS, File, listen, web_server
 from sim.render.video import VIEW_SIZE
 
-_HERE = Path(__file__).parent
+_STATIC = Path(__file__).parent / "static"
 _FILES = {
-    "/": ("console.html", "text/html; charset=utf-8"),
+    "/": ("index.html", "text/html; charset=utf-8"),
     "/console.css": ("console.css", "text/css; charset=utf-8"),
     "/console.js": ("console.js", "text/javascript; charset=utf-8"),
-    "/console_frame.js": ("console_frame.js", "text/javascript; charset=utf-8"),
+    "/console_frame.js": ("frame.js", "text/javascript; charset=utf-8"),
 }
 
 
@@ -62,8 +58,13 @@ class ConsoleConfig:
     recordings: Path = Path("out/console")
 
 
-def open_console(config: ConsoleConfig, bundle: Path, ready: Callable[[str], object]) -> None:
-    """Serves the page until interrupted; `ready` is called with its address."""
+def open_console(
+    config: ConsoleConfig, simulate: Sequence[str], ready: Callable[[str], object]
+) -> None:
+    """Serves the page until interrupted; `ready` is called with its address.
+
+    `simulate` is the command line that starts a simulated robot, where no other is named.
+    """
     token = read_token(config.token_file) if config.token_file else None
     door = Door(config.address, config.exposed, token)
     stage(check_seed(config.seed), config.robot)  # a robot file that is none ends it here
@@ -73,7 +74,7 @@ def open_console(config: ConsoleConfig, bundle: Path, ready: Callable[[str], obj
         listener, gate = listen(door)
         stack.callback(listener.close)
         stopping = stack.enter_context(stop_on_signals())
-        address = stack.enter_context(_robot_address(config, bundle))
+        address = stack.enter_context(_robot_address(config, simulate))
         studio = Studio()
         operator = stack.enter_context(Operator(address, "the console", keys=keys))
         pages = stack.enter_context(_at_work(operator, config, studio))
@@ -86,13 +87,12 @@ def open_console(config: ConsoleConfig, bundle: Path, ready: Callable[[str], obj
         stopping.wait()
 
 
-def _robot_address(config: ConsoleConfig, bundle: Path) -> AbstractContextManager[str]:
+def _robot_address(config: ConsoleConfig, simulate: Sequence[str]) -> AbstractContextManager[str]:
     if config.connect is not None:
         return nullcontext(config.connect)
 
     def command_at(address: str) -> list[str]:
-        command = [sys.executable, "-m", "hitogata", "simulate", "--address", address]
-        command += ["--seed", str(config.seed), "--bundle", str(bundle)]
+        command = [*simulate, "--address", address, "--seed", str(config.seed)]
         command += ["--recordings", str(config.recordings)]
         return [*command, *(["--robot", str(config.robot)] if config.robot else [])]
 
@@ -122,24 +122,4 @@ def page_file(studio: Studio, path: str, query: Mapping[str, list[str]]) -> File
     if path not in _FILES:
         return studio.file(path, query)
     name, media_type = _FILES[path]
-    return File((_HERE / name).read_bytes(), media_type)
-
-
-def make_console(bundle: Path) -> Callable[..., None]:
-    """The command `hitogata console`."""
-    shipped = bundle
-
-    def console(
-        config: Annotated[ConsoleConfig, arg(name="")] = ConsoleConfig(),
-        bundle: Path = shipped,
-    ) -> None:
-        """Opens a page from which to talk to the robot, and to see what it sees.
-
-        Example: hitogata console --seed 7
-
-        Args:
-            bundle: The exported policy of the simulation.
-        """
-        open_console(config, bundle, lambda page: print(f"console at {page}", flush=True))
-
-    return console
+    return File((_STATIC / name).read_bytes(), media_type)

@@ -1,0 +1,52 @@
+"""`hitogata bench`: how fast the policy answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.demo import demo_figures
+from bench.latency import chunk_figures, record_observations
+from bridge.wire.client import RemotePolicy
+from hitogata.policies import BUNDLE, serving
+from policy.model.vla import TOKENS_PER_STEP
+from policy.runtime.bundle import load_manifest
+from policy.training.torch_policy import TorchPolicy
+from tasks.evaluation.results import command_line, write_results
+
+
+def bench(
+    bundle: Path = BUNDLE,
+    checkpoint: Path | None = None,
+    chunks: int = 200,
+    threads: int = 2,
+    demo: Path | None = None,
+    results: Path = Path("docs/results/chain.json"),
+) -> None:
+    """Measures the time from observation to chunk, through the server.
+
+    Example: hitogata bench --checkpoint runs/policy
+
+    Args:
+        bundle: The exported policy.
+        checkpoint: The run it was exported from, to compare with torch in float32.
+        chunks: How many chunks are timed.
+        threads: CPU threads of the policy.
+        demo: Measure `make demo` on a fresh clone of this repository instead.
+        results: File of figures to which these are added.
+    """
+    if demo:
+        write_results(results, demo_figures(demo), command_line())
+        return
+    figures = {"int8_size_ratio": load_manifest(bundle).quantization["size_ratio"]}
+    seen = record_observations()
+    for tokens in TOKENS_PER_STEP:
+        suffix = "" if tokens == TOKENS_PER_STEP[0] else f"_{tokens}_tokens"
+        options = ("--tokens-per-step", str(tokens), "--threads", str(threads))
+        with serving(bundle, *options) as address, RemotePolicy(address) as policy:
+            figures |= chunk_figures(policy, seen, chunks, suffix)
+    if checkpoint:
+        figures |= chunk_figures(TorchPolicy(checkpoint, threads), seen, chunks, "_torch")
+        figures["chunk_speedup"] = figures["chunk_p50_ms_torch"] / figures["chunk_p50_ms"]
+    for key, value in figures.items():
+        print(f"{key:32} {value:.3g}")
+    write_results(results, figures, command_line())

@@ -1,0 +1,51 @@
+"""Policies that the commands use: the shipped bundle, served by a process of our own, or a run."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from assets import asset_path
+from bridge.contract import Policy
+from bridge.process import child_server
+
+BUNDLE = asset_path("models/bundle")
+HITOGATA = (sys.executable, "-m", "hitogata")
+
+
+@contextlib.contextmanager
+def serving(bundle: Path, *options: str) -> Iterator[str]:
+    """The address of a bundle served by a process of our own, with options of `serve`."""
+
+    def command_at(address: str) -> list[str]:
+        return [*HITOGATA, "serve", str(bundle), "--address", address, *options]
+
+    with child_server(command_at) as address:
+        yield address
+
+
+def policy_address(
+    connect: str | None, bundle: Path, *options: str
+) -> contextlib.AbstractContextManager[str]:
+    """The address of a server that is there already, or else of one of our own."""
+    return contextlib.nullcontext(connect) if connect else serving(bundle, *options)
+
+
+def policies_of(path: Path) -> Callable[[], Policy]:
+    """Makes policies of a bundle or a run's checkpoint, in whichever process calls it."""
+    from policy.runtime.bundle import is_bundle
+    from policy.runtime.onnx_policy import OnnxPolicy
+
+    if is_bundle(path):
+        return partial(OnnxPolicy, path, threads=1)
+    return torch_policies(path)
+
+
+def torch_policies(checkpoint: Path) -> Callable[[], Policy]:
+    """Makes float32 policies of a checkpoint, in whichever process calls it."""
+    from policy.training.torch_policy import TorchPolicy
+
+    return partial(TorchPolicy, checkpoint, threads=1)
