@@ -6,9 +6,10 @@ import pytest
 from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND, Status
 from sim.world import WorldView
 from tasks import expert as experts
-from tasks.demonstrations.relabel import Frame, LabelConfig, earlier_start, imagined_start, relabel
+from tasks.demonstrations.relabel import Frame, LabelConfig, earlier_start, relabel
 from tasks.expert import SEARCH_LIMIT_RAD, Context
-from tasks.language.intent import SLOTS, Meaning
+from tasks.catalogue import SHIPPED
+from tasks.language.intent import Meaning
 
 COLOURS, SHAPES = ("red", "blue", "green"), ("cube", "ball", "cone")
 OWN = Meaning("go_to", "red", "cube")
