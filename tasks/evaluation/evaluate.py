@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sim.scene import Scene, scene_spec
 from sim.world import World
 from tasks.catalogue import SHIPPED
 from tasks.episode import ExpertPolicy, run_episode, warm_up
+from tasks.evaluation.floors import FLOORS
 from tasks.evaluation.report import Clip, rank, write_report
 from tasks.evaluation.results import command_line, wilson_interval
 from tasks.language.language import SPLITS
@@ -42,6 +43,7 @@ class EvaluateConfig:
         seed: Another seed, other scenes.
         processes: Episodes at a time.
         baseline: Names the figures of a policy that is denied something, e.g. "no_text".
+        floor: Try a policy that knows nothing instead: one that stands still, or moves at random.
         robot: Another MJCF of the 29-joint G1.
         tasks: Files with tasks of your own, which --families may then name.
         clips: Show the best and the worst run in the report.
@@ -53,6 +55,7 @@ class EvaluateConfig:
     seed: int = 0
     processes: int = 2
     baseline: str | None = None
+    floor: Literal["zero", "random"] | None = None
     robot: Path | None = None
     tasks: tuple[Path, ...] = ()
     clips: bool = True
@@ -88,6 +91,8 @@ def evaluate(
     and report.html all of it, beside the figures that are `known` from other evaluations.
     Raises UserError for a family or split that does not exist.
     """
+    if config.floor:
+        make_policy = FLOORS[config.floor]
     _check(config)
     jobs = _jobs(config)
     rows: list[dict[str, Any]] = []
@@ -192,7 +197,8 @@ def figures_of(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> dic
     if config.baseline:
         # A baseline has one figure, over all that it was tried on.
         return _rate(f"{config.baseline}_success", [row["success"] for row in rows])
-    prefix = "" if config.split == "train" else f"{config.split}_"
+    prefix = f"{config.floor}_" if config.floor else ""
+    prefix += "" if config.split == "train" else f"{config.split}_"
     figures: dict[str, Any] = {}
     for name in config.families:
         own = [row for row in rows if row["family"] == name]
