@@ -214,6 +214,14 @@ def test_objects_named_are_in_the_scene() -> None:
         assert (part.colour is None) != (part.shape is None)
 
 
+@pytest.mark.parametrize("task", SHIPPED.tasks, ids=lambda task: task.name)
+def test_every_pattern_beside_a_task_is_one_of_its_skills(task: Task) -> None:
+    assert task.words is not None
+    for tables in language.read_toml(task.words).values():
+        for key in (*tables["imperatives"], *tables["sentences"]):
+            assert any(skill.name.startswith(key) for skill in task.skills), key
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_meaning_can_be_said(split: str) -> None:
     for grammar in LANGUAGE.grammars[split]:
