@@ -20,8 +20,7 @@ LANGUAGE = SHIPPED.language
 TRAIN, HELDOUT = (LANGUAGE.grammars[split] for split in SPLITS)
 SLOTS, ACTIONS = SHIPPED.slots, SHIPPED.actions
 AMOUNTS = {"walk": walk.WALKED, "step": walk.STEPPED, "turn": walk.TURNED}
-SIDES = {"raise_hand": (*gesture.SIDES, "both"), "wave": (*gesture.SIDES, "both")}
-SIDES["point_at"] = gesture.SIDES
+SIDES = {"raise_hand": gesture.ANY, "wave": gesture.ANY, "point_at": gesture.ONE}
 
 
 def all_meanings() -> list[Meaning]:
