@@ -85,7 +85,9 @@ def test_missing_bundle(tmp_path: Path) -> None:
 
 
 def test_foreign_bundle(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"name": "something else"}))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"name": "something else"}), encoding="utf-8"
+    )
     assert "manifest" in _fault(_hitogata("serve", tmp_path))
 
 
@@ -96,7 +98,9 @@ def test_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_robot_file_without_the_joints(tmp_path: Path) -> None:
     robot = tmp_path / "box.xml"
-    robot.write_text("<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>")
+    robot.write_text(
+        "<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>", encoding="utf-8"
+    )
     assert "29 joints" in _fault(_hitogata("run", "stop", "--robot", robot))
 
 

@@ -52,7 +52,7 @@ def test_a_footprint_sees_memory_files_and_threads(tmp_path):
     held = mmap.mmap(-1, 32_000_000)  # pages of its own, whatever was freed before
     for start in range(0, len(held), mmap.PAGESIZE):  # no copy, which might stay as well
         held[start] = 1
-    with (tmp_path / "file").open("w"):
+    with (tmp_path / "file").open("w", encoding="utf-8"):
         now = footprint_of()
     assert now.memory_mb - before.memory_mb == pytest.approx(32, abs=4)
     assert now.files == before.files + 1 and now.threads >= 1

@@ -41,7 +41,7 @@ def _sources() -> list[Path]:
 def _imports(path: Path) -> set[str]:
     """Top-level names of all modules that a file imports, at its top or inside functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -88,7 +88,7 @@ def _module(path: Path) -> str:
 
 def _module_imports(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -98,8 +98,32 @@ def _module_imports(path: Path) -> set[str]:
 
 def test_files_stay_small() -> None:
     sources = [ROOT / name for name in _tracked() if name.endswith(".py")]
-    long = {str(path): n for path in sources if (n := len(path.read_text().splitlines())) > 400}
+    long = {
+        str(path): n
+        for path in sources
+        if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
     assert all(lines <= MOST_LINES for lines in long.values()), long
+
+
+def test_text_files_name_their_encoding() -> None:
+    """Without one Python takes the locale's: what is written here is not read there."""
+    sources = [ROOT / name for name in _tracked() if name.endswith(".py")]
+    found = [f"{path}:{line}" for path in sources for line in _left_to_the_locale(path)]
+    assert not found
+
+
+def _left_to_the_locale(path: Path) -> list[int]:
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = [ast.unparse(argument) for argument in node.args]
+            as_text = {"read_text": not given, "write_text": len(given) == 1}
+            as_text["open"] = not given or bool(re.fullmatch(r"'[rwax]\+?'", given[0]))
+            named = any(keyword.arg == "encoding" for keyword in node.keywords)
+            if as_text.get(node.func.attr) and not named:
+                lines.append(node.lineno)
+    return lines
 
 
 def test_no_room_for_leftovers() -> None:
@@ -111,7 +135,11 @@ def test_no_room_for_leftovers() -> None:
 def _mapped() -> set[str]:
     """The paths in the first column of ARCHITECTURE.md's tables."""
     return set(
-        re.findall(r"^\| `([^`]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+        re.findall(
+            r"^\| `([^`]+)` \|",
+            (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     )
 
 
@@ -135,7 +163,7 @@ def test_architecture_maps_nothing_else() -> None:
 
 def test_links_of_the_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document}: {target}"
 

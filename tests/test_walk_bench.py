@@ -107,11 +107,13 @@ def test_a_peers_observation_has_its_terms_in_alphabetical_order():
 def test_a_peers_home_pose_and_scale_are_its_packages():
     folder = Path(find_spec(PEER_PACKAGE).origin).parent / "config/config_values"
     block = re.search(
-        r"default_dof_angles=\((.*?)\n    \),", (folder / "robot.py").read_text(), re.S
+        r"default_dof_angles=\((.*?)\n    \),",
+        (folder / "robot.py").read_text(encoding="utf-8"),
+        re.S,
     )
     numbers = re.findall(r"-?\d+\.\d+", re.sub(r"#.*", "", block.group(1)))
     assert [float(number) for number in numbers] == pytest.approx(HOME)
-    task = (folder / "task.py").read_text().split("locomotion = ")[1]
+    task = (folder / "task.py").read_text(encoding="utf-8").split("locomotion = ")[1]
     assert float(re.search(r"policy_action_scale=([\d.]+)", task).group(1)) == 0.25
     assert float(re.search(r"gait_period=([\d.]+)", task).group(1)) == 1.0
 

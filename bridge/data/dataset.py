@@ -213,7 +213,7 @@ def read_slots(folder: str | Path) -> dict[str, tuple[str, ...]]:
     path = Path(folder) / "meta/info.json"
     if not path.exists():
         raise UserError(f"there is no dataset in {folder}: record one with `hitogata collect`")
-    slots = json.loads(path.read_text()).get("hitogata", {}).get("slots", {})
+    slots = json.loads(path.read_text(encoding="utf-8")).get("hitogata", {}).get("slots", {})
     return {name: tuple(values) for name, values in slots.items()}
 
 
