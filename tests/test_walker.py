@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
 
 from assets import asset_path
+from assets.inference import ort
 from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
 from robots.g1 import gait
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
@@ -250,7 +250,7 @@ def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp
     rows = np.random.default_rng(0).normal(size=(3, 86)).astype(np.float32)
 
     def actions(file):
-        return onnxruntime.InferenceSession(str(file)).run(None, {"observation": rows})[0]
+        return ort.InferenceSession(str(file)).run(None, {"observation": rows})[0]
 
     assert actions(path) == pytest.approx(actions(start), abs=1e-4)
     assert np.abs(actions(start)).max() > 0.1

@@ -39,9 +39,9 @@ from bridge.contract import (
     STATE_FIELDS,
     UserError,
 )
+from bridge.data.stats import Stats, image_stats, merge_stats, vector_stats
 from bridge.files import text_array, write_bytes, write_json, write_npz
 from bridge.png import decode_png, encode_png
-from bridge.data.stats import Stats, image_stats, merge_stats, vector_stats
 
 Slots = Mapping[str, Sequence[str]]
 
