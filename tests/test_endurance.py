@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bench.doubles import walk_commands
 from bench.endurance.fuzz import fuzz, mutated, played, replies
 from bench.endurance.load import LoadConfig, put_load
 from bench.endurance.soak import Soak, SoakConfig, soak
-from bench.faults.peer import walk_commands
 from bench.footprint import footprint_of
 from bridge.contract import VEL_X, ActionChunk, Status, UserError
 from bridge.operator import messages as operator_wire

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from bench.faults.peer import walk_commands
+from bench.doubles import walk_commands
 from bench.faults.rig import Child, scripted_server
 from bench.faults.trace import breaches
 from bench.footprint import Footprint, footprint_of

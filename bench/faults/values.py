@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 import zmq
 
-from bench.faults.peer import ELBOW, FRAMES, GIBIBYTE
+from bench.doubles import ELBOW
+from bench.faults.peer import FRAMES, GIBIBYTE
 from bench.faults.rig import (
     Rig,
     Trial,
