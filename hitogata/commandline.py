@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from bridge.contract import UserError
+from hitogata import __version__
+from hitogata.tiers import extra_with
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,21 @@ def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(commands))
         return
+    if arguments[0] == "--version":
+        print(f"hitogata {__version__}")
+        return
     # A command is one word or two: "bench", "bench walker".
     words = 2 if " ".join(arguments[:2]) in commands else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in commands:
         raise UserError(f"no command {name!r}: use one of {', '.join(commands)}")
-    call = _parse(name, commands[name].function(), rest)
-    call()
+    try:
+        _parse(name, commands[name].function(), rest)()
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if extra := extra_with(missing, preferred=name):
+            raise UserError(f'{name} needs {missing}: pip install "hitogata[{extra}]"') from error
+        raise
 
 
 def _overview(commands: Mapping[str, Command]) -> str:
@@ -93,7 +103,7 @@ def _overview(commands: Mapping[str, Command]) -> str:
             "",
             *lines,
             "",
-            "hitogata COMMAND --help shows a command's options and an example.",
+            "hitogata COMMAND --help shows a command's options and an example; hitogata --version.",
         ]
     )
 

@@ -101,7 +101,7 @@ def write_plots(results: Path, folder: Path) -> list[Path]:
     """A PNG for every kind of figure that the files in `results` hold; the paths written."""
     figures: dict[str, Any] = {}
     for path in sorted(results.glob("*.json")):
-        figures |= json.loads(path.read_text()).get("figures", {})
+        figures |= json.loads(path.read_text(encoding="utf-8")).get("figures", {})
     made = []
     if any(key.endswith(("_success_interval", "_both_interval")) for key in figures):
         made.append(folder / "success.png")

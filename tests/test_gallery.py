@@ -73,10 +73,10 @@ def test_plots_show_what_was_measured(tmp_path: Path) -> None:
     results, folder = tmp_path / "results", tmp_path / "images"
     results.mkdir()
     assert write_plots(results, folder) == []
-    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    (results / "chain.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     assert [path.name for path in write_plots(results, folder)] == ["success.png"]
     figures |= {"chunk_p50_ms": 10.0, "chunk_p95_ms": 12.0, "chunk_p50_ms_36_tokens": 9.0}
-    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    (results / "chain.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     for path in write_plots(results, folder):
         Image.open(io.BytesIO(path.read_bytes())).verify()
 

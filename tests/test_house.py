@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def _sources() -> list[Path]:
 def _imports(path: Path) -> set[str]:
     """Top-level names of all modules that a file imports, at its top or inside functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -58,6 +59,18 @@ def _room(path: Path) -> str:
 def test_imports_follow_the_arrows(path: Path) -> None:
     room = _room(path)
     assert _imports(path) & set(ARROWS) <= ARROWS[room] | {room}
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_room_starts_one_above_it(path: Path) -> None:
+    """What follows "-m" in a command line is a module, as an import would name it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        words = [
+            each.value for each in ast.iter_child_nodes(node) if isinstance(each, ast.Constant)
+        ]
+        for flag, module in pairwise(words):
+            if flag == "-m":
+                assert module.split(".")[0] in ARROWS[_room(path)] | {_room(path)}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +101,7 @@ def _module(path: Path) -> str:
 
 def _module_imports(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -98,8 +111,32 @@ def _module_imports(path: Path) -> set[str]:
 
 def test_files_stay_small() -> None:
     sources = [ROOT / name for name in _tracked() if name.endswith(".py")]
-    long = {str(path): n for path in sources if (n := len(path.read_text().splitlines())) > 400}
+    long = {
+        str(path): n
+        for path in sources
+        if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
     assert all(lines <= MOST_LINES for lines in long.values()), long
+
+
+def test_text_files_name_their_encoding() -> None:
+    """Without one Python takes the locale's: what is written here is not read there."""
+    sources = [ROOT / name for name in _tracked() if name.endswith(".py")]
+    found = [f"{path}:{line}" for path in sources for line in _left_to_the_locale(path)]
+    assert not found
+
+
+def _left_to_the_locale(path: Path) -> list[int]:
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = [ast.unparse(argument) for argument in node.args]
+            as_text = {"read_text": not given, "write_text": len(given) == 1}
+            as_text["open"] = not given or bool(re.fullmatch(r"'[rwax]\+?'", given[0]))
+            named = any(keyword.arg == "encoding" for keyword in node.keywords)
+            if as_text.get(node.func.attr) and not named:
+                lines.append(node.lineno)
+    return lines
 
 
 def test_no_room_for_leftovers() -> None:
@@ -111,7 +148,11 @@ def test_no_room_for_leftovers() -> None:
 def _mapped() -> set[str]:
     """The paths in the first column of ARCHITECTURE.md's tables."""
     return set(
-        re.findall(r"^\| `([^`]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+        re.findall(
+            r"^\| `([^`]+)` \|",
+            (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     )
 
 
@@ -120,7 +161,9 @@ def test_architecture_maps_every_file() -> None:
     missing = [
         name
         for name in _tracked()
-        if name not in mapped and not (name.startswith(MAPPED_WHOLE) and _folder(name) in mapped)
+        if name not in mapped
+        and not (name.startswith(MAPPED_WHOLE) and _folder(name) in mapped)
+        and not name.endswith("/py.typed")
     ]
     assert not missing, f"ARCHITECTURE.md does not show {missing}"
 
@@ -135,7 +178,7 @@ def test_architecture_maps_nothing_else() -> None:
 
 def test_links_of_the_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document}: {target}"
 

@@ -16,7 +16,7 @@ from tasks.language.parse import read_wording
 from tasks.user_task import add_tasks, check_tasks
 
 ROOT = Path(__file__).parents[1]
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 (SPREAD,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
 CIRCLE = """
 from tasks.expert import go_to
@@ -55,7 +55,7 @@ def as_before():
 
 def written(folder: Path, content: str) -> tuple[Path]:
     path = folder / "task.py"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     return (path,)
 
 

@@ -123,7 +123,7 @@ def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
     figures = evaluate(None, config, tmp_path)
     assert figures["gesture_success"] == figures["swap_both"] == 1.0
     assert figures["gesture_success_interval"][1] == 1.0
-    rows = json.loads((tmp_path / "episodes.json").read_text())
+    rows = json.loads((tmp_path / "episodes.json").read_text(encoding="utf-8"))
     assert len(rows) == 3 and rows[1]["meaning"] != rows[2]["meaning"]
     assert (tmp_path / "success.png").read_bytes()[:4] == b"\x89PNG"
 

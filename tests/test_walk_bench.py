@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from assets import asset_path
+from assets.inference import ort
 from bench.walker import baselines, benchmark, bodies
 from bench.walker.baselines import (
     PEER_PACKAGE,
@@ -107,11 +107,13 @@ def test_a_peers_observation_has_its_terms_in_alphabetical_order():
 def test_a_peers_home_pose_and_scale_are_its_packages():
     folder = Path(find_spec(PEER_PACKAGE).origin).parent / "config/config_values"
     block = re.search(
-        r"default_dof_angles=\((.*?)\n    \),", (folder / "robot.py").read_text(), re.S
+        r"default_dof_angles=\((.*?)\n    \),",
+        (folder / "robot.py").read_text(encoding="utf-8"),
+        re.S,
     )
     numbers = re.findall(r"-?\d+\.\d+", re.sub(r"#.*", "", block.group(1)))
     assert [float(number) for number in numbers] == pytest.approx(HOME)
-    task = (folder / "task.py").read_text().split("locomotion = ")[1]
+    task = (folder / "task.py").read_text(encoding="utf-8").split("locomotion = ")[1]
     assert float(re.search(r"policy_action_scale=([\d.]+)", task).group(1)) == 0.25
     assert float(re.search(r"gait_period=([\d.]+)", task).group(1)) == 1.0
 
@@ -137,7 +139,7 @@ def test_a_peers_clock_waits_on_a_stand_and_starts_with_the_left_foot_at_zero():
 def test_a_peer_of_many_robots_answers_as_the_published_graph_and_leaves_arms_that_move(name):
     n, rng = 3, np.random.default_rng(1)
     walker = HolosomaWalker(peer_path(name), n)
-    published = onnxruntime.InferenceSession(str(peer_path(name)))
+    published = ort.InferenceSession(str(peer_path(name)))
     commands = np.tile(STAND_COMMAND, (n, 1))
     commands[1:, ARMS] += 1.0
     joint_pos, joint_vel, *rest = state = felt(rng, n)

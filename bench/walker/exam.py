@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from assets import asset_path
+from assets.inference import ort
 from bridge.contract import CONTROL_HZ
 from sim.locomotion.env import WalkConfig, WalkEnv
 
@@ -49,7 +49,7 @@ class _Rollout:
     """One walker stepping a WalkEnv."""
 
     def __init__(self, path: Path, config: WalkConfig, seed: int):
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.env = WalkEnv(config)
         self.observation, _ = self.env.reset(seed=seed)
 

@@ -307,7 +307,7 @@ def _lock_folder(folder: Path) -> TextIOWrapper:
     """Keeps other recorders out of a folder, for as long as the file stays open."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"could not record in {folder} ({error.strerror}): choose another folder"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
-import onnxruntime as ort
 
+from assets.inference import ort
 from bridge.contract import (
     CHUNK_STEPS,
     COMMAND_DIM,

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from assets import asset_path
+from assets.inference import ort
 from bridge.contract import (
     ARMS,
     BASE_HEIGHT,
@@ -221,11 +221,11 @@ class Walker:
         path = Path(path) if path else asset_path("models/walker.onnx")
         if not path.is_file():
             raise UserError(f"walker {path} does not exist; train one with: hitogata walk")
-        options = onnxruntime.SessionOptions()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
+            self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has a class for each way to be no graph
@@ -322,7 +322,7 @@ def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
     return outside.any(axis=-1) | bowed
 
 
-def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:
+def _check_walker(path: Path, session: ort.InferenceSession) -> None:
     """Refuses a file that is not a walker of this body at this rate."""
     retrain = "train one for this body with: hitogata walk"
     width = session.get_inputs()[0].shape[-1]
