@@ -10,9 +10,10 @@ import pytest
 
 from bridge.contract import IMAGE_SIZE, UserError
 from robots.g1.facts import facts, joint_facts
+from sim.objects import COLOURS, SHADES, SHAPES, SceneObject
 from sim.render.camera import HeadCamera, ThirdPerson, opengl_renderer
 from sim.render.visibility import Sight
-from sim.scene import COLOURS, SHADES, SHAPES, Scene, SceneObject, sample_scene, scene_spec
+from sim.scene import Scene, sample_scene, scene_spec
 
 
 def thing(shape: str, colour: str, rgb: tuple, x: float, y: float = 0.0) -> SceneObject:
