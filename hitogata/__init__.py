@@ -1,1 +1,8 @@
 """The front door: one command, and the only place that puts the rooms together."""
+
+try:
+    from hitogata.environments import register_envs
+except ImportError:  # a robot's onboard computer has no Gymnasium, and needs none
+    pass
+else:
+    register_envs()

@@ -97,7 +97,7 @@ class World:
         self._forget_picture()
 
     def close(self) -> None:
-        """Frees the camera's OpenGL memory."""
+        """Frees the camera's OpenGL memory; a world that is dropped leaves that to the next one."""
         if self._camera is not None:
             self._camera.close()
             self._camera = None
