@@ -92,7 +92,7 @@ def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
         said = verdict(outcome, meaning)
         print(f"told        {instruction!r}, scene {number} of at most {tries}: {said}")
         if outcome.success or number == tries:
-            write_animation(path, stage.world, frames, instruction, MOST_BYTES)
+            write_animation(path, stage.world.model, frames, instruction, MOST_BYTES)
             print(f"animation   {path}, {path.stat().st_size / 1e6:.2f} MB")
             return
         stage.world.close()

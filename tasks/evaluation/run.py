@@ -88,7 +88,7 @@ def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
             _stand(stage.world, show)
             raise
     _report(outcome, stage.meaning)
-    write_video(config.out, stage.world, frames, stage.instruction)
+    write_video(config.out, stage.world.model, frames, stage.instruction)
     print(f"video       {config.out}")
     return outcome
 
