@@ -78,7 +78,7 @@ def observer_commands(folder: Path) -> Outcome:
             unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
             held = _refusal(eve.claim)
         forged = messages.Instruct(
-            session=STRANGE_SESSION, epoch=1, sequence=9, text="walk backwards"
+            session=STRANGE_SESSION, epoch=1, sequence=9, stops=0, text="walk backwards"
         )
         reply = _operator_reply(port.addresses.commands, forged)
         same = lab.rig.station.loop.instruction == "walk"
@@ -107,7 +107,7 @@ def wrong_protocol(folder: Path) -> Outcome:
         denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
         both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
-        values_told = told.count("99 here and 1") == 2
+        values_told = told.count("99 here and ") == 2
         return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
 
 
