@@ -113,7 +113,8 @@ class _Server:
             return self._greet(peer, request)
         if session is None or request.session != session.id:
             sequence = getattr(request, "sequence", -1)
-            return _fault(request.session, sequence, "this session is over: connect again")
+            over = "this session is over: connect again"
+            return _fault(request.session, sequence, over, over=True)
         if isinstance(request, messages.Goodbye):
             del self._sessions[peer]
             return None
@@ -162,9 +163,11 @@ class _Server:
         return messages.pack(welcome)
 
 
-def _fault(session: str, sequence: int, message: str) -> list[bytes]:
-    fault = messages.Fault(session=session, sequence=sequence, message=messages.one_line(message))
-    return messages.pack(fault)
+def _fault(session: str, sequence: int, message: str, over: bool = False) -> list[bytes]:
+    line = messages.one_line(message)
+    return messages.pack(
+        messages.Fault(session=session, sequence=sequence, message=line, over=over)
+    )
 
 
 @contextmanager
