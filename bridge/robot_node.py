@@ -64,36 +64,36 @@ class Station:
 
     def period(self, overruns: int = 0) -> Tick:
         """One control period."""
-        tick = None
+        tick, stops = None, self.port.stops
         try:
-            stops = self.port.stops
             for event in self.port.poll():
                 self._obey(event)
             tick = self.loop.tick()
             self._show(tick, stops, overruns)
         except Exception as error:  # a loop that ended would leave the motors as they are
-            tick = self._settle(error, tick)
+            tick = self._settle(error, tick, stops)
         return tick
 
-    def _settle(self, error: Exception, tick: Tick | None) -> Tick:
+    def _settle(self, error: Exception, tick: Tick | None, stops: int) -> Tick:
         """Stands safely after a failure, or brakes; `tick` is the period's, if it got so far."""
         line = one_line(str(error)) or type(error).__name__
-        if line != self._failure:
-            _log.error("the robot's loop failed", exc_info=error)
-        self._failure = line
         cause = f"the robot's loop failed: {line}"
+        log = _log.error if cause != self._failure else _log.debug  # once in a row
+        log("%s", cause, exc_info=error)
+        self._failure = cause
         try:
             self.loop.stop(cause)
             tick = tick or self.loop.tick()
         except Exception as worse:
-            _log.error("the robot cannot stand safely", exc_info=worse)
+            log("the robot cannot stand safely", exc_info=worse)
             tick = self.loop.brake(cause)
         try:
-            level, stops = tick.order.level, self.port.stops
-            told = Telemetry(time_s=tick.time_s, level=level, cause=cause, stops=stops)
+            self._note_level(tick, stops)
+            level, newest = tick.order.level, self.port.stops
+            told = Telemetry(time_s=tick.time_s, level=level, cause=cause, stops=newest)
             self.port.publish(told)
-        except Exception:
-            _log.exception("nobody can be told")
+        except Exception as deaf:
+            log("nobody can be told", exc_info=deaf)
         return tick
 
     # --- what people ask ---
@@ -130,15 +130,18 @@ class Station:
     def _show(self, tick: Tick, stops: int, overruns: int) -> None:
         """Records and publishes a period; `stops` is the number of the last stop before it."""
         self._count_chunks(tick)
+        self._note_level(tick, stops)
+        counters = self._counters(overruns)
+        image = self._new_image(tick)
+        self.recorder.add(_moment(tick, counters, image))
+        self.port.publish(self._telemetry(tick, counters, overruns, image))
+
+    def _note_level(self, tick: Tick, stops: int) -> None:
         level, before, self._level = tick.order.level, self._level, tick.order.level
         if level > Level.HOLD and level > before:
             if self.port.stops == stops:
                 self.port.stops += 1  # the robot's own, of which no operator knew
             self.recorder.write(f"{level.name}: {tick.order.cause}")
-        counters = self._counters(overruns)
-        image = self._new_image(tick)
-        self.recorder.add(_moment(tick, counters, image))
-        self.port.publish(self._telemetry(tick, counters, overruns, image))
 
     def _count_chunks(self, tick: Tick) -> None:
         chunk = tick.chunk

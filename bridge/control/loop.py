@@ -364,8 +364,7 @@ class ControlLoop:
     def _take(self) -> str | None:
         if self.link.session != self._session:
             self._lost = True  # whoever answers now is another: an operator decides
-        answer = self.link.take()
-        if answer is None or self._lost or not self.instruction:
+        if self._lost or not self.instruction or (answer := self.link.take()) is None:
             return None
         if isinstance(answer, Rejected):
             return self.safety.reject(answer.reason)
