@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Safety
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
+from bridge.supervisor import Heartbeat
 from bridge.wire.keys import server_keys
 from bridge.wire.server import stop_on_signals
 from robots.g1.walker import command_limits
@@ -40,7 +40,7 @@ class SimulateConfig:
             are allowed there.
         recordings: Folder of the black box.
         speed: Simulated seconds per second; inf is as fast as it goes.
-        seconds: When to end, in simulated seconds; without it at SIGINT or SIGTERM.
+        seconds: When to end, in simulated seconds; without it at SIGINT, SIGTERM or SIGHUP.
     """
 
     seed: int = 0
@@ -140,7 +140,12 @@ def run_live(
         pace = Pace(config.speed)
         if ready is not None:
             ready(config.address)
-        _run(station, robot, stopping, pace, config.seconds)
+        heart = Heartbeat()
+        while not stopping.is_set() and not _is_over(robot, config):
+            station.period(pace.overruns)
+            heart.beat()
+            pace.wait(port.sleep)
+        heart.close()
         loop.stop("the program ends")
         for _ in range(round(SETTLE_S * CONTROL_HZ)):
             station.period(pace.overruns)
@@ -148,13 +153,5 @@ def run_live(
     return station
 
 
-def _run(
-    station: Station,
-    robot: LiveRobot,
-    stopping: threading.Event,
-    pace: Pace,
-    seconds: float | None,
-) -> None:
-    while not stopping.is_set() and (seconds is None or robot.time_s < seconds):
-        station.period(pace.overruns)
-        pace.wait(station.port.sleep)
+def _is_over(robot: LiveRobot, config: SimulateConfig) -> bool:
+    return config.seconds is not None and robot.time_s >= config.seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import re
 import shutil
 import threading
@@ -307,7 +308,7 @@ def _lock_folder(folder: Path) -> TextIOWrapper:
     """Keeps other recorders out of a folder, for as long as the file stays open."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(
             f"could not record in {folder} ({error.strerror}): choose another folder"
@@ -315,10 +316,15 @@ def _lock_folder(folder: Path) -> TextIOWrapper:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        file.seek(0)
+        holder = file.read(20).strip()
         file.close()
         raise UserError(
-            f"another process records in {folder}: end it or choose another folder"
+            f"another process ({holder}) records in {folder}: end it or choose another folder"
         ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
     return file
 
 

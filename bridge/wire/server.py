@@ -34,7 +34,7 @@ def serve_policy(
     ready: Callable[[str], object] | None = None,
     keys: ServerKeys | None = None,
 ) -> None:
-    """Serves `policy` until SIGINT or SIGTERM, at an ipc or loopback address.
+    """Serves `policy` until SIGINT, SIGTERM or SIGHUP, at an ipc or loopback address.
 
     With `keys` it may be any address of this machine. `ready` is called with the address in use
     (which resolves a port given as *) once clients can connect. Raises UserError for an address
@@ -194,7 +194,10 @@ def _bound_router(address: str, keys: ServerKeys | None) -> Generator[zmq.Socket
 
 @contextmanager
 def stop_on_signals() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; their handlers are put back afterwards."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; their handlers are put back afterwards.
+
+    SIGHUP stays ignored where it is, as by nohup.
+    """
     stopping = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -203,7 +206,10 @@ def stop_on_signals() -> Generator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopping  # Python delivers signals to the main thread alone
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stopping
     finally:
