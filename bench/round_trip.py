@@ -16,16 +16,13 @@ import numpy as np
 import zmq
 from websockets.sync.client import connect
 
+from bench.doubles import InstantPolicy
 from bridge.compat.adapter import Door
 from bridge.compat.openpi import serve_openpi
 from bridge.contract import (
-    CHUNK_STEPS,
     IMAGE_SIZE,
-    STAND_COMMAND,
     STATE_DIM,
-    ActionChunk,
     Observation,
-    Status,
 )
 from bridge.wire import messages
 from bridge.wire.client import RemotePolicy
@@ -39,20 +36,6 @@ _INFO = ServerInfo("instant", "none")
 _START_S, _END_S = 60.0, 10.0
 
 Trip = Callable[[], None]
-
-
-class InstantPolicy:
-    """Stands, and takes no time over it."""
-
-    def __init__(self) -> None:
-        self._commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1)).astype(np.float32)
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        slots = {"task": "go_to", "colour": "red", "object": "ball"}
-        return ActionChunk(observation.time_s, self._commands, Status.ACTING, 0.9, slots)
-
-    def reset(self) -> None:
-        pass
 
 
 def rtt_figures(round_trips: int) -> dict[str, float]:

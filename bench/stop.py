@@ -13,19 +13,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from bench.doubles import Puppet, WalkPolicy
 from bridge.blackbox.recorder import Recorder
 from bridge.contract import (
-    ARMS,
-    CHUNK_STEPS,
     COMMAND_DIM,
     CONTROL_HZ,
-    IMAGE_SIZE,
-    N_JOINTS,
     STAND_COMMAND,
-    VEL_X,
-    ActionChunk,
-    Observation,
-    Status,
     UserError,
 )
 from bridge.control.loop import ControlLoop, DirectLink, Pace
@@ -45,53 +38,6 @@ LIMITS = Limits(
     rate=np.full(COMMAND_DIM, 6.0),
     rate_change=np.full(COMMAND_DIM, 40.0),
 )
-
-
-class Puppet:
-    """A robot whose joints follow at once; remembers when it was given the newest command."""
-
-    def __init__(self) -> None:
-        self._joints = np.zeros(N_JOINTS, np.float32)
-        self._image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self.applied_s = 0.0
-
-    def observe(self) -> Observation:
-        return Observation(
-            time_s=time.monotonic(),
-            joint_pos_rad=self._joints.copy(),
-            joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
-            base_ang_vel_rad_s=np.zeros(3, np.float32),
-            gravity=np.array([0, 0, -1], np.float32),
-            command=STAND_COMMAND,
-            elapsed_s=0.0,
-            odometry=np.zeros(3, np.float32),
-            image=self._image,
-        )
-
-    def apply(self, command: np.ndarray) -> None:
-        self.applied_s = time.monotonic()
-        self._joints[-len(command[ARMS]) :] = command[ARMS]
-
-    def hold(self) -> None:
-        raise AssertionError("safety commands every period")
-
-    def damp(self) -> None:
-        raise AssertionError("nobody cuts it")
-
-    def begin_instruction(self) -> None:
-        pass
-
-
-class Walk:
-    """A policy that walks on, and takes no time over it."""
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, VEL_X] = 0.5
-        return ActionChunk(observation.time_s, commands, Status.ACTING, 1.0, {})
-
-    def reset(self) -> None:
-        pass
 
 
 def stop_figures(stops: int) -> dict[str, float]:
@@ -190,7 +136,7 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Le
     That is the moment in which its robot was given the first command, on the monotonic clock.
     """
     puppet, stopping = Puppet(), threading.Event()
-    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS))
+    loop = ControlLoop(puppet, DirectLink(WalkPolicy()), Safety(LIMITS))
     levels: list[tuple[float, Level]] = []
 
     def work() -> None:

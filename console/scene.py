@@ -26,8 +26,9 @@ from bridge.contract import (
 )
 from bridge.control.safety import Level, tilt
 from bridge.operator.messages import Telemetry
+from sim.objects import SceneObject
 from sim.render.camera import ThirdPerson
-from sim.scene import Scene, SceneObject, sample_scene, scene_spec
+from sim.scene import Scene, sample_scene, scene_spec
 from tasks.catalogue import SHIPPED
 from tasks.language.grammar import words_of
 from tasks.language.intent import Meaning, describe

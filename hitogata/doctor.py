@@ -8,13 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
-import onnxruntime
-
 from assets import ASSETS, asset_path
 from bridge.contract import UserError
+from hitogata.tiers import BARE, requirements
 
 OPENGL_REMEDY = "unset MUJOCO_GL; on Linux: apt-get install libegl1 libgl1 libgles2"
-PACKAGES = ("torch", "mujoco", "gymnasium", "onnx", "pyzmq", "rsl-rl-lib")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 SHIPPED = ("robots/g1.xml", "models/walker.onnx", "models/text_encoder", "models/bundle")
 
@@ -59,10 +57,18 @@ def machine() -> str:
 
 
 def packages() -> str:
-    absent = [name for name in PACKAGES if not _installed(name)]
-    if absent:
-        raise Missing(f"no {', '.join(absent)}", f"pip install {' '.join(absent)}")
-    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    names = [name for name in requirements()[BARE] if name not in RUNTIMES]
+    if absent := _absent(names):
+        raise Missing(f"no {', '.join(absent)}", "pip install hitogata")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+def extras() -> str:
+    """Which extras are there whole; none is missing, since each is for some commands alone."""
+    known = {extra: _absent(names) for extra, names in requirements().items() if extra != BARE}
+    lacking = [f"{extra} (no {', '.join(absent)})" for extra, absent in known.items() if absent]
+    there = ", ".join(extra for extra, absent in known.items() if not absent) or "none"
+    return f"{there}; not {'; '.join(lacking)}" if lacking else there
 
 
 def opengl() -> str:
@@ -72,6 +78,8 @@ def opengl() -> str:
         )
 
         return f"{opengl_renderer()} (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')})"
+    except ModuleNotFoundError:
+        return "not looked for: nothing is simulated without mujoco"
     except UserError as error:
         finding, _, remedy = str(error).partition(";")
         raise Missing(finding, remedy.strip()) from error
@@ -84,15 +92,17 @@ def providers() -> str:
     if len(wheels) != 1:
         found = " and ".join(wheels) or "no onnxruntime"
         raise Missing(found, f"pip uninstall {' '.join(RUNTIMES)}, then pip install hitogata")
-    compiled = onnxruntime.get_available_providers()
+    from assets.inference import ort  # missing, it would keep the doctor from telling
+
+    compiled = ort.get_available_providers()
     wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in compiled]
-    onnxruntime.set_default_logger_severity(4)
+    ort.set_default_logger_severity(4)
     # Only a session tells which of the compiled-in providers this machine can use.
     model = asset_path("models/walker.onnx")
     if not model.exists():
         raise Missing(f"no {model} to try", "install hitogata again")
-    used = onnxruntime.InferenceSession(str(model), providers=wanted).get_providers()
-    return f"{wheels[0]} {onnxruntime.__version__} runs on {', '.join(used)}"
+    used = ort.InferenceSession(str(model), providers=wanted).get_providers()
+    return f"{wheels[0]} {ort.__version__} runs on {', '.join(used)}"
 
 
 def assets() -> str:
@@ -103,8 +113,13 @@ def assets() -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    check.__name__: check for check in (python, machine, packages, opengl, assets, providers)
+    check.__name__: check
+    for check in (python, machine, packages, extras, opengl, assets, providers)
 }
+
+
+def _absent(names: list[str]) -> list[str]:
+    return [name for name in names if not _installed(name)]
 
 
 def _installed(name: str) -> bool:

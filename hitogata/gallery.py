@@ -92,7 +92,7 @@ def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
         said = verdict(outcome, meaning)
         print(f"told        {instruction!r}, scene {number} of at most {tries}: {said}")
         if outcome.success or number == tries:
-            write_animation(path, stage.world, frames, instruction, MOST_BYTES)
+            write_animation(path, stage.world.model, frames, instruction, MOST_BYTES)
             print(f"animation   {path}, {path.stat().st_size / 1e6:.2f} MB")
             return
         stage.world.close()
@@ -102,7 +102,7 @@ def write_plots(results: Path, folder: Path) -> list[Path]:
     """A PNG for every kind of figure that the files in `results` hold; the paths written."""
     figures: dict[str, Any] = {}
     for path in sorted(results.glob("*.json")):
-        figures |= json.loads(path.read_text()).get("figures", {})
+        figures |= json.loads(path.read_text(encoding="utf-8")).get("figures", {})
     made = []
     if any(key.endswith(("_success_interval", "_both_interval")) for key in figures):
         made.append(folder / "success.png")

@@ -58,7 +58,9 @@ def bundle(tmp_path: Path) -> Path:
 
 def alter_manifest(bundle: Path, **changes: object) -> None:
     path = bundle / MANIFEST_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 def test_a_whole_bundle_is_read_back(bundle: Path) -> None:
@@ -111,14 +113,14 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret.onnx", "/etc/passwd", "a/b.onnx", "..", "a\\b"])
 def test_no_path_leaves_the_folder(bundle: Path, name: str) -> None:
-    records = json.loads((bundle / MANIFEST_FILE).read_text())["files"]
+    records = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     alter_manifest(bundle, files=records | {name: {"sha256": "0", "size": 0}})
     with pytest.raises(UserError, match="outside its folder"):
         verify_bundle(bundle)
 
 
 def test_an_incomplete_manifest_is_refused(bundle: Path) -> None:
-    records = json.loads((bundle / MANIFEST_FILE).read_text())["files"]
+    records = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     del records["decode.onnx"]
     alter_manifest(bundle, files=records)
     with pytest.raises(UserError, match=r"does not list decode\.onnx"):

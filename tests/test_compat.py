@@ -187,9 +187,9 @@ def test_without_an_address_the_wire_has_its_own() -> None:
 def test_tokens(tmp_path: Path) -> None:
     door = Door("tcp://127.0.0.1:0", token="s3cret")
     assert door.admits("s3cret") and not door.admits(None) and not door.admits("s3cre")
-    (tmp_path / "token").write_text("s3cret\n")
+    (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
     assert read_token(tmp_path / "token") == "s3cret"
-    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "empty").write_text("\n", encoding="utf-8")
     for name in ("empty", "none"):
         with pytest.raises(UserError, match="token"):
             read_token(tmp_path / name)

@@ -85,7 +85,7 @@ def test_layout_is_lerobot_v3(tmp_path):
     for length, task in ((3, "go"), (2, "wave"), (4, "go")):
         writer.add_episode(**make_episode(rng, length, task))
     writer.finalize()
-    info = json.loads((tmp_path / "meta/info.json").read_text())
+    info = json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))
     assert info["codebase_version"] == "v3.0" and info["fps"] == 10
     assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (3, 9, 2)
     assert info["splits"] == {"train": "0:3"}
@@ -117,7 +117,7 @@ def test_stats_of_the_whole_are_those_of_all_frames(tmp_path):
     for length in (3, 7):
         writer.add_episode(**make_episode(rng, length))
     writer.finalize()
-    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    stats = json.loads((tmp_path / "meta/stats.json").read_text(encoding="utf-8"))
     episodes = list(read_episodes(tmp_path))
     state = np.concatenate([episode.state for episode in episodes]).astype(float)
     pixels = np.concatenate([episode.images for episode in episodes]).reshape(-1, 3) / 255
@@ -153,7 +153,9 @@ def test_reopening_continues_and_repairs(tmp_path):
     assert second.add_episode(**make_episode(rng, 2, "wave")) == 1
     second.finalize()
     assert [episode.task for episode in read_episodes(tmp_path)] == ["go", "wave"]
-    assert json.loads((tmp_path / "meta/info.json").read_text())["total_frames"] == 5
+    assert (
+        json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))["total_frames"] == 5
+    )
     assert read_slots(tmp_path) == SLOTS
     with pytest.raises(UserError, match="choose a new folder"):
         DatasetWriter(tmp_path, {"action": ("stop",)})
@@ -175,7 +177,7 @@ def test_episode_cut_before_its_row_does_not_count(tmp_path, monkeypatch):
     writer.add_episode(**make_episode(rng, 2, "kept"))
     assert [episode.task for episode in read_episodes(tmp_path)] == ["go", "kept"]
     writer.finalize()
-    assert json.loads((tmp_path / "meta/info.json").read_text())["total_tasks"] == 2
+    assert json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))["total_tasks"] == 2
 
 
 def test_kill_while_recording_loses_the_open_episode_at_most(tmp_path):
@@ -238,7 +240,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*free some space"):
         files.write_text(path, "new")
-    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old" and list(path.parent.iterdir()) == [path]
 
 
 def test_sha256(tmp_path):

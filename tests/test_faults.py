@@ -11,6 +11,7 @@ from bench.faults.trace import breaches, joint_breaches, verdict
 from bridge.contract import STAND_COMMAND, VEL_X, UserError
 from bridge.control.safety import Limiter
 from bridge.operator import messages
+from hitogata.policies import HITOGATA
 from robots.g1.facts import joint_facts
 from robots.g1.walker import command_limits
 from tasks.evaluation.results import read_figures
@@ -25,7 +26,7 @@ def patient(monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_robot_stays_safe(name, patient):
-    outcome = try_fault(name)
+    outcome = try_fault(name, HITOGATA)
     assert outcome.passed, outcome
     assert outcome.robot and outcome.operator and "\n" not in outcome.operator
     assert "Traceback" not in outcome.operator
@@ -88,17 +89,17 @@ def test_what_does_not_hold_is_told():
 
 
 def test_the_table_shows_failures(tmp_path, monkeypatch):
-    monkeypatch.setitem(FAULTS, "good", lambda folder: verdict([], "stood", "read"))
-    monkeypatch.setitem(FAULTS, "bad", lambda folder: verdict(["not upright"], "fell", "read"))
+    monkeypatch.setitem(FAULTS, "good", lambda trial: verdict([], "stood", "read"))
+    monkeypatch.setitem(FAULTS, "bad", lambda trial: verdict(["not upright"], "fell", "read"))
 
-    def hopeless(folder):
+    def hopeless(trial):
         raise TimeoutError("the robot never showed it")
 
     monkeypatch.setitem(FAULTS, "hopeless", hopeless)
     results = tmp_path / "bridge.json"
-    bench_faults(["good"], results)
+    bench_faults(HITOGATA, ["good"], results)
     with pytest.raises(UserError, match="2 faults failed: read the lines of bad, hopeless"):
-        bench_faults(["bad", "hopeless"], results)
+        bench_faults(HITOGATA, ["bad", "hopeless"], results)
     kept = read_figures(results)["faults"]
     assert {name: outcome["passed"] for name, outcome in kept.items()} == {
         "good": True,

@@ -32,7 +32,7 @@ def still_run(length: int) -> tuple[World, list[Frame]]:
 def test_an_animation_has_a_picture_of_every_fourth_frame(tmp_path: Path) -> None:
     world, frames = still_run(4 * EVERY)
     frames[-EVERY].qpos[0] += 0.5  # pictures that are alike would be joined
-    write_animation(tmp_path / "run.webp", world, frames, "stop", 2_000_000)
+    write_animation(tmp_path / "run.webp", world.model, frames, "stop", 2_000_000)
     with Image.open(tmp_path / "run.webp") as picture:
         assert picture.size == (560, 264)
         assert picture.n_frames >= 2
@@ -47,7 +47,7 @@ def test_an_animation_has_a_picture_of_every_fourth_frame(tmp_path: Path) -> Non
 def test_an_animation_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     world, frames = still_run(2)
     with pytest.raises(UserError, match="larger than 100 bytes"):
-        write_animation(tmp_path / "run.webp", world, frames, "stop", 100)
+        write_animation(tmp_path / "run.webp", world.model, frames, "stop", 100)
     assert not list(tmp_path.iterdir())
 
 
@@ -74,10 +74,10 @@ def test_plots_show_what_was_measured(tmp_path: Path) -> None:
     results, folder = tmp_path / "results", tmp_path / "images"
     results.mkdir()
     assert write_plots(results, folder) == []
-    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    (results / "chain.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     assert [path.name for path in write_plots(results, folder)] == ["success.png"]
     figures |= {"chunk_p50_ms": 10.0, "chunk_p95_ms": 12.0, "chunk_p50_ms_36_tokens": 9.0}
-    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    (results / "chain.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     for path in write_plots(results, folder):
         Image.open(io.BytesIO(path.read_bytes())).verify()
 

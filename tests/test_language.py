@@ -154,8 +154,8 @@ def spoken(grammar: Grammar, n: int, seed: int) -> list[tuple[Meaning, str]]:
 
 
 def test_colours_and_shapes_are_those_of_the_scenes() -> None:
-    scene = pytest.importorskip("sim.scene")
-    assert intent.COLOURS == scene.COLOURS and intent.SHAPES == scene.SHAPES
+    objects = pytest.importorskip("sim.objects")
+    assert intent.COLOURS == objects.COLOURS and intent.SHAPES == objects.SHAPES
 
 
 def test_slot_vectors() -> None:

@@ -44,14 +44,14 @@ def test_a_seed_is_kept_even_if_its_scene_lacks_the_object() -> None:
 def test_a_scene_file_is_read_back(tmp_path: Path) -> None:
     scene = sample_scene(np.random.default_rng(3))
     path = tmp_path / "scene.json"
-    path.write_text(json.dumps(scene.to_dict()))
+    path.write_text(json.dumps(scene.to_dict()), encoding="utf-8")
     assert choose_scene(RunConfig(scene=path), None) == (None, scene)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"objects": [{"shape": "egg"}]}'])
 def test_what_is_no_scene_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "scene.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="scene"):
         choose_scene(RunConfig(scene=path), None)
 

@@ -71,7 +71,9 @@ def test_a_pair_is_for_its_owner_alone(tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     pair = own_pair(folder)
     assert zmq.curve_public(pair.secret.encode()).decode() == pair.public
-    assert pair.public in public.read_text() and pair.secret not in public.read_text()
+    assert pair.public in public.read_text(
+        encoding="utf-8"
+    ) and pair.secret not in public.read_text(encoding="utf-8")
     assert pair.secret not in repr(pair)
     with pytest.raises(UserError, match=r"g1.secret is there already"):
         make_pair(folder, "g2")
@@ -92,7 +94,7 @@ def test_names_that_no_key_may_have(name, tmp_path):
         make_pair(tmp_path / "k", name)
     good = zmq.curve_keypair()[0].decode()
     file = tmp_path / "file"
-    file.write_text(f"hitogata-public-key {good} {name}")
+    file.write_text(f"hitogata-public-key {good} {name}", encoding="utf-8")
     if name not in ("g1\n",):  # a file may end with a line's end
         with pytest.raises(UserError, match="no public key"):
             allow(tmp_path, file)
@@ -217,7 +219,7 @@ def test_the_allow_list_is_read_anew_for_every_client(ends, tmp_path):
             RemotePolicy(place, keys=eve)
         copy = allow(lab, ends["eve"] / "eve.public")
         RemotePolicy(place, keys=eve).close()
-        (lab / "allowed" / "broken.public").write_text("hitogata-public-key")
+        (lab / "allowed" / "broken.public").write_text("hitogata-public-key", encoding="utf-8")
         with refused:  # a list that cannot be read lets nobody in
             RemotePolicy(place, keys=eve)
         (lab / "allowed" / "broken.public").unlink()
@@ -331,7 +333,9 @@ def test_a_gibibyte_is_refused_before_it_is_read():
             assert policy.act("go", observe()).status is Status.DONE
         status = Path(f"/proc/{process.pid}/status")
         if status.exists():  # VmHWM, the most that it ever had, in KiB
-            most = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
+            most = next(
+                line for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line
+            )
             assert int(most.split()[1]) < 500_000
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sim.scene import Scene, SceneObject
+from sim.objects import SceneObject
+from sim.scene import Scene
 from tasks.catalogue import SHIPPED
 from tasks.language.intent import Meaning
 from tasks.success import Success, Truth

@@ -15,7 +15,7 @@ from tasks.success import Success
 from tasks.user_task import check_wordings, read_catalogue
 
 ROOT = Path(__file__).parents[1]
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 (SPREAD,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
 CIRCLE = """
 from tasks.families.go_to import AtObject, go_to
@@ -30,7 +30,7 @@ TASK = Task("round", "walk round an object", (ORBIT,))
 
 def written(folder: Path, content: str) -> tuple[Path]:
     path = folder / "task.py"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     return (path,)
 
 

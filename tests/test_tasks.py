@@ -45,8 +45,8 @@ def glide(world: World, command: np.ndarray) -> None:
     data.qpos[:7] = [*(velocity * DT_S + (x, y)), 0.76, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
     data.qvel[:6] = [*velocity, 0, 0, 0, rate]
     legs = slice(0, N_LEG_WAIST_JOINTS)
-    data.qpos[world._joint_qpos[legs]] = joint_facts("home_rad")[legs]
-    data.qvel[world._joint_dof[legs]] = 0
+    data.qpos[world._body._joint_qpos[legs]] = joint_facts("home_rad")[legs]
+    data.qvel[world._body._joint_dof[legs]] = 0
     mujoco.mj_kinematics(model, data)
     mujoco.mj_camlight(model, data)
     world._steps += 1
@@ -133,7 +133,7 @@ def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
     figures = evaluate(None, config, tmp_path)
     assert figures["gesture_success"] == figures["swap_both"] == 1.0
     assert figures["gesture_success_interval"][1] == 1.0
-    rows = json.loads((tmp_path / "episodes.json").read_text())
+    rows = json.loads((tmp_path / "episodes.json").read_text(encoding="utf-8"))
     assert len(rows) == 3 and rows[1]["meaning"] != rows[2]["meaning"]
     assert (tmp_path / "success.png").read_bytes()[:4] == b"\x89PNG"
 

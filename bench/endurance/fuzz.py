@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import zmq
 
-from bench.faults.peer import walk_commands
-from bench.faults.rig import Child, policy_address, robot_address, scripted_server
+from bench.doubles import walk_commands
+from bench.faults.rig import Child, scripted_server
 from bench.faults.trace import breaches
 from bench.footprint import Footprint, footprint_of
 from bridge.contract import (
@@ -133,9 +132,9 @@ def wishes(epoch: int, sequence: int) -> tuple[list[Frames], list[Frames]]:
     asked = (
         _claim(sequence),
         operator_wire.Beat(**terms),
-        operator_wire.Instruct(text="walk", **terms),
-        operator_wire.Release(**terms),
-        operator_wire.NewScene(seed=7, **terms),
+        operator_wire.Instruct(text="walk", stops=0, **terms),
+        operator_wire.Release(stops=0, **terms),
+        operator_wire.NewScene(seed=7, stops=0, **terms),
         operator_wire.Leave(**terms),
     )
     halts = (operator_wire.Stop(sequence=sequence), operator_wire.Cut(sequence=sequence))
@@ -211,7 +210,7 @@ def played(chunk: ActionChunk, limits: Limits) -> list[np.ndarray]:
 def _fuzz_server(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The policy server, in its process."""
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        place = policy_address(Path(folder))
+        place = f"ipc://{folder}/policy.sock"
         with scripted_server(place) as server, _dealer(place) as socket:
             session = _greeted(socket)
             refused = 0
@@ -269,7 +268,7 @@ def _fuzz_port(frames: int, rng: np.random.Generator) -> dict[str, float]:
     clock = _Clock()
     epoch = obeyed = 0
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        place = robot_address(Path(folder))
+        place = f"ipc://{folder}/robot.sock"
         with OperatorPort(place, simulated=True, clock=clock) as port:
             with _dealer(port.addresses.commands) as peer, _dealer(port.addresses.stop) as stopper:
                 with _measured(frames) as (count, figures):

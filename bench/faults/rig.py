@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -39,6 +40,31 @@ WAIT_S = 60.0  # room for a busy machine
 RETRY_S = 3.0
 ANSWER_S = 2.0  # for an operator whose robot may be gone
 WALKING_M_S = 0.3
+# -P: no file of the folder in which a user happens to be is taken for a module of ours.
+PYTHON = (sys.executable, "-P")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a robot is put to the test: a folder for it, and the command line of `hitogata`."""
+
+    folder: Path
+    hitogata: Sequence[str]
+
+    @property
+    def policy_address(self) -> str:
+        return f"ipc://{self.folder}/policy.sock"
+
+    @property
+    def robot_address(self) -> str:
+        return f"ipc://{self.folder}/robot.sock"
+
+
+@contextmanager
+def new_trial(hitogata: Sequence[str]) -> Iterator[Trial]:
+    """A trial in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        yield Trial(Path(folder), hitogata)
 
 
 @dataclass(frozen=True)
@@ -258,7 +284,7 @@ def levels(periods: Sequence[Noted]) -> set[Level]:
 
 @contextmanager
 def robot_at_work(
-    folder: Path,
+    trial: Trial,
     policy: str,
     render: bool = False,
     keys: ClientKeys | None = None,
@@ -270,7 +296,7 @@ def robot_at_work(
     `render` gives it a camera that sees; `operators` are the keys of its port and its operator's.
     """
     port_keys, operator_keys = operators or (None, None)
-    place = robot_address(folder)
+    place = trial.robot_address
     world = World(sample_scene(np.random.default_rng(0)), render=render)
     robot = TracedRobot(world)
     with ExitStack() as stack:
@@ -278,7 +304,7 @@ def robot_at_work(
         if connected:
             link.wait_connected(WAIT_S)
         port = stack.enter_context(OperatorPort(place, simulated=True, keys=port_keys))
-        recorder = stack.enter_context(Recorder(folder / "box"))
+        recorder = stack.enter_context(Recorder(trial.folder / "box"))
         loop = ControlLoop(robot, link, Safety(command_limits()), lambda: world.time_s)
         station = Station(loop, port, recorder, robot.truth)
         operator = Operator(place, "anna", WAIT_S, operator_keys)
@@ -299,13 +325,13 @@ class Child(subprocess.Popen[str]):
 
 
 @contextmanager
-def running(*command: str, **environment: str) -> Iterator[Child]:
-    """A module of ours as a process that has said its first line; killed at the end.
+def running(command: Sequence[str], **environment: str) -> Iterator[Child]:
+    """A program as a process that has said its first line; killed at the end.
 
     UserError with its last words if it ends instead.
     """
     process = Child(
-        [sys.executable, "-m", *command],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -324,42 +350,39 @@ def running(*command: str, **environment: str) -> Iterator[Child]:
         process.communicate()
 
 
-def bundle_server(address: str, *options: str) -> AbstractContextManager[Child]:
-    """The shipped bundle, served."""
-    return running("hitogata", "serve", str(BUNDLE), "--address", address, *options)
+def bundle_server(trial: Trial) -> AbstractContextManager[Child]:
+    """The shipped bundle, served where the trial expects its policy."""
+    return running((*trial.hitogata, "serve", str(BUNDLE), "--address", trial.policy_address))
 
 
 def scripted_server(address: str, *options: str) -> AbstractContextManager[Child]:
     """A policy that walks, or misbehaves as its instruction says, behind the real server."""
-    return running("bench.faults.peer", "policy", address, *options)
+    return peer("policy", address, *options)
 
 
 def frames_server(address: str) -> AbstractContextManager[Child]:
     """What looks like a policy server and sends frames that none would."""
-    return running("bench.faults.peer", "frames", address)
+    return peer("frames", address)
+
+
+def peer(*arguments: str) -> AbstractContextManager[Child]:
+    """The other end of a fault, as a process of its own."""
+    return running((*PYTHON, "-m", "bench.faults.peer", *arguments))
 
 
 @contextmanager
-def robot_process(folder: Path) -> Iterator[tuple[Child, Operator]]:
+def robot_process(trial: Trial) -> Iterator[tuple[Child, Operator]]:
     """`hitogata simulate` as a process, walking by a scripted policy, and who commands it.
 
-    Its black box is in `folder`/box.
+    Its black box is in the trial's folder, in box/.
     """
-    place, box = robot_address(folder), str(folder / "box")
-    reach = ("--connect", policy_address(folder), "--address", place, "--recordings", box)
+    policy, place, box = trial.policy_address, trial.robot_address, str(trial.folder / "box")
+    reach = ("--connect", policy, "--address", place, "--recordings", box)
     with (
-        scripted_server(policy_address(folder)),
-        running("hitogata", "simulate", *reach) as robot,
+        scripted_server(policy),
+        running((*trial.hitogata, "simulate", *reach)) as robot,
         Operator(place, "anna", ANSWER_S) as operator,
     ):
         command(operator, "walk")
         seen(operator, walking)
         yield robot, operator
-
-
-def robot_address(folder: Path) -> str:
-    return f"ipc://{folder}/robot.sock"
-
-
-def policy_address(folder: Path) -> str:
-    return f"ipc://{folder}/policy.sock"

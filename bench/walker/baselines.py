@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 import onnx
-import onnxruntime
 
+from assets.inference import ort
 from bridge.contract import (
     ARM_HOME_RAD,
     ARMS,
@@ -186,15 +186,15 @@ class HolosomaWalker:
         self._phases, self._standing = phases, still
 
 
-def _batched_session(path: Path) -> onnxruntime.InferenceSession:
+def _batched_session(path: Path) -> ort.InferenceSession:
     """A session of a graph that was exported for one robot, for any number of them."""
     model = onnx.load(str(path))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n"
     del model.graph.value_info[:]
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
+    return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

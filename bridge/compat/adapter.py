@@ -107,7 +107,7 @@ class Door:
 def read_token(path: Path) -> str:
     """The token in a file, a single line of it; UserError when there is none."""
     try:
-        token = path.read_text().strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the token in {path} ({error}): write it there") from error
     if not token.isprintable() or not token:

@@ -39,9 +39,9 @@ from bridge.contract import (
     STATE_FIELDS,
     UserError,
 )
+from bridge.data.stats import Stats, image_stats, merge_stats, vector_stats
 from bridge.files import text_array, write_bytes, write_json, write_npz
 from bridge.png import decode_png, encode_png
-from bridge.data.stats import Stats, image_stats, merge_stats, vector_stats
 
 Slots = Mapping[str, Sequence[str]]
 
@@ -213,7 +213,7 @@ def read_slots(folder: str | Path) -> dict[str, tuple[str, ...]]:
     path = Path(folder) / "meta/info.json"
     if not path.exists():
         raise UserError(f"there is no dataset in {folder}: record one with `hitogata collect`")
-    slots = json.loads(path.read_text()).get("hitogata", {}).get("slots", {})
+    slots = json.loads(path.read_text(encoding="utf-8")).get("hitogata", {}).get("slots", {})
     return {name: tuple(values) for name, values in slots.items()}
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from torch import Tensor, nn
 
+from assets.inference import ort
 from policy.model.action_codec import BANDS
 from policy.model.moe import MoE, mixtures
 from policy.model.quantize import set_quantized

@@ -18,7 +18,7 @@ def data_of_run(run: Path) -> list[Path]:
     """The data sets that a run was trained on, as its configuration remembers them."""
     path = run / "config.json"
     try:
-        return [Path(folder) for folder in json.loads(path.read_text())["data"]]
+        return [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["data"]]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{run} is no run: name a folder that `hitogata train` wrote") from error
 

@@ -295,7 +295,7 @@ def _differences(folder: Path, new: dict[str, Any], free: set[str]) -> list[str]
     path = folder / "config.json"
     if not path.exists():
         return []
-    old = _flat(json.loads(path.read_text()))
+    old = _flat(json.loads(path.read_text(encoding="utf-8")))
     now = _flat(new)
     return [
         f"{key} ({old.get(key, 'none')}, not {now.get(key, 'none')})"

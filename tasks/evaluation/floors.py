@@ -1,4 +1,4 @@
-"""Policies that know nothing, the floors of every success: standing still, and moving at random."""
+"""Policies that know nothing, the floors of every success: one stands still, one is random."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
             _stand(stage.world, show)
             raise
     _report(outcome, stage.meaning)
-    write_video(config.out, stage.world, frames, stage.instruction)
+    write_video(config.out, stage.world.model, frames, stage.instruction)
     print(f"video       {config.out}")
     return outcome
 
@@ -124,7 +124,7 @@ def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None
     """The scene of a file or a seed, or the first seed's that has the one thing that is named."""
     if config.scene is not None:
         try:
-            return None, Scene.from_dict(json.loads(config.scene.read_text()))
+            return None, Scene.from_dict(json.loads(config.scene.read_text(encoding="utf-8")))
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"{config.scene} is no scene file ({error})") from error
     seed = next(fitting_seeds(meaning), None) if config.seed is None else config.seed
