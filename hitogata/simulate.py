@@ -10,6 +10,7 @@ from tyro.conf import arg
 from bridge.control.policy_link import PolicyLink
 from bridge.wire.client import Connection
 from hitogata.policies import BUNDLE, policy_address
+from robots.g1.embodiment import G1
 from sim.live import SimulateConfig, run_live
 
 CONNECT_S = 60.0
@@ -30,7 +31,7 @@ def simulate(
     keys = server.client_keys()
     with (
         policy_address(server.connect, bundle) as address,
-        PolicyLink(address, keys=keys) as link,
+        PolicyLink(address, G1, keys=keys) as link,
     ):
         link.wait_connected(CONNECT_S)
         run_live(link, config, lambda place: print(f"robot at {place}", flush=True))

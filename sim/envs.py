@@ -15,15 +15,18 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from bridge.contract import (
+from robots.g1.embodiment import (
     CHUNK_HZ,
     COMMAND_DIM,
     CONTROL_HZ,
+    HIGHEST_M,
     IMAGE_SIZE,
+    LOWEST_M,
     STATE_DIM,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
 )
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import HIGHEST_M, LOWEST_M, VELOCITY_HIGH, VELOCITY_LOW
 from sim.locomotion.env import WalkConfig, WalkEnv
 from sim.render.camera import ThirdPerson
 from sim.scene import sample_scene
@@ -112,7 +115,7 @@ class _Episode:
 
     def observe(self) -> dict[str, np.ndarray]:
         observation = self.world.observe()
-        return {"image": observation.image, "state": observation.state()}
+        return {"image": observation.images["head"], "state": observation.state}
 
     def judge(self) -> tuple[float, bool, bool, dict[str, Any]]:
         """Reward (metres gained, less a penalty for a fall), terminated, truncated and info."""

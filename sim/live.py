@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import CONTROL_HZ, Observation
+from bridge.contract import Observation
 from bridge.control.loop import ControlLoop, Pace
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Safety
@@ -18,7 +18,7 @@ from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
 from bridge.wire.keys import server_keys
 from bridge.wire.server import stop_on_signals
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CONTROL_HZ, G1, PERIOD_S
 from sim.scene import sample_scene
 from sim.world import World
 
@@ -102,14 +102,14 @@ def run_live(
     """
     keys = server_keys(config.operator_keys) if config.operator_keys else None
     robot = LiveRobot(config.seed, config.robot)
-    loop = ControlLoop(robot, link, Safety(command_limits()), lambda: robot.time_s)
+    loop = ControlLoop(robot, link, Safety(G1), lambda: robot.time_s)
     with (
         stop_on_signals() as stopping,
-        OperatorPort(config.address, simulated=True, keys=keys) as port,
-        Recorder(config.recordings) as recorder,
+        OperatorPort(config.address, G1, simulated=True, keys=keys) as port,
+        Recorder(config.recordings, G1) as recorder,
     ):
         station = Station(loop, port, recorder, robot.truth, robot.new_scene)
-        pace = Pace(config.speed)
+        pace = Pace(PERIOD_S, config.speed)
         if ready is not None:
             ready(config.address)
         _run(station, robot, stopping, pace, config.seconds)

@@ -8,16 +8,17 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import Observation
+from robots.g1.embodiment import (
     ARMS,
     COMMAND_DIM,
     CONTROL_HZ,
     DAMP_KD_NMS_RAD,
+    G1,
     IMAGE_SIZE,
     JOINT_NAMES,
     N_JOINTS,
     STAND_COMMAND,
-    Observation,
 )
 from robots.g1.facts import facts, joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
@@ -122,18 +123,18 @@ class World:
 
     def observe(self) -> Observation:
         """What the body knows now. Its picture is renewed at CAMERA_HZ, as a camera's is."""
-        return Observation(
-            time_s=self.time_s,
-            joint_pos_rad=self.data.qpos[self._joint_qpos].astype(np.float32),
-            joint_vel_rad_s=self.data.qvel[self._joint_dof].astype(np.float32),
-            base_ang_vel_rad_s=self.data.qvel[3:6].astype(np.float32),
-            gravity=self._gravity().astype(np.float32),
-            command=self.command,
+        state = G1.state(
+            joint_pos_rad=self.data.qpos[self._joint_qpos],
+            joint_vel_rad_s=self.data.qvel[self._joint_dof],
+            base_ang_vel_rad_s=self.data.qvel[3:6],
+            gravity=self._gravity(),
+            command=self._command,
             elapsed_s=(self._steps - self._begin_step) / CONTROL_HZ,
-            odometry=self._odometry.pose.astype(np.float32),
-            image=self._picture_now(),
-            image_age_s=(self._steps - (self._picture_step or 0)) / CONTROL_HZ,
+            odometry=self._odometry.pose,
         )
+        images = {"head": self._picture_now()}
+        image_age_s = (self._steps - (self._picture_step or 0)) / CONTROL_HZ
+        return Observation(G1, self.time_s, state, images, image_age_s)
 
     def apply(self, command: np.ndarray) -> None:
         """Walks, balances and moves the arms for one control period as an (18,) command asks."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bridge.contract import ARMS, STAND_COMMAND, VEL_X, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import ARMS, STAND_COMMAND, VEL_X
 from sim.scene import Scene, sample_scene
 from tasks import arms
 from tasks.language.intent import FAMILIES, Meaning, sample_meaning

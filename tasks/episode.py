@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Policy, Status
+from bridge.contract import ActionChunk, Observation, Policy, Status
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Safety
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CHUNK_HZ, CONTROL_HZ, G1
 from sim.render.video import Frame
 from sim.world import World
 from tasks import expert as experts
@@ -83,7 +83,7 @@ def run_episode(
     """Runs until the judge is satisfied, the robot has fallen, the policy has been done for
     DONE_S, or the time is over. The policy answers every `replan_steps` chunk steps."""
     link = DirectLink(policy)
-    safety = Safety(command_limits(), start=world.command)
+    safety = Safety(G1, start=world.command)
     loop = ControlLoop(world, link, safety, lambda: world.time_s, replan_steps / CHUNK_HZ)
     loop.instruct(instruction)
     judge.begin(true_state(world))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from bridge.contract import STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import STAND_COMMAND
 from sim.envs import (
     SCENE_ID,
     WALK_ID,
@@ -106,7 +107,7 @@ def test_worlds_together_are_worlds_alone_bit_by_bit():
             world.apply(command)
     for i, world in enumerate(alone):
         assert np.array_equal(together[i].qpos(), world.qpos())
-        assert np.array_equal(together[i].observe().state(), world.observe().state())
+        assert np.array_equal(together[i].observe().state, world.observe().state)
 
 
 def test_unlike_scenes_do_not_share_a_batch():

@@ -17,7 +17,7 @@ ARROWS = {
     "sim": {"robots", "bridge", "assets"},
     "tasks": {"sim", "robots", "bridge", "assets"},
     "policy": {"bridge", "assets"},
-    "console": {"tasks", "sim", "bridge"},
+    "console": {"tasks", "sim", "robots", "bridge"},
     "bench": {"console", "tasks", "sim", "robots", "policy", "bridge", "assets"},
     "hitogata": {"bench", "console", "tasks", "sim", "robots", "policy", "bridge", "assets"},
 }

@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import IMAGE_SIZE, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import IMAGE_SIZE
 from robots.g1.facts import facts, joint_facts
 from sim.render.camera import HeadCamera, ThirdPerson, opengl_renderer
 from sim.render.visibility import Sight

@@ -6,9 +6,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
+from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
+from robots.g1.embodiment import ARMS, CONTROL_HZ, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from sim.render.video import caption
 from sim.robot import CONTROL_SUBSTEPS
@@ -104,7 +105,7 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
         assert one.task == other.task
         np.testing.assert_array_equal(one.state, other.state)
         np.testing.assert_array_equal(one.labels.commands, other.labels.commands)
-        assert len(one.pngs) == len(one.qpos) <= 25
+        assert len(one.pngs["head"]) == len(one.qpos) <= 25
     sentences = read_sentences(whole)
     assert sentences is not None and sentences.texts == read_sentences(parts).texts
     assert len(sentences.texts) == QUICK.sentences

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import UserError
 from robots.g1 import gait
+from robots.g1.embodiment import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import (
     Walker,

@@ -13,8 +13,8 @@ import numpy as np
 from bench.faults.rig import BUNDLE, bundle_server, policy_address
 from bench.latency import INSTRUCTION, record_observations
 from bridge.contract import UserError
-from bridge.control.chunk_player import CHUNK_S
 from bridge.wire.client import RemotePolicy
+from robots.g1.embodiment import CHUNK_S, G1
 
 CONNECT_S = 60.0
 
@@ -78,7 +78,7 @@ def put_load(config: LoadConfig = LoadConfig()) -> dict[str, float]:
 
 
 def _ask(client: _Client, place: str, seen, config: LoadConfig, begin: threading.Barrier) -> None:
-    with RemotePolicy(place) as policy:
+    with RemotePolicy(place, G1) as policy:
         begin.wait()
         due_s = ended_s = time.monotonic()
         ended_s += config.seconds

@@ -21,20 +21,12 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge.contract import (
-    ARMS,
-    CHUNK_STEPS,
-    STAND_COMMAND,
-    VEL_X,
-    ActionChunk,
-    Observation,
-    Status,
-    contract_hash,
-)
+from bridge.contract import ActionChunk, Observation, Status
 from bridge.wire import messages, sockets
 from bridge.wire.keys import server_keys
 from bridge.wire.messages import ArraySpec, ServerInfo
 from bridge.wire.server import serve_policy
+from robots.g1.embodiment import ARMS, CHUNK_STEPS, G1, STAND_COMMAND, VEL_X
 
 HONEST_ANSWERS = 3
 WALK_M_S, BACKWARDS_M_S = 0.5, -0.3
@@ -155,7 +147,7 @@ def _welcome() -> messages.Welcome:
     return messages.Welcome(
         session=SCRIPT,
         protocol=messages.PROTOCOL,
-        contract=contract_hash(),
+        embodiment=G1,
         model_id=SCRIPT,
         normalisation_id=SCRIPT,
     )
@@ -189,7 +181,7 @@ def main() -> None:
         info = ServerInfo(told.model_id, told.normalisation_id)
         keys = server_keys(told.keys) if told.keys else None
         serve_policy(
-            ScriptedPolicy(), told.address, info, lambda place: print(place, flush=True), keys
+            ScriptedPolicy(), G1, told.address, info, lambda place: print(place, flush=True), keys
         )
 
 

@@ -11,8 +11,9 @@ import mujoco
 import numpy as np
 from mujoco import batch
 
-from bridge.contract import CONTROL_HZ, JOINT_NAMES, UserError
-from robots.g1.facts import WAIST_PITCH, facts
+from bridge.contract import UserError
+from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES, WAIST_PITCH
+from robots.g1.facts import facts
 from robots.rotations import gravity_in_base, yaw_of
 from sim.robot import robot_spec, touch_with_feet_alone
 from sim.scene import COLLISION_GROUP

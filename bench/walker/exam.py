@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from assets import asset_path
-from bridge.contract import CONTROL_HZ
+from robots.g1.embodiment import CONTROL_HZ
 from sim.locomotion.env import WalkConfig, WalkEnv
 
 EXAM_WORLDS = WalkConfig(push_m_s=0.0, low_share=0.0, stand_share=0.15, turn_share=0.2)

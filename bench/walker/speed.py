@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from mujoco import batch
 
-from bridge.contract import STAND_COMMAND
+from robots.g1.embodiment import STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 from sim.locomotion.env import WalkConfig, WalkEnv

@@ -17,7 +17,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from bridge.contract import (
-    CONTROL_HZ,
     ActionChunk,
     Observation,
     Policy,
@@ -28,7 +27,6 @@ from bridge.contract import (
 from bridge.control.safety import Level, Order, Safety
 from bridge.wire.messages import one_line
 
-PERIOD_S = 1 / CONTROL_HZ
 # A policy is asked again this long after it was asked last, or as soon as it has answered.
 REPLAN_S = 0.3
 # Said as a whole instruction, these need no policy.
@@ -110,8 +108,8 @@ class Pace:
     A loop that overran goes on at the next whole period: it never hurries to catch up.
     """
 
-    def __init__(self, speed: float = 1.0) -> None:
-        self._period_s = PERIOD_S / speed
+    def __init__(self, period_s: float, speed: float = 1.0) -> None:
+        self._period_s = period_s / speed
         self._due_s = time.monotonic()
         self.overruns = 0
 
@@ -313,7 +311,7 @@ class ControlLoop:
             return
         now_s = observation.time_s
         # Half a period's grace: sums of periods are not exact.
-        if now_s - self._asked_at_s >= self._replan_s - PERIOD_S / 2:
+        if now_s - self._asked_at_s >= self._replan_s - self.safety.embodiment.period_s / 2:
             self._asked_at_s = now_s
             self.link.ask(self.instruction, observation)
 

@@ -12,18 +12,25 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from mujoco import batch
 
-from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
 from bridge.symmetry import joint_mirror
 from robots.g1 import gait
-from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
-from robots.g1.walker import (
+from robots.g1.embodiment import (
+    ARM_HOME_RAD,
+    ARM_POS,
     ARM_SPEED_RAD_S,
-    DEEPEST_BOW_RAD,
+    CONTROL_HZ,
+    G1,
     HIGHEST_M,
     LOWEST_M,
-    OBSERVATION_DIM,
+    N_ARM_JOINTS,
+    STANDING_HEIGHT_M,
     VELOCITY_HIGH,
     VELOCITY_LOW,
+)
+from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
+from robots.g1.walker import (
+    DEEPEST_BOW_RAD,
+    OBSERVATION_DIM,
     advance_clock,
     follow_arms,
     follow_height,
@@ -111,9 +118,9 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         }
         self._home = np.array(self.model.key("home").qpos)
         self._joint_low, self._joint_high = joint_facts("range_rad").T
-        twins, signs = joint_mirror()
-        self._arm_twins = twins[-N_ARM_JOINTS:] - N_LEG_WAIST_JOINTS
-        self._arm_signs = signs[-N_ARM_JOINTS:]
+        twins, signs = joint_mirror(G1)
+        self._arm_twins = twins[ARM_POS] - N_LEG_WAIST_JOINTS
+        self._arm_signs = signs[ARM_POS]
         self.penalty_factor = 0.1
         self.difficulty = 1.0  # scales noise, arm motion, pushes; training raises it
         self.episode_steps = np.zeros(n, dtype=np.int64)
@@ -329,7 +336,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         if not n:
             return
         rng = self._rng
-        low, high = self._joint_low[-N_ARM_JOINTS:], self._joint_high[-N_ARM_JOINTS:]
+        low, high = self._joint_low[ARM_POS], self._joint_high[ARM_POS]
         amplitude = self.difficulty * rng.random((n, 1)) * (rng.random((n, 1)) < 0.7)
         anywhere = rng.uniform(low, high, (n, N_ARM_JOINTS))
         # Both arms to one side of the body carry its weight furthest: a third of all goals.

@@ -22,6 +22,7 @@ from rich.progress import (
 from bridge.contract import Policy
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
+from robots.g1.embodiment import G1
 from tasks.catalogue import CATALOGUE, family
 from tasks.demonstrations.record import RecordConfig, Recording, record_episode
 from tasks.language.grammar import pick
@@ -67,7 +68,7 @@ def collect(
     families = families or tuple(CATALOGUE)
     for name in families:
         family(name)
-    writer = DatasetWriter(folder, SLOTS)
+    writer = DatasetWriter(folder, G1, SLOTS)
     missing = range(len(writer), episodes)
     jobs = [_Job(tuple(families), seed, i, config, walker_path) for i in missing]
     frames = 0
@@ -76,7 +77,7 @@ def collect(
         try:
             for recording in mapped(_record, jobs):
                 writer.add_episode(**vars(recording))
-                frames += len(recording.images)
+                frames += len(recording.state)
                 speed = frames / max(bar.tasks[task].elapsed or 0.0, 1e-3)
                 bar.update(task, advance=1, note=f"{frames} frames, {speed:.0f}/s")
         finally:
