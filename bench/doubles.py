@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import ActionChunk, Observation, Status
+from bridge.embodiment import Embodiment
+from robots.g1.embodiment import (
+    ARM_POS,
     ARMS,
     CHUNK_STEPS,
+    G1,
     IMAGE_SIZE,
     N_JOINTS,
     STAND_COMMAND,
     VEL_X,
-    ActionChunk,
-    Observation,
-    Status,
 )
 
 HONEST_ANSWERS = 3
@@ -49,27 +50,26 @@ COMMANDS: dict[str, Callable[[], np.ndarray]] = {
 class Puppet:
     """A robot whose joints follow at once; remembers when it was given the newest command."""
 
-    def __init__(self) -> None:
-        self._joints = np.zeros(N_JOINTS, np.float32)
+    def __init__(self, body: Embodiment = G1) -> None:
+        self._body, self._joints = body, np.zeros(N_JOINTS, np.float32)
         self._image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self.applied_s = 0.0
 
     def observe(self) -> Observation:
-        return Observation(
-            time_s=time.monotonic(),
-            joint_pos_rad=self._joints.copy(),
-            joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
-            base_ang_vel_rad_s=np.zeros(3, np.float32),
-            gravity=np.array([0, 0, -1], np.float32),
+        state = self._body.state(
+            joint_pos_rad=self._joints,
+            joint_vel_rad_s=0,
+            base_ang_vel_rad_s=0,
+            gravity=(0, 0, -1),
             command=STAND_COMMAND,
-            elapsed_s=0.0,
-            odometry=np.zeros(3, np.float32),
-            image=self._image,
+            elapsed_s=0,
+            odometry=0,
         )
+        return Observation(self._body, time.monotonic(), state, {"head": self._image})
 
     def apply(self, command: np.ndarray) -> None:
         self.applied_s = time.monotonic()
-        self._joints[-len(command[ARMS]) :] = command[ARMS]
+        self._joints[ARM_POS] = command[ARMS]
 
     def hold(self) -> None:
         raise AssertionError("safety commands every period")

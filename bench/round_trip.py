@@ -19,15 +19,12 @@ from websockets.sync.client import connect
 from bench.doubles import InstantPolicy
 from bridge.compat.adapter import Door
 from bridge.compat.openpi import serve_openpi
-from bridge.contract import (
-    IMAGE_SIZE,
-    STATE_DIM,
-    Observation,
-)
+from bridge.contract import Observation
 from bridge.wire import messages
 from bridge.wire.client import RemotePolicy
 from bridge.wire.messages import ServerInfo
 from bridge.wire.server import serve_policy
+from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
 INSTRUCTION = "walk to the red ball"
 # So many round trips of one kind before the next kind has its turn: all meet the same noise.
@@ -76,7 +73,7 @@ def _observation() -> Observation:
     """What a robot may see: noise, so that nothing on its way could be made smaller."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    return Observation.from_state(1.0, rng.random(STATE_DIM, np.float32), image)
+    return Observation(G1, 1.0, rng.random(STATE_DIM, np.float32), {"head": image})
 
 
 # --- the clients ---
@@ -96,7 +93,7 @@ def _trips(folder: Path) -> Iterator[tuple[str, Any]]:
 def _our_trip(address: str) -> Generator[Trip, None, None]:
     """Through the client of a robot and the policy server of `hitogata serve`."""
     observation = _observation()
-    with _server(_serve_ours, address) as place, RemotePolicy(place, _INFO) as policy:
+    with _server(_serve_ours, address) as place, RemotePolicy(place, G1, _INFO) as policy:
 
         def trip() -> None:
             policy.act(INSTRUCTION, observation)
@@ -132,8 +129,8 @@ def _openpi_trip() -> Generator[Trip, None, None]:
 
         def trip() -> None:
             sent = {
-                "observation/image": _packed(observation.image),
-                "observation/state": _packed(observation.state()),
+                "observation/image": _packed(observation.images["head"]),
+                "observation/state": _packed(observation.state),
                 "prompt": INSTRUCTION,
             }
             socket.send(msgspec.msgpack.encode(sent))
@@ -162,7 +159,7 @@ def _frames() -> tuple[list[bytes], list[bytes]]:
     chunk = InstantPolicy().act(INSTRUCTION, observation)
     return (
         messages.pack_observation("0" * 16, 1, INSTRUCTION, observation),
-        messages.pack_chunk("0" * 16, 1, chunk),
+        messages.pack_chunk("0" * 16, 1, chunk, G1),
     )
 
 
@@ -186,11 +183,11 @@ def _server(serve: Callable[[str, Connection], None], address: str) -> Generator
 
 
 def _serve_ours(address: str, ready: Connection) -> None:
-    serve_policy(InstantPolicy(), address, _INFO, ready.send)
+    serve_policy(InstantPolicy(), G1, address, _INFO, ready.send)
 
 
 def _serve_openpi(address: str, ready: Connection) -> None:
-    serve_openpi(InstantPolicy(), Door(address), _INFO, ready.send)
+    serve_openpi(InstantPolicy(), G1, Door(address), _INFO, ready.send)
 
 
 def _serve_raw(address: str, ready: Connection) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,28 +16,26 @@ import numpy as np
 
 from bench.doubles import Puppet, WalkPolicy
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import (
-    COMMAND_DIM,
-    CONTROL_HZ,
-    STAND_COMMAND,
-    UserError,
-)
+from bridge.contract import UserError
 from bridge.control.loop import ControlLoop, DirectLink, Pace
-from bridge.control.safety import Level, Limits, Safety
+from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from robots.g1.embodiment import CONTROL_HZ, G1, PERIOD_S
 
 INSTRUCTION = "walk on"
 # For so long after a stop a port takes no instruction, and lets no further stop hurry its loop.
 DEAF_S = 0.6
 WAIT_S = 60.0
-LIMITS = Limits(
-    low=STAND_COMMAND - 1.0,
-    high=STAND_COMMAND + 1.0,
-    rate=np.full(COMMAND_DIM, 6.0),
-    rate_change=np.full(COMMAND_DIM, 40.0),
+# A robot whose limits a walk does not meet.
+FREE = replace(
+    G1,
+    commands=tuple(
+        replace(field, low=field.stand - 1, high=field.stand + 1, rate=6.0, rate_change=40.0)
+        for field in G1.commands
+    ),
 )
 
 
@@ -65,7 +64,7 @@ def stop_ms(stops: int) -> np.ndarray:
     The operator is a thread beside the loop's and reaches it through the port's own ipc sockets.
     """
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        port = OperatorPort(f"ipc://{folder}/robot.sock")
+        port = OperatorPort(f"ipc://{folder}/robot.sock", FREE)
         with (
             _walking(port, Path(folder)) as levels,
             Operator(port.addresses.commands, timeout_s=WAIT_S) as operator,
@@ -123,7 +122,7 @@ def _port_with_keys(folder: Path) -> OperatorPort:
     """A port at the first three loopback ports in a row that are free."""
     for number in range(20000, 30000, 3):
         try:
-            return OperatorPort(f"tcp://127.0.0.1:{number}", keys=server_keys(folder))
+            return OperatorPort(f"tcp://127.0.0.1:{number}", FREE, keys=server_keys(folder))
         except UserError:
             continue
     raise UserError("no three ports in a row are free on 127.0.0.1: end some programs")
@@ -136,11 +135,11 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Le
     That is the moment in which its robot was given the first command, on the monotonic clock.
     """
     puppet, stopping = Puppet(), threading.Event()
-    loop = ControlLoop(puppet, DirectLink(WalkPolicy()), Safety(LIMITS))
+    loop = ControlLoop(puppet, DirectLink(WalkPolicy()), Safety(FREE))
     levels: list[tuple[float, Level]] = []
 
     def work() -> None:
-        pace, last = Pace(), None
+        pace, last = Pace(PERIOD_S), None
         while not stopping.is_set():
             level = station.period(pace.overruns).order.level
             if level != last:
@@ -148,7 +147,7 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Le
             last = level
             pace.wait(port.sleep)
 
-    with port, Recorder(folder / "recordings") as recorder:
+    with port, Recorder(folder / "recordings", FREE) as recorder:
         station = Station(loop, port, recorder)
         thread = threading.Thread(target=work, name="robot")
         thread.start()

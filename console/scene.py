@@ -16,16 +16,10 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from bridge.contract import (
-    IMAGE_SIZE,
-    JOINT_NAMES,
-    STANDING_HEIGHT_M,
-    Observation,
-    Status,
-    UserError,
-)
+from bridge.contract import Observation, Status, UserError
 from bridge.control.safety import Level, tilt
 from bridge.operator.messages import Telemetry
+from robots.g1.embodiment import G1, IMAGE_SIZE, JOINT_NAMES, STANDING_HEIGHT_M
 from sim.objects import SceneObject
 from sim.render.camera import ThirdPerson
 from sim.scene import Scene, sample_scene, scene_spec
@@ -102,10 +96,10 @@ def stage(seed: int | None, robot: Path | None = None) -> Stage:
 
 def sensors(told: Telemetry) -> Observation | None:
     """What the robot's sensors said, its picture left black; None unless all of it is known."""
-    state = told.state_vector()
+    state = told.state_vector(G1)
     if state is None or not np.isfinite(state).all():
         return None
-    return Observation.from_state(told.time_s, state, _NO_IMAGE)
+    return Observation(G1, told.time_s, state, {"head": _NO_IMAGE})
 
 
 def level_name(told: Telemetry) -> str:

@@ -9,6 +9,7 @@ from bench.latency import chunk_figures, record_observations
 from bridge.wire.client import RemotePolicy
 from hitogata.policies import BUNDLE, serving, torch_policies
 from policy.runtime.bundle import load_manifest
+from robots.g1.embodiment import G1
 from tasks.evaluation.results import command_line, write_results
 
 
@@ -43,7 +44,7 @@ def bench(
     for tokens in choices:
         suffix = "" if tokens == fewest else f"_{tokens}_tokens"
         options = ("--tokens-per-step", str(tokens), "--threads", str(threads))
-        with serving(bundle, *options) as address, RemotePolicy(address) as policy:
+        with serving(bundle, *options) as address, RemotePolicy(address, G1) as policy:
             figures |= chunk_figures(policy, seen, chunks, suffix)
     if compared:
         figures |= chunk_figures(compared(), seen, chunks, "_torch")

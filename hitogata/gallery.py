@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from bridge.contract import COMMAND_DIM, Policy, UserError
+from bridge.contract import Policy, UserError
 from bridge.files import write_bytes
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
+from robots.g1.embodiment import COMMAND_DIM, G1
 from sim.render.video import write_animation
 from tasks.catalogue import SHIPPED
 from tasks.evaluation.evaluate import draw_success
@@ -65,7 +66,7 @@ def gallery(
     keys = server.client_keys()
     with (
         policy_address(server.connect, bundle) as address,
-        RemotePolicy(address, keys=keys) as policy,
+        RemotePolicy(address, G1, keys=keys) as policy,
     ):
         draw_gallery(policy, config)
 

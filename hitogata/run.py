@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from bridge.contract import check_instruction
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
+from robots.g1.embodiment import G1
 from tasks.evaluation.run import RunConfig, carry_out, set_stage
 
 
@@ -31,6 +32,6 @@ def run(
     stage = set_stage(check_instruction(instruction), config)
     with (
         policy_address(server.connect, bundle) as address,
-        RemotePolicy(address, keys=keys) as policy,
+        RemotePolicy(address, G1, keys=keys) as policy,
     ):
         carry_out(stage, policy, config)

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from mujoco import batch
 
-from bridge.contract import CONTROL_HZ, JOINT_NAMES
+from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES
 from robots.g1.facts import WAIST_PITCH, facts
 from robots.rotations import gravity_in_base, yaw_of
 

@@ -13,7 +13,7 @@ from math import atan2, hypot, pi, radians, sin
 
 import numpy as np
 
-from bridge.contract import ARM_HOME_RAD
+from robots.g1.embodiment import ARM_HOME_RAD
 from sim.ik import N_JOINTS_OF_AN_ARM, POINTING_START, ArmSolver
 
 SIDES = ("left", "right")

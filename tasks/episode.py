@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Policy, Status
+from bridge.contract import ActionChunk, Observation, Policy, Status
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Safety
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CHUNK_HZ, CONTROL_HZ, G1
 from sim.render.video import Frame
 from sim.world import World
 from tasks.expert import Context, Expert, act
@@ -69,7 +69,7 @@ class Rollout:
     def __init__(self, world: World, policy: Policy, replan_steps: int):
         self.world = world
         self.link = DirectLink(policy)
-        self.safety = Safety(command_limits(), start=world.command)
+        self.safety = Safety(G1, start=world.command)
         self._loop = ControlLoop(
             world, self.link, self.safety, lambda: world.time_s, replan_steps / CHUNK_HZ
         )

@@ -17,7 +17,8 @@ from math import copysign, cos, pi, radians, sin
 
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import Status
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     BASE_HEIGHT,
@@ -25,7 +26,6 @@ from bridge.contract import (
     CHUNK_STEPS,
     COMMAND_DIM,
     STANDING_HEIGHT_M,
-    Status,
 )
 from sim.world import WorldView
 from tasks.language.intent import Meaning

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import STAND_COMMAND
 from sim.scene import Scene, sample_scene
 from tasks.expert import Context, Expert, any_search, any_time
 from tasks.language.grammar import patterns_of, pick

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import facts, joint_facts
 from sim.robot import robot_spec
 from sim.scene import Scene, scene_spec

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CHUNK_STEPS, STAND_COMMAND, VEL_X, ActionChunk, Status, UserError
-from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink, Pace, Rejected
+from bridge.contract import ActionChunk, Status, UserError
+from bridge.control.loop import ControlLoop, DirectLink, Pace, Rejected
 from bridge.control.safety import Level, Safety
-from tests.test_safety import LIMITS, body
+from robots.g1.embodiment import ARM_POS, ARMS, CHUNK_STEPS, PERIOD_S, STAND_COMMAND, VEL_X
+from tests.test_safety import BODY, LIMITS, body
 
 
 class Puppet:
@@ -29,7 +30,7 @@ class Puppet:
         if self.silent:
             raise UserError("no state came")
         seen = body(self.time_s)
-        seen.joint_pos_rad[-14:] = self.joints
+        seen.joint_pos_rad[ARM_POS] = self.joints
         return seen
 
     def apply(self, command):
@@ -87,7 +88,7 @@ class Mailbox:
 
 def loop_of(link) -> tuple[ControlLoop, Puppet]:
     puppet = Puppet()
-    return ControlLoop(puppet, link, Safety(LIMITS), lambda: puppet.time_s), puppet
+    return ControlLoop(puppet, link, Safety(BODY), lambda: puppet.time_s), puppet
 
 
 def ticks(loop: ControlLoop, seconds: float) -> list[Level]:
@@ -339,7 +340,7 @@ def test_joins_are_bounded_in_value_and_rate():
 
 
 def test_pace_skips_whole_periods_and_counts_them():
-    pace = Pace()
+    pace = Pace(PERIOD_S)
     pace.wait()
     time.sleep(5.5 * PERIOD_S)
     pace.wait()
@@ -347,11 +348,11 @@ def test_pace_skips_whole_periods_and_counts_them():
     before = time.monotonic()
     pace.wait()
     assert time.monotonic() - before <= 50 * PERIOD_S
-    Pace(speed=np.inf).wait()
+    Pace(PERIOD_S, speed=np.inf).wait()
 
 
 def test_a_period_may_begin_early_and_the_next_ones_count_from_there():
-    pace, slept = Pace(speed=0.01), []
+    pace, slept = Pace(PERIOD_S, speed=0.01), []
     pace.wait(slept.append)
     pace.wait(slept.append)
     assert slept == pytest.approx([100 * PERIOD_S, 100 * PERIOD_S], abs=0.5) and not pace.overruns

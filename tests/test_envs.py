@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from bridge.contract import STAND_COMMAND, STATE_DIM, UserError
+from bridge.contract import UserError
 from hitogata.environments import SCENE_ID, WALK_ID, register_envs
+from robots.g1.embodiment import STAND_COMMAND, STATE_DIM
 from sim.envs import (
     STATE_LIMIT,
     SceneConfig,
@@ -172,7 +173,7 @@ def test_an_episode_of_another_task_may_observe_its_instruction():
             self.world, self.text = World(Scene(), render=False), f"stand {rng.integers(9)}"
 
         def observe(self):
-            return {"instruction": self.text, "state": self.world.observe().state()}
+            return {"instruction": self.text, "state": self.world.observe().state}
 
         def info(self):
             return {}
@@ -213,7 +214,7 @@ def test_worlds_together_are_worlds_alone_bit_by_bit():
             world.apply(command)
     for i, world in enumerate(alone):
         assert np.array_equal(together[i].qpos(), world.qpos())
-        assert np.array_equal(together[i].observe().state(), world.observe().state())
+        assert np.array_equal(together[i].observe().state, world.observe().state)
 
 
 def test_unlike_scenes_do_not_share_a_batch():

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.contract import (
+from bridge.contract import Status
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     STAND_COMMAND,
@@ -13,7 +14,6 @@ from bridge.contract import (
     VEL_X,
     VEL_Y,
     YAW_RATE,
-    Status,
 )
 from sim.world import WorldView
 from tasks import arms, expert

@@ -8,12 +8,12 @@ import pytest
 from bench.faults.catalogue import FAULTS, choose, purpose, try_fault
 from bench.faults.report import bench_faults, faults_table
 from bench.faults.trace import breaches, joint_breaches, verdict
-from bridge.contract import STAND_COMMAND, VEL_X, UserError
+from bridge.contract import UserError
 from bridge.control.safety import Limiter
 from bridge.operator import messages
 from hitogata.policies import HITOGATA
+from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from robots.g1.facts import joint_facts
-from robots.g1.walker import command_limits
 from tasks.evaluation.results import read_figures
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_fault_is_answered_with_the_nearest():
 
 
 def test_a_trace_within_its_limits():
-    limits, rng = command_limits(), np.random.default_rng(0)
+    limits, rng = G1.limits, np.random.default_rng(0)
     limiter = Limiter(limits, STAND_COMMAND)
     sent = [STAND_COMMAND, STAND_COMMAND]
     sent += [limiter.step(STAND_COMMAND + rng.normal(0, 3, 18)) for _ in range(500)]
@@ -79,7 +79,7 @@ def test_a_trace_beyond_its_limits(field, values, wrong):
         command = STAND_COMMAND.copy()
         command[field] = value
         sent.append(command)
-    assert any(wrong in line for line in breaches(sent, command_limits()))
+    assert any(wrong in line for line in breaches(sent, G1.limits))
 
 
 def test_what_does_not_hold_is_told():

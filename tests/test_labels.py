@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND, Status
+from bridge.contract import Status
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND
 from sim.world import WorldView
 from tasks import expert as experts
 from tasks.catalogue import SHIPPED

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
 from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
@@ -30,6 +30,7 @@ from bridge.operator.port import (
     SceneAsked,
     Stopped,
 )
+from robots.g1.embodiment import G1
 
 ROOT = Path(__file__).parent.parent
 SESSION = "s" * 16
@@ -59,7 +60,7 @@ class Robot:
         assert self.ready.wait(WAIT_S)
 
     def _run(self, address: str, simulated: bool) -> None:
-        with OperatorPort(address, simulated) as self.port:
+        with OperatorPort(address, G1, simulated) as self.port:
             self.ready.set()
             while not self._ending.wait(0.02):
                 self.events += self.port.poll()
@@ -102,7 +103,7 @@ def ask(socket: zmq.Socket, request: wire.Request) -> wire.AnyReply:
 
 
 def claim(sequence: int = 1, session: str = SESSION, name: str = "anna", **terms) -> wire.Claim:
-    spoken = {"protocol": wire.PROTOCOL, "contract": contract_hash(), **terms}
+    spoken = {"protocol": wire.PROTOCOL, "embodiment": G1, **terms}
     return wire.Claim(session=session, sequence=sequence, name=name, **spoken)
 
 
@@ -302,7 +303,7 @@ def test_a_stop_ends_the_sleep_between_periods_and_nothing_else_does(address):
         return time.monotonic() - begun_s
 
     with (
-        OperatorPort(address) as port,
+        OperatorPort(address, G1) as port,
         raw_peer(port.addresses.commands) as commander,
         raw_peer(port.addresses.stop) as anyone,
     ):

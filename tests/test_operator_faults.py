@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
 from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
@@ -21,6 +21,7 @@ from bridge.operator.port import (
     Released,
     Stopped,
 )
+from robots.g1.embodiment import G1
 from tests.test_operator import (
     SESSION,
     ask,
@@ -35,6 +36,7 @@ from tests.test_operator import (
     raw_peer,
     running_robot,
 )
+from tests.test_server import BLIND
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def patient(monkeypatch) -> None:
 
 def test_what_arrives_with_a_stop_does_not_undo_it(address):
     now_s = [0.0]
-    with OperatorPort(address, clock=lambda: now_s[0]) as port:
+    with OperatorPort(address, G1, clock=lambda: now_s[0]) as port:
         places = port.addresses
         with raw_peer(places.commands) as peer, raw_peer(places.stop) as stopper:
             peer.send(wire.pack(claim()))
@@ -82,7 +84,7 @@ def test_what_arrives_with_a_stop_does_not_undo_it(address):
 def test_what_waited_for_a_sleeping_loop_is_refused(address):
     now_s = [0.0]
     with (
-        OperatorPort(address, clock=lambda: now_s[0]) as port,
+        OperatorPort(address, G1, clock=lambda: now_s[0]) as port,
         raw_peer(port.addresses.commands) as peer,
     ):
         peer.send(wire.pack(claim()))
@@ -100,7 +102,7 @@ def test_what_waited_for_a_sleeping_loop_is_refused(address):
 
 
 def test_a_stop_passes_a_flood_of_commands(address):
-    with OperatorPort(address) as port:
+    with OperatorPort(address, G1) as port:
         places = port.addresses
         with raw_peer(places.commands) as peer, raw_peer(places.stop) as stopper:
             ending = threading.Event()
@@ -133,7 +135,7 @@ def test_a_stop_passes_a_flood_of_commands(address):
 def test_a_peer_that_floods_and_vanishes_does_no_harm(transport, address):
     """libzmq's heartbeat would abort this very process."""
     place = address if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
-    with OperatorPort(place) as port:
+    with OperatorPort(place, G1) as port:
         for target in (port.addresses.commands, port.addresses.stop):
             with raw_peer(target) as peer:
                 peer.sndhwm = 10_000
@@ -186,7 +188,7 @@ def test_malformed_frames_are_counted_and_ignored(address):
 def test_random_frames_never_raise(address):
     rng = np.random.default_rng(0)
     seeds = [wire.pack(request) for request in (claim(), instruct(1, 2), wire.Stop(sequence=1))]
-    with OperatorPort(address) as port, raw_peer(port.addresses.commands) as peer:
+    with OperatorPort(address, G1) as port, raw_peer(port.addresses.commands) as peer:
         for sent in range(2000):
             frame = bytearray(seeds[int(rng.integers(len(seeds)))])
             for place in rng.integers(len(frame), size=3):
@@ -210,7 +212,7 @@ def test_bad_wishes_are_denied_in_one_line(address):
         with raw_peer(robot.port.addresses.commands) as peer:
             for changes, both in (
                 ({"protocol": 99}, f"99 here and {wire.PROTOCOL} at the robot: install"),
-                ({"contract": "beef"}, f"beef here and {contract_hash()} at the robot: install"),
+                ({"embodiment": BLIND}, "nothing here and head (96, 96) at the robot: start"),
             ):
                 reply = ask(peer, claim(1, **changes))
                 assert isinstance(reply, wire.Denied) and both in reply.message
@@ -271,12 +273,12 @@ def test_addresses(address, tmp_path):
         f"ipc://{tmp_path}/{'long' * 40}",
     ):
         with pytest.raises(UserError):
-            OperatorPort(place)
+            OperatorPort(place, G1)
     with running_robot(address) as robot:
         modes = [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()]
         assert modes == [0o600] * 3
         with pytest.raises(UserError, match="already listens"):
-            OperatorPort(address)
+            OperatorPort(address, G1)
         with patient_operator(address) as operator:
             operator.claim()
         assert robot.port.counters["malformed_messages"] == 0

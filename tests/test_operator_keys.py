@@ -18,6 +18,7 @@ from bridge.operator.port import CommanderLost, Instructed, OperatorPort, Stoppe
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
 from hitogata.__main__ import COMMANDS
 from hitogata.commandline import dispatch
+from robots.g1.embodiment import G1
 from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
 from tests.test_security import overheard
 
@@ -46,7 +47,7 @@ def keys_of(ends: dict[str, Path], name: str = "anna", robot: str = "robot") -> 
 
 @contextmanager
 def secured_port(ends: dict[str, Path], address: str) -> Iterator[OperatorPort]:
-    with OperatorPort(address, simulated=True, keys=server_keys(ends["robot"])) as port:
+    with OperatorPort(address, G1, simulated=True, keys=server_keys(ends["robot"])) as port:
         yield port
 
 
@@ -120,7 +121,7 @@ def test_off_this_machine_with_keys_alone(ends):
     port = free_port()
     for end in (OperatorPort, Operator):
         with pytest.raises(UserError, match="keys"):
-            end(f"tcp://0.0.0.0:{port}")
+            end(f"tcp://0.0.0.0:{port}", G1)
     with (
         secured_port(ends, f"tcp://0.0.0.0:{port}") as robot_port,
         Robot(robot_port),
@@ -139,7 +140,7 @@ def test_nobody_overhears_a_command(ends):
         place = f"tcp://127.0.0.1:{port}"
         made = server_keys(ends["robot"]) if keys else None
         with (
-            OperatorPort(place, keys=made) as robot_port,
+            OperatorPort(place, G1, keys=made) as robot_port,
             Robot(robot_port),
             overheard(place) as (way, heard),
             Operator(way, "anna", WAIT_S, keys) as anna,

@@ -16,13 +16,9 @@ import pytest
 from bridge.blackbox.journal import NAMES, Journal, read_frames
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import Moment, Recording, read_recording, write_recording
-from bridge.contract import (
-    COMMAND_DIM,
-    IMAGE_SIZE,
-    STATE_DIM,
-    UserError,
-)
+from bridge.contract import UserError
 from bridge.png import decode_png
+from robots.g1.embodiment import COMMAND_DIM, G1, IMAGE_SIZE, STATE_DIM
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0
@@ -40,7 +36,7 @@ def moment(index: int, time_s: float | None = None) -> Moment:
         asked=None if index % 3 else np.full(COMMAND_DIM, 1 / (index + 1), np.float32),
         sent=np.arange(COMMAND_DIM, dtype=np.float32) * index,
         counters={"rejected": index} | ({"late": -index} if index >= 20 else {}),
-        image=image if index % 5 == 0 else None,
+        images={"head": image} if index % 5 == 0 else {},
     )
 
 
@@ -62,10 +58,10 @@ def check(recording: Recording, indices: range) -> None:
     if indices.stop > 20:
         late = [m.counters.get("late", 0) for m in moments]
         assert recording.counters["late"].tolist() == late
-    pictures = [m for m in moments if m.image is not None]
+    pictures = [m for m in moments if m.images]
     shown = recording.pngs[-len(pictures) :]
     for picture, png in zip(pictures, shown, strict=True):
-        assert (decode_png(png) == picture.image).all()
+        assert (decode_png(png) == picture.images["head"]).all()
 
 
 def await_true(condition) -> None:
@@ -76,7 +72,7 @@ def await_true(condition) -> None:
 
 
 def test_a_recording_holds_what_was_added(tmp_path):
-    with Recorder(tmp_path) as recorder:
+    with Recorder(tmp_path, G1) as recorder:
         for index in range(100):
             recorder.add(moment(index))
         path = recorder.write("the robot has fallen")
@@ -94,7 +90,7 @@ def test_a_recording_holds_what_was_added(tmp_path):
 
 
 def test_the_oldest_make_room(tmp_path):
-    with Recorder(tmp_path, seconds=2.0) as recorder:
+    with Recorder(tmp_path, G1, seconds=2.0) as recorder:
         for index in range(250):
             recorder.add(moment(index))
             if index == 10:
@@ -110,7 +106,7 @@ def test_the_oldest_make_room(tmp_path):
 
 
 def test_what_comes_too_fast_is_lost_and_counted(tmp_path, monkeypatch):
-    with Recorder(tmp_path, seconds=2.0) as recorder:
+    with Recorder(tmp_path, G1, seconds=2.0) as recorder:
         monkeypatch.setattr("bridge.blackbox.recorder._FLUSH_S", WAIT_S)
         time.sleep(0.5)  # the thread now sleeps until it is woken
         for index in range(150):
@@ -123,7 +119,7 @@ def test_what_comes_too_fast_is_lost_and_counted(tmp_path, monkeypatch):
 
 
 def test_a_file_at_once_and_again_with_what_came_after(tmp_path):
-    with Recorder(tmp_path, after_s=1.0) as recorder:
+    with Recorder(tmp_path, G1, after_s=1.0) as recorder:
         for index in range(10):
             recorder.add(moment(index))
         path = recorder.write("HOLD")
@@ -155,7 +151,7 @@ def test_what_comes_while_the_journal_is_written_is_not_left_out(tmp_path, monke
                 recorder.add(moment(index))
 
     monkeypatch.setattr(Recorder, "_keep", keep_while_the_loop_goes_on)
-    with Recorder(tmp_path, after_s=1.0) as recorder:
+    with Recorder(tmp_path, G1, after_s=1.0) as recorder:
         for index in range(10):
             recorder.add(moment(index))
         path = recorder.write("HOLD")
@@ -163,7 +159,7 @@ def test_what_comes_while_the_journal_is_written_is_not_left_out(tmp_path, monke
 
 
 def test_a_clock_set_back_starts_another_file(tmp_path):
-    with Recorder(tmp_path) as recorder:
+    with Recorder(tmp_path, G1) as recorder:
         recorder.add(moment(0, time_s=1000.0))
         first = recorder.write("before")
         recorder.add(moment(1, time_s=0.02))
@@ -174,7 +170,7 @@ def test_a_clock_set_back_starts_another_file(tmp_path):
 
 
 def test_an_error_in_the_loop_is_recorded(tmp_path):
-    with pytest.raises(ZeroDivisionError), Recorder(tmp_path) as recorder:
+    with pytest.raises(ZeroDivisionError), Recorder(tmp_path, G1) as recorder:
         recorder.add(moment(0))
         recorder.add(moment(1 // 0))
     found = read_recording(tmp_path / "recording-000001.npz")
@@ -187,7 +183,7 @@ def test_old_recordings_make_room(tmp_path, monkeypatch):
     (tmp_path / "recording-000001-killed").mkdir()
     (tmp_path / "recording-000001-killed/journal-0").write_bytes(b"old")
     for _ in range(4):
-        with Recorder(tmp_path) as recorder:
+        with Recorder(tmp_path, G1) as recorder:
             recorder.add(moment(0))
             recorder.write("again")
     names = sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock")
@@ -197,12 +193,12 @@ def test_old_recordings_make_room(tmp_path, monkeypatch):
 def test_one_recorder_a_folder(tmp_path):
     for _ in range(2):
         told = rf"another process \({os.getpid()}\) records"
-        with Recorder(tmp_path), pytest.raises(UserError, match=told):
-            Recorder(tmp_path)
-    Recorder(tmp_path).close()
+        with Recorder(tmp_path, G1), pytest.raises(UserError, match=told):
+            Recorder(tmp_path, G1)
+    Recorder(tmp_path, G1).close()
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="another folder"):
-        Recorder(tmp_path / "file")
+        Recorder(tmp_path / "file", G1)
 
 
 KILLED_AT_ONCE = 10
@@ -235,7 +231,7 @@ def test_killed_processes_leave_all_but_their_last_second(tmp_path, group):
         for child in children:
             child.kill()
             child.communicate()
-    with Recorder(tmp_path / "0") as recorder:
+    with Recorder(tmp_path / "0", G1) as recorder:
         recorder.add(moment(0))
         path = recorder.write("again")
     # Number 1 is what the child itself had asked for.
@@ -258,7 +254,7 @@ def recording_child(folder: Path) -> subprocess.Popen[bytes]:
 
 def record_until_killed(folder: Path) -> None:
     sys.stdin.readline()
-    with Recorder(folder) as recorder:
+    with Recorder(folder, G1) as recorder:
         for index in range(10_000):
             now_s = time.monotonic()
             recorder.add(moment(index, time_s=now_s))
@@ -269,7 +265,7 @@ def record_until_killed(folder: Path) -> None:
 
 
 def test_damaged_files_are_refused(tmp_path):
-    with Recorder(tmp_path) as recorder:
+    with Recorder(tmp_path, G1) as recorder:
         for index in range(3):
             recorder.add(moment(index))
         path = recorder.write("end")
@@ -369,7 +365,7 @@ def record_on_a_full_disk(folder: Path, most_bytes: int) -> None:
 
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, unlimited[1]))
-    with Recorder(folder, after_s=1.0) as recorder:
+    with Recorder(folder, G1, after_s=1.0) as recorder:
         for index in range(200):
             recorder.add(moment(index))
             if index == 100:

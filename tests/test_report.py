@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from bridge.contract import CHUNK_STEPS, STAND_COMMAND, ActionChunk, Status, Thinking
+from bridge.contract import ActionChunk, Status, Thinking
+from robots.g1.embodiment import CHUNK_STEPS, STAND_COMMAND
 from sim.render.video import CLIP_PICTURES, Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from tasks.evaluation.evaluate import EvaluateConfig, figures_of

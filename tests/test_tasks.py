@@ -7,11 +7,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CHUNK_HZ, CONTROL_HZ, STAND_COMMAND, UserError
+from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
+from robots.g1.embodiment import ARMS, CHUNK_HZ, CONTROL_HZ, G1, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import command_limits
 from sim.render.video import caption
 from sim.robot import CONTROL_SUBSTEPS
 from sim.scene import Scene, sample_scene
@@ -113,7 +113,7 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
         assert one.task == other.task
         np.testing.assert_array_equal(one.state, other.state)
         np.testing.assert_array_equal(one.labels.commands, other.labels.commands)
-        assert len(one.pngs) == len(one.qpos) <= 25
+        assert len(one.pngs["head"]) == len(one.qpos) <= 25
     sentences = read_sentences(whole)
     assert sentences is not None and sentences.texts == read_sentences(parts).texts
     assert len(sentences.texts) == QUICK.sentences
@@ -154,7 +154,7 @@ def test_floors_stand_still_and_move_at_random():
     observation = World(Scene(), render=False).observe()
     still = FLOORS["zero"]().act("go on", observation)
     np.testing.assert_array_equal(still.commands, np.tile(STAND_COMMAND, (16, 1)))
-    policy, limits = FLOORS["random"](), command_limits()
+    policy, limits = FLOORS["random"](), G1.limits
     drawn = np.stack([policy.act("go on", observation).commands[0] for _ in range(200)])
     assert (drawn >= limits.low).all() and (drawn <= limits.high).all()
     middle = (limits.low + limits.high) / 2
@@ -203,7 +203,7 @@ def test_start_commands_leave_something_to_do():
 def test_demonstrations_record_what_safety_lets_through():
     wrong = RecordConfig(most_s=4.0, chained=0.0, burst_hz=8.0, push_hz=0.0, sentences=0)
     calm = dataclasses.replace(wrong, burst_hz=0.0)
-    limits, slack = command_limits(), 1e-4
+    limits, slack = G1.limits, 1e-4
 
     def actions(config: RecordConfig) -> np.ndarray:
         take = record_episode(SHIPPED, ("gesture",), np.random.default_rng(2), config=config)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bridge.contract import STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE, UserError
-from bridge.data.dataset import DatasetWriter, Labels
+from bridge.contract import UserError
+from bridge.data.dataset import DatasetWriter
+from bridge.data.labels import Labels
 from bridge.data.sentences import write_sentences
 from policy.model.vla import ModelConfig
 from policy.training.batches import (
@@ -20,6 +21,7 @@ from policy.training.batches import (
 from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.training.losses import action_loss, place_loss, status_weights
 from policy.training.trainer import TrainConfig, Trainer, train
+from robots.g1.embodiment import G1, STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE
 
 COLOURS = {"red": (200, 20, 20), "blue": (20, 20, 200)}
 SLOTS = {"colour": tuple(COLOURS), "side": ("left", "right")}
@@ -49,7 +51,7 @@ def turn_chunk(yaw_rate: float) -> np.ndarray:
 def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
     """Two coloured squares, left and right: turn towards the one that is named."""
     rng = np.random.default_rng(0)
-    writer = DatasetWriter(folder, SLOTS)
+    writer = DatasetWriter(folder, G1, SLOTS)
     instructions = ("turn to the red one", "turn to the blue one")
     for _ in range(episodes):
         images = rng.integers(90, 140, (frames, 96, 96, 3)).astype(np.uint8)

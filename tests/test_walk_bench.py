@@ -22,7 +22,8 @@ from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
 from bench.walker.bodies import LIFT_M, MESH_PACKAGE, body_model, find_body
 from bench.walker.report import draw_figures, figures_table
 from bench.walker.scenarios import Trace, fixed_course, push_course, random_course, run_course
-from bridge.contract import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 from sim.batch import BodyBatch

@@ -10,23 +10,19 @@ from safetensors import safe_open
 
 from assets import asset_path
 from assets.inference import ort
-from bridge.contract import (
+from bridge.contract import UserError
+from robots.g1 import gait
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
+    ARM_SPEED_RAD_S,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
     JOINT_NAMES,
     STAND_COMMAND,
-    UserError,
 )
-from robots.g1 import gait
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import (
-    ARM_SPEED_RAD_S,
-    Walker,
-    joint_targets,
-    walker_observation,
-)
+from robots.g1.walker import Walker, joint_targets, walker_observation
 from sim.locomotion.curves import CurveWriter, draw_curves, read_curves
 from sim.locomotion.env import WalkConfig, WalkEnv
 from sim.locomotion.ppo import MirrorSymmetric, mirror_maps

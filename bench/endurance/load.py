@@ -12,8 +12,8 @@ import numpy as np
 from bench.faults.rig import BUNDLE, bundle_server, new_trial
 from bench.latency import INSTRUCTION, record_observations
 from bridge.contract import UserError
-from bridge.control.chunk_player import CHUNK_S
 from bridge.wire.client import RemotePolicy
+from robots.g1.embodiment import CHUNK_S, G1
 
 CONNECT_S = 60.0
 
@@ -75,7 +75,7 @@ def put_load(hitogata: Sequence[str], config: LoadConfig = LoadConfig()) -> dict
 
 
 def _ask(client: _Client, place: str, seen, config: LoadConfig, begin: threading.Barrier) -> None:
-    with RemotePolicy(place) as policy:
+    with RemotePolicy(place, G1) as policy:
         begin.wait()
         due_s = ended_s = time.monotonic()
         ended_s += config.seconds

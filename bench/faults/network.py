@@ -18,8 +18,8 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
-from bridge.contract import VEL_X
 from bridge.control.safety import Level
+from robots.g1.embodiment import VEL_X
 
 DISTURBED_S = 4.0
 DELAY = Chaos(delay_s=0.25)  # of each way

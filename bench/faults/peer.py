@@ -29,11 +29,12 @@ from bench.doubles import (
     commands_with,
     walk_commands,
 )
-from bridge.contract import VEL_X, Status, contract_hash
+from bridge.contract import Status
 from bridge.wire import messages, sockets
 from bridge.wire.keys import server_keys
 from bridge.wire.messages import ArraySpec, ServerInfo
 from bridge.wire.server import serve_policy
+from robots.g1.embodiment import G1, VEL_X
 
 # Around every answer come those to the question before, and they would walk backwards.
 OVERTAKEN = "overtaken"
@@ -114,7 +115,7 @@ def _welcome() -> messages.Welcome:
     return messages.Welcome(
         session=SCRIPT,
         protocol=messages.PROTOCOL,
-        contract=contract_hash(),
+        embodiment=G1,
         model_id=SCRIPT,
         normalisation_id=SCRIPT,
     )
@@ -148,7 +149,7 @@ def main() -> None:
         info = ServerInfo(told.model_id, told.normalisation_id)
         keys = server_keys(told.keys) if told.keys else None
         serve_policy(
-            ScriptedPolicy(), told.address, info, lambda place: print(place, flush=True), keys
+            ScriptedPolicy(), G1, told.address, info, lambda place: print(place, flush=True), keys
         )
 
 

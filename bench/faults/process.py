@@ -23,8 +23,8 @@ from bench.faults.rig import (
 )
 from bench.faults.trace import Outcome, breaches_of, verdict
 from bridge.blackbox.recording import Recording, read_recording
-from bridge.contract import N_JOINTS
 from bridge.control.safety import Level
+from robots.g1.embodiment import N_JOINTS
 
 GRAVITY_Z = 2 * N_JOINTS + 5
 # What is published while it is stalled fills every buffer on the way to a viewer.

@@ -22,8 +22,8 @@ import numpy as np
 from assets import asset_path
 from bench.faults.trace import Outcome, breaches, joint_breaches, verdict
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import STAND_COMMAND, VEL_X, Observation, UserError
-from bridge.control.loop import PERIOD_S, ControlLoop, Pace
+from bridge.contract import Observation, UserError
+from bridge.control.loop import ControlLoop, Pace
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
@@ -31,7 +31,7 @@ from bridge.operator.messages import Telemetry
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
 from bridge.wire.keys import ClientKeys, ServerKeys
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
 from sim.scene import sample_scene
 from sim.world import World
 
@@ -107,7 +107,7 @@ class TracedRobot:
             return seen
         self._frozen = shown = self._frozen or seen
         self.picture_at_s = shown.time_s - shown.image_age_s
-        return replace(seen, image=shown.image, image_age_s=seen.time_s - self.picture_at_s)
+        return replace(seen, images=shown.images, image_age_s=seen.time_s - self.picture_at_s)
 
     def apply(self, command: np.ndarray) -> None:
         self.sent.append(command.copy())
@@ -138,7 +138,7 @@ class Rig:
     def __init__(self, robot: TracedRobot, station: Station, operator: Operator) -> None:
         self.robot, self.station, self.operator = robot, station, operator
         self.noted: list[Noted] = []
-        self.pace = Pace()
+        self.pace = Pace(PERIOD_S)
         self._stopping = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="robot", daemon=True)
@@ -181,7 +181,7 @@ class Rig:
         del self.robot.joint_targets[: len(targets)]
         del self.robot.sent[: max(0, len(sent) - 3)]
         del self.noted[: max(0, len(self.noted) - 3)]
-        return breaches(sent, command_limits()) + joint_breaches(targets)
+        return breaches(sent, G1.limits) + joint_breaches(targets)
 
     def rest(self, seconds: float) -> list[Noted]:
         """The periods of the next seconds of the robot's own time."""
@@ -207,7 +207,7 @@ class Rig:
         """Of claims by name: what does not hold, and what the trace shows, is told."""
         wrong = [name.replace("_", " ") for name, holds in facts.items() if not holds]
         wrong = [f"not {name}" for name in wrong]
-        wrong += breaches(list(self.robot.sent), command_limits())
+        wrong += breaches(list(self.robot.sent), G1.limits)
         wrong += joint_breaches(self.robot.joint_targets[:])
         return verdict(wrong, robot, operator, lost)
 
@@ -270,7 +270,7 @@ def running_on(telemetry: Telemetry) -> bool:
 
 
 def walking(telemetry: Telemetry) -> bool:
-    sent = telemetry.command_vector()
+    sent = telemetry.command_vector(G1)
     return telemetry.level == Level.RUN and sent is not None and sent[VEL_X] > WALKING_M_S
 
 
@@ -300,12 +300,12 @@ def robot_at_work(
     world = World(sample_scene(np.random.default_rng(0)), render=render)
     robot = TracedRobot(world)
     with ExitStack() as stack:
-        link = stack.enter_context(PolicyLink(policy, keys=keys))
+        link = stack.enter_context(PolicyLink(policy, G1, keys=keys))
         if connected:
             link.wait_connected(WAIT_S)
-        port = stack.enter_context(OperatorPort(place, simulated=True, keys=port_keys))
-        recorder = stack.enter_context(Recorder(trial.folder / "box"))
-        loop = ControlLoop(robot, link, Safety(command_limits()), lambda: world.time_s)
+        port = stack.enter_context(OperatorPort(place, G1, simulated=True, keys=port_keys))
+        recorder = stack.enter_context(Recorder(trial.folder / "box", G1))
+        loop = ControlLoop(robot, link, Safety(G1), lambda: world.time_s)
         station = Station(loop, port, recorder, robot.truth)
         operator = Operator(place, "anna", WAIT_S, operator_keys)
         rig = Rig(robot, station, operator)

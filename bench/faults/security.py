@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,15 @@ from bench.faults.rig import (
     upright,
 )
 from bench.faults.trace import Outcome
-from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contract_hash
+from bridge.contract import Observation, UserError
 from bridge.control.safety import Level
+from bridge.embodiment import Embodiment
 from bridge.operator import messages
 from bridge.operator.client import Operator
 from bridge.wire import messages as wire
 from bridge.wire.client import RemotePolicy
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
+from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
 WHILE_S = 1.0
 IGNORED_MS, STRANGER_S = 1500, 1.0
@@ -49,14 +51,14 @@ class Lab:
 def no_key(trial: Trial) -> Outcome:
     """A client of ours without keys at a server with keys."""
     with _lab(trial) as lab:
-        told = _refusal(lambda: RemotePolicy(lab.address))
+        told = _refusal(lambda: RemotePolicy(lab.address, G1))
         return _undisturbed(lab.rig, told, remedy_told="--keys FOLDER" in told)
 
 
 def wrong_key(trial: Trial) -> Outcome:
     """A client whose key the server does not allow."""
     with _lab(trial) as lab:
-        told = _refusal(lambda: RemotePolicy(lab.address, keys=lab.keys("eve")))
+        told = _refusal(lambda: RemotePolicy(lab.address, G1, keys=lab.keys("eve")))
         return _undisturbed(lab.rig, told, remedy_told="hitogata keys allow" in told)
 
 
@@ -100,25 +102,24 @@ def wrong_protocol(trial: Trial) -> Outcome:
             session=STRANGE_SESSION,
             sequence=1,
             protocol=STRANGE_PROTOCOL,
-            contract=contract_hash(),
             name="eve",
         )
         denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
         both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
-        values_told = told.count("99 here and ") == 2
+        values_told = told.count(f"{STRANGE_PROTOCOL} here and {wire.PROTOCOL}") == 2
         return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
 
 
 def wrong_image(trial: Trial) -> Outcome:
-    """A client whose camera has another size: of another contract, or in one message."""
+    """A client whose picture is of another size than it says, and one without a camera."""
     with _lab(trial) as lab:
         with _raw(lab.address, lab.keys("g1")) as socket:
-            refused = _reply(socket, wire.pack(_hello(contract="of 128 px")))
+            refused = _reply(socket, wire.pack(_hello(body=replace(G1, cameras=()))))
             welcome = _reply(socket, wire.pack(_hello()))
             assert isinstance(welcome, wire.Welcome)
             image = np.zeros((IMAGE_SIZE // 2, IMAGE_SIZE, 3), np.uint8)
-            seen = Observation.from_state(0.0, np.zeros(STATE_DIM, np.float32), image)
+            seen = Observation(G1, 0.0, np.zeros(STATE_DIM, np.float32), {"head": image})
             fault = _reply(socket, wire.pack_observation(welcome.session, 1, "walk", seen))
         both = isinstance(refused, wire.Refused) and isinstance(fault, wire.Fault)
         told = f"{refused} / {fault.message}" if both else f"{refused} / {fault}"
@@ -199,8 +200,8 @@ def _refusal(attempt) -> str:
     return "nothing: it was let in"
 
 
-def _hello(protocol: int = wire.PROTOCOL, contract: str | None = None) -> wire.Hello:
-    return wire.Hello(protocol=protocol, contract=contract or contract_hash())
+def _hello(protocol: int = wire.PROTOCOL, body: Embodiment = G1) -> wire.Hello:
+    return wire.Hello(protocol=protocol, embodiment=body)
 
 
 @contextmanager

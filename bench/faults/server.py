@@ -21,9 +21,9 @@ from bench.faults.rig import (
 )
 from bench.faults.trace import Outcome
 from bridge.contract import UserError
-from bridge.control.chunk_player import CHUNK_S
 from bridge.control.safety import Level
 from bridge.operator.messages import Telemetry
+from robots.g1.embodiment import CHUNK_S
 
 WALK = "walk forward three metres"
 UPRIGHT_S = 10.0

@@ -26,7 +26,7 @@ from bench.faults.rig import (
 from bench.faults.trace import Outcome
 from bench.footprint import footprint_of
 from bridge.control.safety import Level
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1
 
 QUIET_S = 1.0
 MOST_MB = 500.0
@@ -70,7 +70,7 @@ def clamped(kind: str, trial: Trial) -> Outcome:
         during = rig.rest(3.0)
         read = rig.until(lambda seen: True)
     elbow = np.array([command[ELBOW] for command in rig.robot.sent if command is not None])
-    limits = command_limits()
+    limits = G1.limits
     fastest = np.abs(np.diff(elbow)).max() * 50
     return rig.outcome(
         f"walked on; its elbow went to {elbow.max():.2f} rad at {fastest:.1f} rad/s at most",

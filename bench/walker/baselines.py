@@ -17,15 +17,8 @@ import numpy as np
 import onnx
 
 from assets.inference import ort
-from bridge.contract import (
-    ARM_HOME_RAD,
-    ARMS,
-    CONTROL_HZ,
-    JOINT_NAMES,
-    N_ARM_JOINTS,
-    N_JOINTS,
-    UserError,
-)
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, CONTROL_HZ, JOINT_NAMES, N_ARM_JOINTS, N_JOINTS
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import Walker, follow_arms
 

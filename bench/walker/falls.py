@@ -8,18 +8,21 @@ import mujoco
 import numpy as np
 
 from bench.walker.bodies import LIFT_M
-from bridge.contract import (
+from bridge.control.safety import SafetyConfig, is_falling
+from robots.g1.embodiment import (
     ARMS,
     CONTROL_HZ,
     DAMP_KD_NMS_RAD,
+    KNEES,
     N_ARM_JOINTS,
     N_JOINTS,
     STAND_COMMAND,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
 )
-from bridge.control.safety import KNEES, SafetyConfig, is_falling
 from robots.g1.facts import joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
-from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
+from robots.g1.walker import Walker
 from sim.batch import BodyBatch
 from sim.scene import Scene, scene_spec
 

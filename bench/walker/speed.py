@@ -9,7 +9,7 @@ import numpy as np
 from mujoco import batch
 
 from assets.inference import ort
-from bridge.contract import STAND_COMMAND
+from robots.g1.embodiment import STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 from sim.locomotion.env import WalkConfig, WalkEnv

@@ -8,10 +8,6 @@ from functools import lru_cache
 import numpy as np
 
 from assets import asset_path
-from bridge.contract import JOINT_NAMES
-
-WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
-
 
 N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first in the SDK order
 

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from tensordict import TensorDict
 
-from bridge.contract import JOINT_NAMES, UserError
+from bridge.contract import UserError
 from bridge.files import write_bytes, write_json
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM, Walker
 from sim.locomotion.env import WalkConfig, WalkEnv

@@ -11,6 +11,7 @@ import numpy as np
 from bridge.contract import Policy
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
+from robots.g1.embodiment import G1
 from tasks.catalogue import Catalogue
 from tasks.demonstrations.record import RecordConfig, Recording, record_episode
 from tasks.language.grammar import pick
@@ -54,7 +55,7 @@ def collect(
     families = families or catalogue.names
     for name in families:
         catalogue[name]
-    writer = DatasetWriter(folder, catalogue.slots)
+    writer = DatasetWriter(folder, G1, catalogue.slots)
     missing = range(len(writer), episodes)
     jobs = [_Job(tuple(families), seed, i, config, walker_path) for i in missing]
     frames = 0
@@ -64,7 +65,7 @@ def collect(
         try:
             for recording in mapped(_record, jobs):
                 writer.add_episode(**vars(recording))
-                frames += len(recording.images)
+                frames += len(recording.state)
                 speed = frames / max(bar.tasks[shown].elapsed or 0.0, 1e-3)
                 bar.update(shown, advance=1, note=f"{frames} frames, {speed:.0f}/s")
         finally:

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import ActionChunk, Observation, Policy
+from bridge.control.safety import Level
+from bridge.data.labels import Labels
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     BASE_HEIGHT,
     CHUNK_HZ,
+    G1,
     N_ARM_JOINTS,
-    ActionChunk,
-    Observation,
-    Policy,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
 )
-from bridge.control.safety import Level
-from bridge.data.dataset import Labels
-from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW
 from sim.scene import Scene
 from sim.world import World
 from tasks import arms
@@ -67,7 +67,7 @@ class RecordConfig:
 class Recording:
     """What `bridge.dataset.DatasetWriter.add_episode` takes, by its names."""
 
-    images: np.ndarray
+    images: dict[str, np.ndarray]
     state: np.ndarray
     action: np.ndarray
     task: str
@@ -142,8 +142,11 @@ class _Take:
     def recording(self) -> Recording:
         wordings = dict.fromkeys(frame.wording for frame in self.frames)
         return Recording(
-            images=np.stack([observation.image for observation in self._observations]),
-            state=np.stack([observation.state() for observation in self._observations]),
+            images={
+                camera.name: np.stack([each.images[camera.name] for each in self._observations])
+                for camera in G1.cameras
+            },
+            state=np.stack([observation.state for observation in self._observations]),
             action=np.stack(self._actions).astype(np.float32),
             task=" ; ".join(wordings),
             qpos=np.stack(self._qpos),

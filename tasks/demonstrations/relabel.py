@@ -13,8 +13,8 @@ from functools import cache
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ
-from bridge.data.dataset import Labels
+from bridge.data.labels import Labels
+from robots.g1.embodiment import CHUNK_HZ
 from sim.world import WorldView
 from tasks import expert as experts
 from tasks.catalogue import OUT_OF_SCOPE, Catalogue

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bridge.contract import CHUNK_STEPS, STAND_COMMAND, ActionChunk, Observation, Policy, Status
-from robots.g1.walker import command_limits
+from bridge.contract import ActionChunk, Observation, Policy, Status
+from robots.g1.embodiment import CHUNK_STEPS, G1, STAND_COMMAND
 
 
 class ZeroPolicy:
@@ -28,7 +28,7 @@ class RandomPolicy:
     """
 
     def __init__(self) -> None:
-        self._limits = command_limits()
+        self._limits = G1.limits
         self._rng: np.random.Generator | None = None
 
     def act(self, instruction: str, observation: Observation) -> ActionChunk:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import CONTROL_HZ, Policy, UserError
+from bridge.contract import Policy, UserError
+from robots.g1.embodiment import CONTROL_HZ
 from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
 from sim.world import World

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import ARM_HOME_RAD, ARMS, STAND_COMMAND, STANDING_HEIGHT_M, Status
+from bridge.contract import Status
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, STAND_COMMAND, STANDING_HEIGHT_M
 from tasks import arms
 from tasks.arms import SIDES
 from tasks.expert import Moment, Wish, stand, turning, without_target

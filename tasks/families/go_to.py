@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import ARM_HOME_RAD, Status
+from bridge.contract import Status
+from robots.g1.embodiment import ARM_HOME_RAD
 from tasks.expert import (
     FORWARD_M_S,
     SLOWEST_M_S,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import ARM_HOME_RAD, STAND_COMMAND, VEL_X, Status
+from bridge.contract import Status
+from robots.g1.embodiment import ARM_HOME_RAD, STAND_COMMAND, VEL_X
 from tasks.expert import (
     FORWARD_M_S,
     SLOWEST_M_S,
