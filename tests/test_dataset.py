@@ -32,13 +32,15 @@ from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "blue")}
 
 
-def make_labels(rng: np.random.Generator, length: int, per_frame: int = 2) -> Labels:
+def make_labels(
+    rng: np.random.Generator, length: int, per_frame: int = 2, fields: int = 18
+) -> Labels:
     shape = (length, per_frame)
     return Labels(
         instructions=("go to the ball", "geh zum blauen Würfel"),
         instruction=rng.integers(0, 2, shape).astype(np.int32),
         context=rng.normal(size=(*shape, 4)).astype(np.float32),
-        commands=rng.normal(size=(*shape, 16, 18)).astype(np.float16),
+        commands=rng.normal(size=(*shape, 16, fields)).astype(np.float16),
         status=rng.integers(0, 4, shape).astype(np.int8),
         slots=rng.integers(-1, 2, (*shape, len(SLOTS))).astype(np.int8),
         place=rng.uniform(0, 1, (*shape, 2)).astype(np.float16),

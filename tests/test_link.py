@@ -128,7 +128,7 @@ def test_replies_outside_the_contract_are_rejections(place):
             "garbage": [b"\xff"],
             "empty": [b""],
             "another stamp": messages.pack_chunk(
-                "s", act.sequence, EchoPolicy().act("", observe(9.0))
+                "s", act.sequence, EchoPolicy().act("", observe(9.0)), G1
             ),
         }
         return [kinds.get(act.instruction, good)]
