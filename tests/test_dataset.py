@@ -20,6 +20,7 @@ from bridge.contract import UserError
 from bridge.data.dataset import (
     DatasetWriter,
     episode_count,
+    read_embodiment,
     read_episode,
     read_episodes,
     read_slots,
@@ -162,6 +163,20 @@ def test_reopening_continues_and_repairs(tmp_path):
     assert read_slots(tmp_path) == SLOTS
     with pytest.raises(UserError, match="choose a new folder"):
         DatasetWriter(tmp_path, G1, {"action": ("stop",)})
+
+
+def test_datasets_of_release_0_1_name_no_robot(tmp_path):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(3)))
+    writer.finalize()
+    path = tmp_path / "meta/info.json"
+    info = json.loads(path.read_text())
+    assert read_embodiment(tmp_path, unnamed=G1) == G1
+    del info["hitogata"]["embodiment"]
+    path.write_text(json.dumps(info))
+    assert read_embodiment(tmp_path, unnamed=G1) is G1
+    again = DatasetWriter(tmp_path, G1, SLOTS)
+    assert again.add_episode(**make_episode(np.random.default_rng(4))) == 1
 
 
 def test_episode_cut_before_its_row_does_not_count(tmp_path, monkeypatch):
