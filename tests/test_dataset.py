@@ -20,6 +20,7 @@ from bridge.contract import UserError
 from bridge.data.dataset import (
     DatasetWriter,
     episode_count,
+    read_embodiment,
     read_episode,
     read_episodes,
     read_slots,
@@ -32,13 +33,15 @@ from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "blue")}
 
 
-def make_labels(rng: np.random.Generator, length: int, per_frame: int = 2) -> Labels:
+def make_labels(
+    rng: np.random.Generator, length: int, per_frame: int = 2, fields: int = 18
+) -> Labels:
     shape = (length, per_frame)
     return Labels(
         instructions=("go to the ball", "geh zum blauen Würfel"),
         instruction=rng.integers(0, 2, shape).astype(np.int32),
         context=rng.normal(size=(*shape, 4)).astype(np.float32),
-        commands=rng.normal(size=(*shape, 16, 18)).astype(np.float16),
+        commands=rng.normal(size=(*shape, 16, fields)).astype(np.float16),
         status=rng.integers(0, 4, shape).astype(np.int8),
         slots=rng.integers(-1, 2, (*shape, len(SLOTS))).astype(np.int8),
         place=rng.uniform(0, 1, (*shape, 2)).astype(np.float16),
@@ -162,6 +165,20 @@ def test_reopening_continues_and_repairs(tmp_path):
     assert read_slots(tmp_path) == SLOTS
     with pytest.raises(UserError, match="choose a new folder"):
         DatasetWriter(tmp_path, G1, {"action": ("stop",)})
+
+
+def test_datasets_of_release_0_1_name_no_robot(tmp_path):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(3)))
+    writer.finalize()
+    path = tmp_path / "meta/info.json"
+    info = json.loads(path.read_text())
+    assert read_embodiment(tmp_path, unnamed=G1) == G1
+    del info["hitogata"]["embodiment"]
+    path.write_text(json.dumps(info))
+    assert read_embodiment(tmp_path, unnamed=G1) is G1
+    again = DatasetWriter(tmp_path, G1, SLOTS)
+    assert again.add_episode(**make_episode(np.random.default_rng(4))) == 1
 
 
 def test_episode_cut_before_its_row_does_not_count(tmp_path, monkeypatch):

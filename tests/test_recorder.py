@@ -17,6 +17,7 @@ from bridge.blackbox.journal import NAMES, Journal, read_frames
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import Moment, Recording, read_recording, write_recording
 from bridge.contract import UserError
+from bridge.files import text_array
 from bridge.png import decode_png
 from robots.g1.embodiment import COMMAND_DIM, G1, IMAGE_SIZE, STATE_DIM
 
@@ -262,6 +263,25 @@ def record_until_killed(folder: Path) -> None:
                 recorder.write("begun")
             print(json.dumps({"index": index, "time_s": now_s}), flush=True)
             time.sleep(0.02)
+
+
+def test_recordings_of_release_0_1_name_no_robot(tmp_path):
+    with Recorder(tmp_path, G1) as recorder:
+        for index in range(30):
+            recorder.add(moment(index))
+        path = recorder.write("end")
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    del arrays["image_camera"]
+    header = json.loads(arrays["header"].tobytes())
+    assert header.pop("embodiment") == json.loads(json.dumps(G1.to_dict()))
+    earlier = header | {"format": 1, "contract": "258f4b459637"}
+    np.savez(path, **arrays | {"header": text_array(earlier)})
+    found = read_recording(path, unnamed=G1)
+    assert found.embodiment is G1 and not found.image_camera.any()
+    check(found, range(30))
+    with pytest.raises(UserError, match="of which robot"):
+        read_recording(path)
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -1,3 +1,4 @@
+import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -5,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from bridge.contract import UserError
 from bridge.data.dataset import DatasetWriter
 from bridge.data.labels import Labels
 from bridge.data.sentences import write_sentences
+from policy.model.action_codec import ActionCodec
 from policy.model.vla import ModelConfig
 from policy.training.batches import (
     Augmentation,
@@ -77,7 +81,7 @@ def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
         )
         action = np.tile(STAND_COMMAND, (frames, 1))
         writer.add_episode(
-            images, state, action, instructions[0], np.zeros((frames, 36)), {}, labels
+            {"head": images}, state, action, instructions[0], np.zeros((frames, 36)), {}, labels
         )
     writer.finalize()
 
@@ -184,7 +188,7 @@ def test_action_loss_is_least_at_the_right_bin():
     found = []
     for peak in (90, 99, 100, 101, 200):
         logits = -0.5 * (torch.arange(256.0) - peak).square().expand(1, 6, 18, 256)
-        found.append(float(action_loss(logits, tokens)))
+        found.append(float(action_loss(logits, tokens, ActionCodec(G1))))
     assert min(found) == found[2]
     assert found[1] == pytest.approx(found[3], rel=1e-4)
     assert found[0] < found[4]
@@ -337,7 +341,7 @@ def test_chunk_head_and_blind_baselines_train(data, tmp_path):
     ):
         trainer = Trainer(config(**changes), data, tmp_path / str(i))
         assert np.isfinite(float(trainer.train_step()["total"]))
-        assert "vel_x_error_18" in trainer.evaluate(8)
+        assert "base_vel_x_m_s_error_18" in trainer.evaluate(8)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
@@ -346,6 +350,24 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"nonsense")
     with pytest.raises(UserError, match="no checkpoint"):
         load_model(tmp_path)
+
+
+def test_checkpoints_of_release_0_1_are_for_its_g1(data, tmp_path):
+    trainer = Trainer(config(), data, tmp_path)
+    trainer.save()
+    assert read_numbers(tmp_path)["embodiment"] == G1
+    file = tmp_path / CHECKPOINT_FILE
+    with safe_open(file, "pt") as content:
+        numbers = json.loads(content.metadata()["hitogata"])
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    del numbers["embodiment"]
+    for contract in ("258f4b459637", "0123456789ab"):
+        file.write_bytes(save(tensors, {"hitogata": json.dumps(numbers | {"contract": contract})}))
+        if contract.startswith("258"):
+            assert load_model(tmp_path).embodiment == G1
+        else:
+            with pytest.raises(UserError, match=r"contract 0123456789ab.*: make it again"):
+                load_model(tmp_path)
 
 
 def test_what_was_encoded_before_is_not_encoded_again(tmp_path):

@@ -24,9 +24,9 @@ from bench.faults.rig import (
 from bench.faults.trace import Outcome, breaches_of, verdict
 from bridge.blackbox.recording import Recording, read_recording
 from bridge.control.safety import Level
-from robots.g1.embodiment import N_JOINTS
+from robots.g1.embodiment import STATE_FIELDS
 
-GRAVITY_Z = 2 * N_JOINTS + 5
+GRAVITY_Z = STATE_FIELDS.index("gravity_z")
 # What is published while it is stalled fills every buffer on the way to a viewer.
 BEFORE_S, STALLED_S = 1.0, 3.0
 

@@ -146,10 +146,6 @@ class _Server:
         given, flat = _flattened(observation if wrapped else data)
         body = self._body
         sent = {key: _array(given, f"video.{key}") for key in video_keys(body)}
-        images = {
-            camera.name: picture(f"video.{key}", sent[key], camera)
-            for key, camera in zip(sent, body.cameras, strict=True)
-        }
         limbs = [_numbers(given, limb.name, len(limb.joints)) for limb in body.limbs]
         known = {
             name: _numbers(given, name, place.stop - place.start)
@@ -157,6 +153,10 @@ class _Server:
             if f"state.{name}" in given and (place := body.state_parts[part])
         }
         instruction = _instruction(given)
+        images = {
+            camera.name: picture(f"video.{key}", sent[key], camera)
+            for key, camera in zip(sent, body.cameras, strict=True)
+        }
         seen = self._client.observe(instruction, np.concatenate(limbs), known, images)
         chunk = self._client.ask(instruction, seen)
         batched = wrapped or any(array.ndim == 5 for array in sent.values())
