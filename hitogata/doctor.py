@@ -65,10 +65,10 @@ def packages() -> str:
 
 def extras() -> str:
     """Which extras are there whole; none is missing, since each is for some commands alone."""
-    known = {extra: _absent(names) for extra, names in requirements().items() if extra != BARE}
-    lacking = [f"{extra} (no {', '.join(absent)})" for extra, absent in known.items() if absent]
-    there = ", ".join(extra for extra, absent in known.items() if not absent) or "none"
-    return f"{there}; not {'; '.join(lacking)}" if lacking else there
+    lacking = {extra: _absent(names) for extra, names in requirements().items() if extra != BARE}
+    there = ", ".join(extra for extra, absent in lacking.items() if not absent)
+    others = ", ".join(extra for extra, absent in lacking.items() if absent)
+    return f'{there or "none"}; pip install "hitogata[EXTRA]" brings {others or "no other"}'
 
 
 def opengl() -> str:

@@ -64,7 +64,7 @@ def test_reward_is_the_metres_gained():
     gained = 0.0
     for _ in range(5):
         _, reward, _, _, info = env.step(to_action(WALK))
-        gained += reward
+        gained += float(reward)
     assert gained == pytest.approx(start["distance_m"] - info["distance_m"])
     env.close()
 

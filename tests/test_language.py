@@ -9,7 +9,7 @@ import pytest
 
 from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
 from tasks.language import intent
-from tasks.language.grammar import Grammar, patterns_of, with_typo
+from tasks.language.grammar import Grammar, Words, patterns_of, with_typo
 from tasks.language.intent import FAMILIES, SLOTS, SPLITS, UNKNOWN, Meaning
 
 TRAIN, HELDOUT = (intent.grammars(split) for split in SPLITS)
@@ -383,7 +383,7 @@ def test_other_everyday_orders_are_held_out(sentence: str) -> None:
 
 
 def test_the_first_of_the_words_is_said_more_often() -> None:
-    words = {"greeting": ["hello", "hi", "hey", "howdy"]}
+    words: Words = {"greeting": ["hello", "hi", "hey", "howdy"]}
     grammar = Grammar(words, {"wave": ["{greeting}"]}, {}, [], ["~"], {}, usual_share=0.4)
     rng = np.random.default_rng(0)
     said = [grammar.say({"action": "wave"}, rng) for _ in range(4000)]

@@ -207,11 +207,11 @@ def test_bad_wishes_are_denied_in_one_line(address):
             operator.instruct(" ")
         operator.leave()
         with raw_peer(robot.port.addresses.commands) as peer:
-            for changes, both in (
-                ({"protocol": 99}, f"99 here and {wire.PROTOCOL} at the robot: install"),
-                ({"contract": "beef"}, f"beef here and {contract_hash()} at the robot: install"),
+            for request, both in (
+                (claim(protocol=99), f"99 here and {wire.PROTOCOL} at the robot: install"),
+                (claim(contract="beef"), f"beef here and {contract_hash()} at the robot: install"),
             ):
-                reply = ask(peer, claim(1, **changes))
+                reply = ask(peer, request)
                 assert isinstance(reply, wire.Denied) and both in reply.message
             lease = ask(peer, claim(2, name=" an\x1b[2Jna\n"))
             assert isinstance(lease, wire.Lease) and robot.port.commander == "an [2Jna"

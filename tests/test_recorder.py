@@ -377,11 +377,11 @@ def record_on_a_full_disk(folder: Path, most_bytes: int) -> None:
         await_true(lambda: recorder.counters["failed_recordings"] >= 2)
         told: dict[str, object] = {"counters": dict(recorder.counters)}
         told["trouble"] = recorder.trouble
-        told["records_before"] = len(read_frames(folder))
+        told["records_before"] = before = len(read_frames(folder))
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
         recorder.add(moment(200))
         await_true(lambda: recorder._ring._read == 201)
-        await_true(lambda: len(read_frames(folder)) > told["records_before"])
+        await_true(lambda: len(read_frames(folder)) > before)
         told["records_after"] = len(read_frames(folder))
         told["path"] = str(recorder.write("saved"))
     print(json.dumps(told))

@@ -92,8 +92,9 @@ def test_the_expert_waves_and_a_video_is_left(
 ) -> None:
     config = RunConfig(seed=0, out=tmp_path / "wave.mp4")
     stage = set_stage("wave", config)
-    assert stage.meaning == Meaning("wave")
-    outcome = carry_out(stage, ExpertPolicy(stage.world, stage.meaning), config)
+    wave = Meaning("wave")
+    assert stage.meaning == wave
+    outcome = carry_out(stage, ExpertPolicy(stage.world, wave), config)
     assert outcome.success
     assert config.out.stat().st_size > 1000
     out = capsys.readouterr().out

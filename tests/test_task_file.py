@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ TASK = NewTask(
     go_to, Judge, 60.0, names_object=True,
 )
 """
-TABLES = (
+TABLES: tuple[Any, ...] = (
     intent.SLOTS,
     intent.SLOT_OF,
     intent.FAMILIES,

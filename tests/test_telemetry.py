@@ -69,8 +69,8 @@ def test_telemetry_arrives_as_it_was(address):
         port.publish(whole)
         seen = await_telemetry(port, viewer, whole)
         assert seen == whole
-        assert np.array_equal(seen.state_vector(), state)
-        assert np.array_equal(seen.command_vector(), STAND_COMMAND)
+        np.testing.assert_array_equal(seen.state_vector(), state)
+        np.testing.assert_array_equal(seen.command_vector(), STAND_COMMAND)
         plain = moment()
         assert plain.state_vector() is None
         with pytest.raises(WireError, match=f"instead of {COMMAND_DIM} floats"):

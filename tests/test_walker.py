@@ -250,7 +250,7 @@ def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp
     rows = np.random.default_rng(0).normal(size=(3, 86)).astype(np.float32)
 
     def actions(file):
-        return ort.InferenceSession(str(file)).run(None, {"observation": rows})[0]
+        return np.asarray(ort.InferenceSession(str(file)).run(None, {"observation": rows})[0])
 
     assert actions(path) == pytest.approx(actions(start), abs=1e-4)
     assert np.abs(actions(start)).max() > 0.1
