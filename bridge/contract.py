@@ -173,8 +173,18 @@ class Policy(Protocol):
     def reset(self) -> None: ...
 
 
+# How long motors may wait for a command; then they brake by themselves.
+COMMAND_TIMEOUT_S = 0.1
+
+
 class Robot(Protocol):
-    """Anything with a body: simulated in real time or faster, or made of metal."""
+    """Anything with a body: simulated in real time or faster, or made of metal.
+
+    A body must not go on as it was last told when nobody tells it anything any more: the loop may
+    hang, be suspended or be killed, or wait for `observe`. So a driver damps, as `damp` does, once
+    COMMAND_TIMEOUT_S have passed without `apply`, `hold` or `damp`, until one of them is called.
+    It needs a watchdog for that which lives where the motors are, not in the loop's process.
+    """
 
     def observe(self) -> Observation: ...
 

@@ -26,11 +26,12 @@ from bridge.contract import (
 )
 from bridge.control.safety import Level, tilt
 from bridge.operator.messages import Telemetry
+from sim.objects import SceneObject
 from sim.render.camera import ThirdPerson
-from sim.scene import Scene, SceneObject, sample_scene, scene_spec
-from tasks.catalogue import CATALOGUE
+from sim.scene import Scene, sample_scene, scene_spec
+from tasks.catalogue import SHIPPED
 from tasks.language.grammar import words_of
-from tasks.language.intent import SPLITS, Meaning, describe, grammars
+from tasks.language.intent import Meaning, describe
 
 _DRAWS = 3
 _JPEG_QUALITY = 80
@@ -87,9 +88,9 @@ class Stage:
         rng = np.random.default_rng(self.seed or 0)
         scene = self.scene if self.scene.objects else sample_scene(rng)
         found: set[str] = set()
-        for family in CATALOGUE.values():
-            meanings = {replace(family.meaning(rng, scene), manner=None) for _ in range(_DRAWS)}
-            found |= {grammars("train")[0].plainly(meaning.slots()) for meaning in meanings}
+        for task in SHIPPED.tasks:
+            meanings = (task.sample_meaning(rng, scene.objects) for _ in range(_DRAWS))
+            found |= {SHIPPED.language.plainly(replace(m, manner=None)) for m in meanings}
         return sorted(found)
 
 
@@ -120,8 +121,9 @@ def status_name(told: Telemetry) -> str:
 def reading(understood: dict[str, str]) -> str:
     """What a policy understood, in plain words."""
     try:
-        return describe(Meaning(**understood))
-    except (TypeError, ValueError):  # of another release, which knows other words
+        meaning = Meaning(**understood)
+        return describe(meaning, SHIPPED.skill(meaning).names_object)
+    except (TypeError, ValueError, KeyError):  # of another release, which knows other words
         return " ".join(f"{slot}={value}" for slot, value in understood.items())
 
 
@@ -134,8 +136,7 @@ def doubt(instruction: str) -> str:
 
 @lru_cache
 def _taught() -> frozenset[str]:
-    known = [grammar.vocabulary() for split in SPLITS for grammar in grammars(split)]
-    return frozenset().union(*known)
+    return SHIPPED.language.vocabulary()
 
 
 class Painter:

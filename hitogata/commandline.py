@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from bridge.contract import UserError
@@ -39,6 +39,25 @@ class Command:
         return getattr(import_module(f"hitogata.{module}"), name)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came. Like Ctrl-C it lets every `finally` run: nothing is left behind."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def raise_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP raise Terminated, unless they are ignored, as by nohup."""
+
+    def terminate(number: int, _frame: FrameType | None) -> NoReturn:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, terminate)
+
+
 def guarded(call: Callable[[], None]) -> None:
     """Runs `call`; what the user can mend becomes one line, what we must mend keeps its trace."""
     try:
@@ -46,6 +65,10 @@ def guarded(call: Callable[[], None]) -> None:
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
+    except Terminated as error:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            print(f"hitogata: ended by {error}", file=sys.stderr)
+        sys.exit(128 + error.number)
     except KeyboardInterrupt:
         print("hitogata: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -53,7 +53,7 @@ def evaluate(
     name = "fp32" if checkpoint else blind and f"no_{blind}"
     config = dataclasses.replace(config, baseline=config.baseline or name)
     known = {} if expert else read_figures(results)
-    if expert or checkpoint:
+    if expert or checkpoint or config.floor:
         policy = torch_policies(checkpoint) if checkpoint else None
         figures = evaluate_policy(policy, config, out, known)
     else:

@@ -18,6 +18,7 @@ from bridge.files import write_bytes
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
 from sim.render.video import write_animation
+from tasks.catalogue import SHIPPED
 from tasks.evaluation.evaluate import draw_success
 from tasks.evaluation.run import RunConfig, fitting_seeds, perform, set_stage, verdict
 from tasks.language.parse import read_wording
@@ -83,7 +84,7 @@ def draw_gallery(policy: Policy, config: GalleryConfig) -> None:
 
 
 def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
-    meaning = read_wording(instruction)
+    meaning = read_wording(instruction, SHIPPED.language)
     seeds = islice(fitting_seeds(meaning), tries)
     for number, seed in enumerate(seeds, 1):
         stage = set_stage(instruction, RunConfig(seed=seed))
@@ -91,7 +92,7 @@ def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
         said = verdict(outcome, meaning)
         print(f"told        {instruction!r}, scene {number} of at most {tries}: {said}")
         if outcome.success or number == tries:
-            write_animation(path, stage.world, frames, instruction, MOST_BYTES)
+            write_animation(path, stage.world.model, frames, instruction, MOST_BYTES)
             print(f"animation   {path}, {path.stat().st_size / 1e6:.2f} MB")
             return
         stage.world.close()

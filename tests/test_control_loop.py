@@ -157,13 +157,106 @@ def test_a_restarted_server_is_not_obeyed_until_released():
     for _ in range(10):
         link.answer(loop.robot.time_s)
         ticks(loop, 0.3)
-    assert loop.safety.level == Level.SAFE_STAND
+    assert loop.safety.level == Level.SAFE_STAND and "release the robot" in loop.trouble
+    loop.instruct("turn left")
+    link.answer(loop.robot.time_s)
+    assert ticks(loop, 0.3)[-1] == Level.SAFE_STAND, "an instruction is no release"
     link.trouble = "connecting"
     assert loop.release() == "connecting"
     link.trouble = ""
     assert loop.release() is None
     link.answer(loop.robot.time_s)
     assert ticks(loop, 0.1)[-1] == Level.RUN
+
+
+def test_a_server_restarted_while_nothing_was_asked_of_it_is_obeyed():
+    link = Mailbox()
+    loop, _ = loop_of(link)
+    ticks(loop, 0.2)
+    link.session = 2
+    ticks(loop, 0.2)
+    assert loop.trouble == ""
+    loop.instruct("walk on")
+    ticks(loop, 0.1)
+    link.answer(loop.robot.time_s)
+    assert ticks(loop, 0.1)[-1] == Level.RUN, "told since by an operator: not by itself"
+
+
+def test_a_pause_ends_with_whatever_ends_the_instruction():
+    loop, _ = loop_of(DirectLink(Walk()))
+    ends = (loop.stop, loop.cut, loop.idle, lambda: loop.exchange(lambda: None))
+    for end in ends:
+        loop.instruct("walk on")
+        ticks(loop, 0.2)
+        loop.pause()
+        loop.pause()
+        ticks(loop, 0.2)
+        loop.resume()
+        assert loop.instruction == "walk on"
+        loop.pause()
+        end()
+        ticks(loop, 0.2)
+        assert loop.release() is None
+        with pytest.raises(UserError, match="nothing is paused"):
+            loop.resume()
+        assert ticks(loop, 1.0)[-1] == Level.HOLD and loop.instruction == ""
+
+
+def test_a_new_body_starts_where_it_stands_and_a_latch_stays():
+    loop, puppet = loop_of(DirectLink(Walk(lambda commands: commands + 0.5)))
+    loop.instruct("walk on")
+    ticks(loop, 2.0)
+    assert np.abs(puppet.sent[-1][ARMS] - STAND_COMMAND[ARMS]).max() > 0.4
+
+    def stand():
+        puppet.joints = STAND_COMMAND[ARMS].copy()
+
+    loop.exchange(stand)
+    sent = len(puppet.sent)
+    assert set(ticks(loop, 0.5)) == {Level.HOLD}
+    jumps = np.abs(np.array(puppet.sent[sent:]) - STAND_COMMAND)
+    assert jumps.max() < 1e-6, "the old pose is forgotten"
+    for latch, level in ((loop.stop, Level.SAFE_STAND), (loop.cut, Level.DAMP)):
+        latch()
+        ticks(loop, 0.1)
+        loop.exchange(stand)
+        assert set(ticks(loop, 0.5)) == {level}, "only a release ends it"
+
+
+def test_a_loop_that_slept_stands_safely():
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.5)
+    puppet.steps += 8  # with its own period 0.18 s, no longer than a state may be silent
+    assert loop.tick().order.level == Level.RUN
+    puppet.steps += 10
+    slept = loop.tick().order
+    assert slept.level == Level.SAFE_STAND
+    assert slept.cause == "the loop slept for 0.2 s: the robot has braked"
+
+
+MALFORMED = {
+    "base_ang_vel_rad_s is (2,)": {"base_ang_vel_rad_s": np.zeros(2)},
+    "joint_pos_rad is (28,)": {"joint_pos_rad": np.zeros(28)},
+    "the picture is uint8 (4, 4, 3)": {"image": np.zeros((4, 4, 3), np.uint8)},
+    "the picture is float64": {"image": np.zeros((128, 128, 3))},
+    "'list' object": {"gravity": [0, 0, -1]},
+    "'NoneType' object": {"image": None},
+    "must be real number": {"time_s": "now"},
+    "Cannot cast": {"odometry": np.array([None] * 3)},
+}
+
+
+@pytest.mark.parametrize("told", MALFORMED)
+def test_a_malformed_state_is_as_bad_as_none(told):
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.3)
+    observe = puppet.observe
+    puppet.observe = lambda: replace(observe(), **MALFORMED[told])
+    levels = ticks(loop, 0.4)
+    assert levels[0] == Level.RUN and Level.HOLD in levels and levels[-1] == Level.DAMP
+    assert told in loop.trouble and "\n" not in loop.trouble
 
 
 def test_rejected_answers_stand_the_robot():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
+import zmq
 
-from bridge.contract import CHUNK_STEPS, ActionChunk, UserError
+from bridge.contract import CHUNK_STEPS, ActionChunk, UserError, contract_hash
 from bridge.control.loop import Rejected
 from bridge.control.policy_link import PolicyLink
 from bridge.wire import messages
@@ -198,6 +200,27 @@ def test_a_killed_server_is_lost_and_joined_again(place):
             wait_for(lambda: link.session == 2)
             time.sleep(0.5)
             assert link.take() is None
+            assert link.trouble == "" and chunk_of(link, 3.0)
+
+
+def test_a_session_pushed_out_by_others_is_begun_anew(place):
+    hello = messages.pack(messages.Hello(protocol=messages.PROTOCOL, contract=contract_hash()))
+    with running_server(place), PolicyLink(place) as link, zmq.Context() as context:
+        link.wait_connected(SOON_S)
+        assert chunk_of(link, 1.0)
+        with ExitStack() as others:
+            for _ in range(64):
+                other = others.enter_context(context.socket(zmq.DEALER))
+                other.connect(place)
+                other.send_multipart(hello)
+                assert isinstance(
+                    messages.unpack_reply(other.recv_multipart())[0], messages.Welcome
+                )
+            told = []
+            link.ask("go", observe(2.0))
+            wait_for(lambda: bool(told.append(link.trouble) or link.session == 2))
+            assert any("has ended this session" in line for line in told)
+            assert link.take() is None, "what was asked of the old session is void"
             assert link.trouble == "" and chunk_of(link, 3.0)
 
 

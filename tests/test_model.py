@@ -1,11 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from bridge.contract import STAND_COMMAND, STATE_CONTEXT
 from policy.model.encoders import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, Words, context_features
+from policy.model.stages import TorchParts, act
 from policy.model.vla import Model, ModelConfig, example_inputs, known_bands
+from policy.runtime.decoding import decode_bands
 from tasks.arms import WAVE_HZ
 
 SLOTS = (("action", ("stop", "go_to")), ("colour", ("red", "blue", "green")))
@@ -133,11 +136,32 @@ def test_outside_training_a_doubtful_reading_counts_as_its_likeliest_value():
     assert torch.allclose(word_vector(doubt), word_vector(certainty), atol=0.05)
 
 
-def test_act_shapes_and_early_stop(model, inputs):
-    commands, status, slots = model.act(**inputs)
+@pytest.mark.parametrize("tokens_per_step", [18, 36, 108])
+def test_a_batch_decodes_as_its_rows_and_commands_are_those_of_the_tokens(
+    model, inputs, tokens_per_step
+):
+    commands, status, slots = act(model, **inputs, tokens_per_step=tokens_per_step)
     assert commands.shape == (3, 16, 18) and status.shape == (3, 4) and len(slots) == 2
-    coarse = model.act(**inputs, n_bands=1)[0]
-    torch.testing.assert_close(coarse, coarse[:, :1].expand_as(coarse))
+    parts = TorchParts(model)
+    for i in range(3):
+        row = {name: value[i : i + 1].numpy() for name, value in inputs.items()}
+        word, *_ = parts.words(row["states"], row["mask"], np.zeros((1, 7), np.float32))
+        keys, values, *_ = parts.prefill(word, row["image"], row["state"])
+        tokens, alone = decode_bands(parts.decode, keys, values, 6, tokens_per_step // 18)
+        torch.testing.assert_close(commands[i : i + 1], torch.from_numpy(alone))
+        torch.testing.assert_close(
+            model.codec.decode(torch.from_numpy(tokens)), commands[i : i + 1]
+        )
+
+
+def test_a_decoding_that_is_late_leaves_the_bands_it_has(model, inputs):
+    word, _ = model.read(inputs["states"][:1], inputs["mask"][:1])
+    with torch.no_grad():
+        keys, values, *_ = model.prefill(word, inputs["image"][:1], inputs["state"][:1])
+    decode = TorchParts(model).decode
+    tokens, coarse = decode_bands(decode, keys.numpy(), values.numpy(), 6, late=lambda: True)
+    assert tokens.shape == (1, 1, 18)
+    assert coarse == pytest.approx(np.repeat(coarse[:, :1], 16, axis=1), abs=1e-6)
 
 
 def test_image_may_be_float_in_the_same_range(model, inputs):
@@ -185,6 +209,6 @@ def test_chunk_head_starts_near_the_middle_of_the_range(inputs):
     torch.manual_seed(0)
     model = Model(ModelConfig(**{**TINY.__dict__, "head": "chunk"})).eval()
     model.codec.fit(STAND_COMMAND[None, None] + torch.randn(50, 16, 18).numpy() * 0.1)
-    commands = model.act(**inputs)[0]
+    commands = act(model, **inputs)[0]
     assert commands.shape == (3, 16, 18)
     assert (commands - torch.from_numpy(STAND_COMMAND)).abs().max() < 0.5

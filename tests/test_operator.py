@@ -106,8 +106,10 @@ def claim(sequence: int = 1, session: str = SESSION, name: str = "anna", **terms
     return wire.Claim(session=session, sequence=sequence, name=name, **spoken)
 
 
-def instruct(epoch: int, sequence: int, text: str = "go", session: str = SESSION) -> wire.Instruct:
-    return wire.Instruct(session=session, epoch=epoch, sequence=sequence, text=text)
+def instruct(
+    epoch: int, sequence: int, text: str = "go", session: str = SESSION, stops: int = 0
+) -> wire.Instruct:
+    return wire.Instruct(session=session, epoch=epoch, sequence=sequence, stops=stops, text=text)
 
 
 def patient_operator(address: str, name: str = "") -> Operator:

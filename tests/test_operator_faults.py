@@ -56,9 +56,9 @@ def test_what_arrives_with_a_stop_does_not_undo_it(address):
             poll_until(port, lambda _: port.commander == "anna")
             terms = {"session": SESSION, "epoch": 1}
             asked = (
-                wire.Release(sequence=2, **terms),
+                wire.Release(sequence=2, stops=0, **terms),
                 instruct(1, 3),
-                wire.Resume(sequence=4, **terms),
+                wire.Resume(sequence=4, stops=0, **terms),
                 wire.Pause(sequence=5, **terms),
             )
             for request in asked:
@@ -72,9 +72,10 @@ def test_what_arrives_with_a_stop_does_not_undo_it(address):
             kinds = [type(reply) for reply in replies]
             assert kinds == [wire.Lease, wire.Denied, wire.Denied, wire.Denied, wire.Done]
             heard = [wire.unpack(wire.ACKNOWLEDGEMENTS, stopper.recv()) for _ in range(2)]
-            assert [acknowledged.sequence for acknowledged in heard] == [1, 2]
+            assert [(each.sequence, each.stops) for each in heard] == [(1, 1), (2, 2)]
+            assert replies[-1].stops == 2
             now_s[0] = 0.6
-            peer.send(wire.pack(wire.Release(sequence=6, **terms)))
+            peer.send(wire.pack(wire.Release(sequence=6, stops=replies[-1].stops, **terms)))
             assert poll_until(port, bool) == [Released()]
 
 

@@ -21,7 +21,7 @@ from bridge.control.loop import ControlLoop, DirectLink, Pace
 from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
-from bridge.operator.port import OperatorPort
+from bridge.operator.port import Instructed, OperatorPort, SceneAsked
 from bridge.robot_node import Station
 from robots.g1.walker import command_limits
 from sim.scene import Scene
@@ -144,6 +144,63 @@ def test_a_body_that_is_nowhere_brakes_until_released(tmp_path):
     kept = read_recording(recording)
     assert kept.events[0][1] == f"DAMP: {cause}"
     assert np.isfinite(kept.sent).all()
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("a fault\nof ours")
+
+
+def _broken(station: Station, part: str) -> None:
+    """Lets a part of a robot at work fail from now on."""
+    loop, port, recorder = station.loop, station.port, station.recorder
+    event = {"a scene": SceneAsked(7), "an instruction": Instructed("turn left")}.get(part)
+    broken = {
+        "an instruction": (loop.robot, "begin_instruction"),
+        "a scene": (station, "_new_scene"),
+        "the port": (port, "poll"),
+        "the answers": (loop.link, "take"),
+        "the black box": (recorder, "add"),
+        "the truth": (station, "_truth"),
+        "the viewers": (port, "publish"),
+        "the link": (loop.link, "reset"),
+        "the clock": (loop, "_clock"),
+    }
+    setattr(*broken[part], _fail)
+    if event is not None:
+        port.poll = lambda: [event] if not loop.safety.counters["stands"] else []
+
+
+STANDS = ("a scene", "the port", "the answers", "the black box", "the truth", "the viewers")
+
+
+@pytest.mark.parametrize("part", [*STANDS, "an instruction", "the link", "the clock"])
+def test_whatever_fails_the_robot_is_held_and_the_loop_goes_on(tmp_path, part):
+    puppet = Puppet()
+    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS), lambda: puppet.time_s)
+    with OperatorPort(f"ipc://{tmp_path}/robot.sock") as port, Recorder(tmp_path / "box") as box:
+        station = Station(loop, port, box)
+        told: list[Telemetry] = []
+        publish = port.publish
+        port.publish = lambda telemetry: (told.append(telemetry), publish(telemetry))[1]
+        loop.instruct("walk on")
+        assert [station.period().order.level for _ in range(25)][-1] == Level.RUN
+        _broken(station, part)
+        if part == "the link":
+            loop.link.take = _fail
+        ticks = [station.period() for _ in range(100)]
+        last = ticks[-1].order
+        if part in STANDS:
+            assert last.level == Level.SAFE_STAND
+            assert puppet.sent[-1] == pytest.approx(STAND_COMMAND), "it stands, and is moved"
+            assert last.cause == "the robot's loop failed: a fault of ours"
+        elif part == "an instruction":
+            assert last.level == Level.HOLD and puppet.sent[-1][VEL_X] == 0
+            assert "could not be moved: a fault of ours" in told[-1].cause
+        else:
+            assert last.level == Level.DAMP and puppet.damped > 90
+        if part != "the viewers":
+            assert "a fault of ours" in told[-1].cause and "\n" not in told[-1].cause
+            assert told[-1].stops == (part != "an instruction")
 
 
 @pytest.mark.slow

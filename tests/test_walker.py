@@ -10,10 +10,19 @@ from safetensors import safe_open
 
 from assets import asset_path
 from assets.inference import ort
-from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import (
+    ARM_HOME_RAD,
+    ARMS,
+    BASE_HEIGHT,
+    CONTROL_HZ,
+    JOINT_NAMES,
+    STAND_COMMAND,
+    UserError,
+)
 from robots.g1 import gait
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import (
+    ARM_SPEED_RAD_S,
     Walker,
     advance_clock,
     is_stepping,
@@ -129,21 +138,6 @@ def test_a_posture_keeps_the_weight_over_flat_feet(height, pitch):
     assert (data.qpos[7:] > model.jnt_range[1:, 0]).all()
 
 
-def test_a_late_command_moves_its_world_later():
-    env = WalkEnv(SMALL)
-    env.reset(seed=2)
-    env.delay[:] = [0, 1, 2, 3]
-    before = env.ctrl.copy()
-    state = env.batch.state.copy()
-    env.batch.state[:] = state[:1]  # four times the same world
-    env.batch.forward()
-    env.ctrl[:] = before[0]
-    env._drive(np.tile(before[0] + 0.3, (4, 1)))
-    wrist = env.qpos[:, -1] - env.qpos[3, -1]  # the last one still obeys the old targets
-    assert (np.diff(wrist) < 0).all(), "the later, the less"
-    assert (env.ctrl == before[0] + 0.3).all()
-
-
 def test_worlds_are_deterministic_and_reset_when_they_fall():
     runs = []
     for _ in range(2):
@@ -156,7 +150,7 @@ def test_worlds_are_deterministic_and_reset_when_they_fall():
             fell += terminated
         runs.append((observation, reward))
         assert fell.sum() > 0, "nothing balances these worlds"
-        assert (env.qpos[:, 2] > 0.4).all(), "a fallen world starts again standing"
+        assert (env.bodies.qpos[:, 2] > 0.4).all(), "a fallen world starts again standing"
     assert np.array_equal(runs[0][0], runs[1][0]) and np.array_equal(runs[0][1], runs[1][1])
 
 
@@ -165,13 +159,71 @@ def test_batched_worlds_equal_one_serial_world():
 
     env = WalkEnv(SMALL)
     env.reset(seed=1)
-    model, data = env.batch.get_model(2), env.batch.get_data(2)
-    targets = np.tile(joint_facts("home_rad"), (4, 1))
-    env.ctrl[:] = targets
-    env.batch.step(nstep=30)
+    bodies, targets = env.bodies, np.tile(joint_facts("home_rad"), (4, 1))
+    model, data = bodies.batch.get_model(2), bodies.batch.get_data(2)
+    for _ in range(10):
+        bodies.step(targets)
     data.ctrl[:] = targets[2]
     mujoco.mj_step(model, data, nstep=30)
-    assert np.array_equal(data.qpos, env.qpos[2])
+    assert np.array_equal(data.qpos, bodies.qpos[2])
+
+
+def test_in_training_and_at_run_time_a_control_period_is_the_same_bit_by_bit(monkeypatch):
+    n = 4
+    env, walker = WalkEnv(SMALL), Walker(n=n)
+    env.difficulty = 0.0  # no noise
+    env.reset(seed=5)
+    rng = np.random.default_rng(0)
+
+    def other_commands():
+        """Walks, stands, squats and bows, with arms that are on their way."""
+        env.velocity[:] = rng.uniform(-0.4, 0.4, (n, 3)) * (rng.random((n, 1)) < 0.6)
+        env.command[:, BASE_HEIGHT] = rng.uniform(0.55, 0.76, n)
+        env.command[:, ARMS] = ARM_HOME_RAD + rng.uniform(-0.3, 0.3, (n, 14))
+        env.pitch_goal[:], env.arm_speed[:] = rng.uniform(0, 0.4, n), ARM_SPEED_RAD_S
+
+    def disturb():
+        if env.episode_steps[0] % 20 == 0:
+            other_commands()
+        return np.zeros(n, dtype=bool)
+
+    monkeypatch.setattr(env, "_disturb", disturb)
+    other_commands()
+    env.law.reset()
+    observation, _ = env._observe()
+    for step in range(100):
+        targets = walker.step(env.command, *env.bodies.proprioception(), torso_pitch=env.pitch_goal)
+        action = np.asarray(walker._session.run(None, {"observation": observation})[0])
+        observation, _, terminated, _, _ = env.step(action)
+        assert np.array_equal(env.bodies.ctrl, targets), step
+        assert not terminated.any()
+    assert walker.clamped == 0 and np.ptp(env.law.height) > 0.01 and env.law.pitch.any()
+
+
+def test_a_walk_that_ends_tells_what_it_ended_with():
+    ends, goes_on = (WalkEnv(replace(SMALL, episode_s=seconds)) for seconds in (0.1, 20.0))
+    for env in (ends, goes_on):
+        env.difficulty = 0.0
+        env.reset(seed=3)
+    for step in range(5):
+        observation, _, _, truncated, info = ends.step(np.zeros((4, 15)))
+        expected = goes_on.step(np.zeros((4, 15)))[0]
+        assert truncated.all() == (step == 4) and ("final_obs" in info) == (step == 4)
+    assert info["_final_obs"].all()
+    assert np.array_equal(info["final_obs"], expected)
+    assert not np.array_equal(observation, expected), "another has begun"
+    assert ends.observation_space.contains(info["final_obs"])
+
+
+def test_seeds_are_those_of_the_environments_interface():
+    one, other = WalkEnv(SMALL), WalkEnv(SMALL)
+    first = one.reset(seed=4)[0]
+    assert np.array_equal(first, other.reset(seed=4)[0])
+    assert one.np_random_seed == 4
+    again = one.reset()[0]
+    assert np.array_equal(again, other.reset()[0]), "without a seed it goes on with its numbers"
+    assert not np.array_equal(first, again)
+    assert not np.array_equal(WalkEnv(SMALL).reset()[0], WalkEnv(SMALL).reset()[0])
 
 
 def test_walker_is_clamped_rate_limited_and_checked(tmp_path):

@@ -12,8 +12,9 @@ from bridge.contract import (
     STATE_DIM,
     UserError,
 )
+from sim.objects import SceneObject
 from sim.odometry import Odometry, OdometryConfig
-from sim.scene import Scene, SceneObject, sample_scene
+from sim.scene import Scene, sample_scene
 from sim.world import World
 
 EXACT = OdometryConfig(0.0, 0.0, 0.0)

@@ -132,9 +132,9 @@ def wishes(epoch: int, sequence: int) -> tuple[list[Frames], list[Frames]]:
     asked = (
         _claim(sequence),
         operator_wire.Beat(**terms),
-        operator_wire.Instruct(text="walk", **terms),
-        operator_wire.Release(**terms),
-        operator_wire.NewScene(seed=7, **terms),
+        operator_wire.Instruct(text="walk", stops=0, **terms),
+        operator_wire.Release(stops=0, **terms),
+        operator_wire.NewScene(seed=7, stops=0, **terms),
         operator_wire.Leave(**terms),
     )
     halts = (operator_wire.Stop(sequence=sequence), operator_wire.Cut(sequence=sequence))

@@ -74,6 +74,7 @@ def stalled_viewer(trial: Trial) -> Outcome:
 FAULTS = {
     "process_sigint": partial(ended, signal.SIGINT),
     "process_sigterm": partial(ended, signal.SIGTERM),
+    "process_sighup": partial(ended, signal.SIGHUP),
     "process_stalled_viewer": stalled_viewer,
 }
 

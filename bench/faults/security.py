@@ -77,7 +77,7 @@ def observer_commands(trial: Trial) -> Outcome:
             unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
             held = _refusal(eve.claim)
         forged = messages.Instruct(
-            session=STRANGE_SESSION, epoch=1, sequence=9, text="walk backwards"
+            session=STRANGE_SESSION, epoch=1, sequence=9, stops=0, text="walk backwards"
         )
         reply = _operator_reply(port.addresses.commands, forged)
         same = lab.rig.station.loop.instruction == "walk"
@@ -106,7 +106,7 @@ def wrong_protocol(trial: Trial) -> Outcome:
         denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
         both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
-        values_told = told.count("99 here and 1") == 2
+        values_told = told.count("99 here and ") == 2
         return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
 
 

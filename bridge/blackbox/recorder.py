@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import re
 import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -307,7 +309,7 @@ def _lock_folder(folder: Path) -> TextIOWrapper:
     """Keeps other recorders out of a folder, for as long as the file stays open."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w", encoding="utf-8")
+        file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"could not record in {folder} ({error.strerror}): choose another folder"
@@ -315,10 +317,15 @@ def _lock_folder(folder: Path) -> TextIOWrapper:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        file.seek(0)
+        holder = file.read(20).strip()
         file.close()
         raise UserError(
-            f"another process records in {folder}: end it or choose another folder"
+            f"another process ({holder}) records in {folder}: end it or choose another folder"
         ) from error
+    with suppress(OSError):  # of a full disk: what names its holder is a courtesy
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
     return file
 
 

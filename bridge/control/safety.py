@@ -70,6 +70,9 @@ class Limits:
 class SafetyConfig:
     """The ladder's triggers. Every duration is in seconds, every angle in radians.
 
+    A loop that did not look for `state_damp_s` either stands safely: meanwhile the driver has
+    braked by itself, so that nothing is as it was.
+
     A fall is a lean past `fall_lean_rad`; a lean past `fall_onset_rad` that will exceed
     `fall_soon_rad` within `fall_ahead_s`; or both knees bent past `fall_knees_rad`, on which a
     robot kneels. Ordinary walks with shoves of 0.8 m/s lean by up to 0.46, are about to lean by up
@@ -153,17 +156,22 @@ class Safety:
         self.counters: dict[str, int] = dict.fromkeys(names, 0)
         self.level = Level.HOLD
         self._limits = limits
-        self._limiter = Limiter(limits, start)
         self._player = ChunkPlayer()
         self._latched: tuple[Level, str] | None = None
         self._rejected_in_a_row = 0
         self._expecting_since_s: float | None = None
         self._hold_since_s: float | None = None
-        self._state_at_s: float | None = None
-        self._body: Observation | None = None
-        self._eased: tuple[float, np.ndarray] = (0.0, STAND_COMMAND.copy())
+        self.restart(start)
 
     # --- events ---
+
+    def restart(self, start: np.ndarray = STAND_COMMAND) -> None:
+        """Another body is there, with the command `start` (18,) in force; latched levels stay."""
+        self._limiter = Limiter(self._limits, start)
+        self._eased: tuple[float, np.ndarray] = (0.0, start.copy())
+        self._body: Observation | None = None
+        self._state_at_s: float | None = None
+        self._stepped_s: float | None = None
 
     def expect(self, now_s: float, chunks: bool) -> None:
         """An instruction begins, or ends (`chunks` False): only then may the robot idle in HOLD."""
@@ -232,6 +240,12 @@ class Safety:
 
     def step(self, now_s: float, body: Observation | None) -> Order:
         """The order for the period that begins now. `body` is the newest state, if one came."""
+        slept_s = 0.0 if self._stepped_s is None else now_s - self._stepped_s
+        self._stepped_s = now_s
+        if slept_s > self.config.state_damp_s:
+            self._latch(
+                Level.SAFE_STAND, f"the loop slept for {slept_s:.1f} s: the robot has braked"
+            )
         if body is not None and np.isfinite([*body.state(), body.time_s]).all():
             self._body, self._state_at_s = body, min(body.time_s, now_s)
         elif self._state_at_s is None:

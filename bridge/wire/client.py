@@ -76,9 +76,9 @@ class RemotePolicy:
     The handshake happens here: UserError when the server speaks another protocol or contract, runs
     another model or normalisation than `expected`, or does not take `keys`. A server that dies is
     noticed within 0.8 s by its silence on the heartbeat, one that leaves requests unanswered for
-    `timeout_s` counts as hung; both raise PolicyUnavailable. A lost connection stays lost: make a
-    new RemotePolicy. One answer is waited for no longer than `patience_s`, if that is less; then
-    NoAnswer says that another request may be sent.
+    `timeout_s` counts as hung; both raise PolicyUnavailable, as does one that has ended this
+    session. A lost connection stays lost: make a new RemotePolicy. One answer is waited for no
+    longer than `patience_s`, if that is less; then NoAnswer says that another request may be sent.
 
     `info` says which policy answers. `dropped` counts replies that were late, repeated, or
     meant for others.
@@ -257,6 +257,8 @@ class RemotePolicy:
                 (reply.session, reply.sequence) == (self._session, sequence)
             ):
                 self._waited_s = 0.0
+                if isinstance(reply, wire.Fault) and reply.over:
+                    raise self._pushed_out()
                 if isinstance(reply, wire.Fault):
                     raise UserError(wire.one_line(reply.message))
                 return reply, arrays
@@ -290,6 +292,12 @@ class RemotePolicy:
     def _lost(self) -> PolicyUnavailable:
         return PolicyUnavailable(
             f"the policy server at {self.address} is gone: restart it with `hitogata serve`"
+        )
+
+    def _pushed_out(self) -> PolicyUnavailable:
+        return PolicyUnavailable(
+            f"the policy server at {self.address} has ended this session, as after a restart or"
+            " many other clients: connect again"
         )
 
     def _malformed(self, detail: object) -> MalformedReply:

@@ -156,11 +156,15 @@ class Done(Message, frozen=True, kw_only=True, tag="done"):
 
 
 class Fault(Message, frozen=True, kw_only=True, tag="fault"):
-    """This one request failed; `message` is for the user. Unreadable requests have sequence -1."""
+    """This one request failed; `message` is for the user. Unreadable requests have sequence -1.
+
+    `over`: and so will all others of its session, which the server does not know any more.
+    """
 
     session: _Id
     sequence: int
     message: _Text
+    over: bool = False
 
 
 Request = Hello | Act | Reset | Goodbye

@@ -34,7 +34,7 @@ def serve_policy(
     ready: Callable[[str], object] | None = None,
     keys: ServerKeys | None = None,
 ) -> None:
-    """Serves `policy` until SIGINT or SIGTERM, at an ipc or loopback address.
+    """Serves `policy` until SIGINT, SIGTERM or SIGHUP, at an ipc or loopback address.
 
     With `keys` it may be any address of this machine. `ready` is called with the address in use
     (which resolves a port given as *) once clients can connect. Raises UserError for an address
@@ -113,7 +113,8 @@ class _Server:
             return self._greet(peer, request)
         if session is None or request.session != session.id:
             sequence = getattr(request, "sequence", -1)
-            return _fault(request.session, sequence, "this session is over: connect again")
+            over = "this session is over: connect again"
+            return _fault(request.session, sequence, over, over=True)
         if isinstance(request, messages.Goodbye):
             del self._sessions[peer]
             return None
@@ -162,9 +163,11 @@ class _Server:
         return messages.pack(welcome)
 
 
-def _fault(session: str, sequence: int, message: str) -> list[bytes]:
-    fault = messages.Fault(session=session, sequence=sequence, message=messages.one_line(message))
-    return messages.pack(fault)
+def _fault(session: str, sequence: int, message: str, over: bool = False) -> list[bytes]:
+    line = messages.one_line(message)
+    return messages.pack(
+        messages.Fault(session=session, sequence=sequence, message=line, over=over)
+    )
 
 
 @contextmanager
@@ -191,7 +194,10 @@ def _bound_router(address: str, keys: ServerKeys | None) -> Generator[zmq.Socket
 
 @contextmanager
 def stop_on_signals() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; their handlers are put back afterwards."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; their handlers are put back afterwards.
+
+    SIGHUP stays ignored where it is, as by nohup.
+    """
     stopping = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -200,7 +206,10 @@ def stop_on_signals() -> Generator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopping  # Python delivers signals to the main thread alone
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stopping
     finally:

@@ -301,37 +301,6 @@ class Model(nn.Module):
         bands = self._bands(self.norm(x[:, self.prefix_length :]))
         return Output(bands, status, slots, glance, place)
 
-    @torch.no_grad()
-    def act(
-        self,
-        states: Tensor,
-        mask: Tensor,
-        image: Tensor,
-        state: Tensor,
-        tokens_per_step: int = COMMAND_DIM,
-        n_bands: int = BANDS,
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Commands (B, 16, 18), status logits and slot logits; stops after `n_bands` bands."""
-        word, slots = self.read(states, mask)
-        if self.chunk_head is not None:
-            tokens = torch.zeros(len(image), BANDS, COMMAND_DIM, dtype=torch.long)
-            known = torch.zeros(len(image), BANDS, dtype=torch.bool)
-            output = self(states, mask, image, state, tokens, known)
-            return output.bands, output.status, slots
-        prefill = self.prefill(word, image, state)
-        keys, values = prefill.keys, prefill.values
-        bands_per_step = tokens_per_step // COMMAND_DIM
-        tokens = torch.zeros(len(image), 0, COMMAND_DIM, dtype=torch.long)
-        for first in range(0, n_bands, bands_per_step):
-            bands = torch.arange(first, first + bands_per_step)
-            known = known_bands(tokens_per_step)[bands].expand(len(image), -1)
-            previous = torch.zeros(len(image), bands_per_step, COMMAND_DIM, dtype=torch.long)
-            if first:
-                previous[:, 0] = tokens[:, -1]
-            logits, keys, values = self.decode(bands, previous, known, keys, values)
-            tokens = torch.cat([tokens, logits.argmax(-1)], dim=1)
-        return self.codec.decode(tokens[:, :n_bands]), prefill.status, slots
-
     def _status(self, x: Tensor) -> Tensor:
         # The joints' position: it sees the whole prefix and is there in every graph.
         return self.status(self.norm(x[:, 1]))

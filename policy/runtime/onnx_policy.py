@@ -16,7 +16,6 @@ import numpy as np
 
 from assets.inference import ort
 from bridge.contract import (
-    CHUNK_STEPS,
     COMMAND_DIM,
     IMAGE_SIZE,
     STATE_FIELDS,
@@ -28,6 +27,7 @@ from bridge.contract import (
     check_instruction,
 )
 from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
     Interpretation,
     insist_on,
@@ -143,23 +143,12 @@ class GraphPolicy:
         self, keys: np.ndarray, values: np.ndarray, start_s: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (1, bands, 18) and commands (1, 16, 18) after a prefill begun at `start_s`."""
+
+        def late() -> bool:
+            return self.deadline_s is not None and time.monotonic() - start_s > self.deadline_s
+
         step = self.tokens_per_step // COMMAND_DIM
-        commands = np.zeros((1, CHUNK_STEPS, COMMAND_DIM), np.float32)
-        tokens: list[np.ndarray] = []
-        for first in range(0, self.bands, step):
-            previous = np.zeros((1, step, COMMAND_DIM), np.int64)
-            known = np.zeros((1, step), bool)
-            if tokens:
-                # Only a step's first band has its forerunner; the others are decoded beside it.
-                previous[:, 0], known[:, 0] = tokens[-1][:, -1], True
-            bands = np.arange(first, first + step)
-            new, commands, keys, values = self._parts.decode(
-                bands, previous, known, commands, keys, values
-            )
-            tokens.append(new)
-            if self.deadline_s is not None and time.monotonic() - start_s > self.deadline_s:
-                break
-        return np.concatenate(tokens, axis=1), commands
+        return decode_bands(self._parts.decode, keys, values, self.bands, step, late=late)
 
     def _inputs(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         state = observation.state()

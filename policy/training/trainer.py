@@ -24,6 +24,7 @@ from bridge.files import write_json
 from policy.export.restore import restore_model
 from policy.model.moe import mixtures
 from policy.model.quantize import set_quantized
+from policy.model.stages import act
 from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
 from policy.runtime.bundle import is_bundle
 from policy.training.batches import Augmentation, Batch, Demonstrations, Encode, load_demonstrations
@@ -149,7 +150,7 @@ class Trainer:
         figures = {f"loss_{name}": float(loss) for name, loss in found.items()}
         one_pass: Tensor | None = None
         for tokens in TOKENS_PER_STEP[:: len(TOKENS_PER_STEP) - 1]:
-            one_pass, status, slots = self.average.act(*batch[:4], tokens_per_step=tokens)
+            one_pass, status, slots = act(self.average, *batch[:4], tokens)
             error = (one_pass - batch.commands)[..., : YAW_RATE + 1].abs().mean((0, 1))
             for name, value in zip(("vel_x", "vel_y", "yaw_rate"), error, strict=True):
                 figures[f"{name}_error_{tokens}"] = float(value)
@@ -158,9 +159,8 @@ class Trainer:
                 name = self.average.config.slots[i][0]
                 figures[f"{name}_right"] = _right(logits, batch.slots[:, i])
         assert one_pass is not None
-        other = self.average.act(
-            batch.states.roll(1, 0), batch.mask.roll(1, 0), *batch[2:4], TOKENS_PER_STEP[-1]
-        )[0]
+        exchanged = batch.states.roll(1, 0), batch.mask.roll(1, 0)
+        other = act(self.average, *exchanged, *batch[2:4], TOKENS_PER_STEP[-1])[0]
         same = (other - one_pass)[..., : YAW_RATE + 1].abs().amax((1, 2)) < 0.05
         figures["ignored_words"] = float(same.float().mean())
         return figures

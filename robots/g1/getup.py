@@ -112,7 +112,7 @@ class GetUp:
         Joints (29,) rad; angular velocity (3,) rad/s and gravity (3,), both in the base frame.
         """
         if self._start is None:
-            self._start = np.asarray(joint_pos, dtype=np.float64)
+            self._start = np.array(joint_pos, dtype=np.float64)
         now_s = (self._period + 1) / CONTROL_HZ
         if now_s > self._ends_s[-1] + 0.5 / CONTROL_HZ:
             fallen = is_falling(gravity, ang_vel, joint_pos[KNEES], SafetyConfig())

@@ -207,8 +207,102 @@ def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> n
     return now + np.minimum(np.maximum(wanted - now, -step), step)
 
 
+class ControlLaw:
+    """What surrounds the walker's network, of one robot or many: posture, arms, clock and heading.
+
+    A control period is `observe`, the network, `act`: at run time and in training alike. All
+    attributes are arrays with a row for each robot, or without such a dimension for one robot.
+    """
+
+    def __init__(self, n: int | None = None):
+        lead = () if n is None else (n,)
+        self.phase, self.unasked_s, self.heading_error = (np.zeros(lead) for _ in range(3))
+        self.height, self.pitch = np.zeros(lead), np.zeros(lead)
+        self.arms = np.zeros((*lead, N_ARM_JOINTS))
+        self.action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
+        self.reset()
+
+    def reset(self, robots: np.ndarray | None = None) -> None:
+        """Forgets all steps; of those robots alone that a (n,) bool marks."""
+        forgotten = ... if robots is None else robots
+        self.phase[forgotten] = self.unasked_s[forgotten] = self.heading_error[forgotten] = 0.0
+        self.action[forgotten] = 0.0
+        self.height[forgotten], self.pitch[forgotten] = STANDING_HEIGHT_M, 0.0
+        self.arms[forgotten] = np.nan  # unknown: the next step reads where they are
+
+    def part(self, robots: np.ndarray) -> ControlLaw:
+        """A copy for those robots alone that a (n,) bool marks."""
+        law = ControlLaw()
+        vars(law).update({name: value[robots] for name, value in vars(self).items()})
+        return law
+
+    def observe(
+        self,
+        command: np.ndarray,
+        torso_pitch: np.ndarray,
+        joint_pos: np.ndarray,
+        joint_vel: np.ndarray,
+        ang_vel: np.ndarray,
+        gravity: np.ndarray,
+        arm_speed: float | np.ndarray = ARM_SPEED_RAD_S,
+    ) -> np.ndarray:
+        """(..., 86) float32: what the network reads as a control period begins.
+
+        Posture and arms begin to follow an (..., 18) command and a (...) rad torso pitch within
+        their ranges; the rest is as of `walker_observation`.
+        """
+        self.velocity = command[..., :BASE_HEIGHT].copy()
+        arms = np.where(np.isnan(self.arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self.arms)
+        self.arms[...] = follow_arms(arms, command[..., ARMS], arm_speed)
+        self.height[...] = follow_height(self.height, command[..., BASE_HEIGHT])
+        self.pitch[...] = follow_pitch(self.pitch, torso_pitch)
+        self.posture = gait.posture(self.height, self.pitch)
+        self.joint_offset = joint_offsets(joint_pos, self.posture)
+        self.capture = gait.capture_offset(gravity, ang_vel, self.joint_offset, joint_vel)
+        self.phase[...] = start_phase(self.phase, self.velocity, self.capture)
+        self.stepping = is_stepping(self.phase, self.velocity, self.capture)
+        self.asked, self.heading_error[...] = hold_heading(
+            self.heading_error, self.velocity, ang_vel, self.capture
+        )
+        return self.observation(self.joint_offset, joint_vel, ang_vel, gravity)
+
+    def observation(
+        self,
+        joint_offset: np.ndarray,
+        joint_vel: np.ndarray,
+        ang_vel: np.ndarray,
+        gravity: np.ndarray,
+    ) -> np.ndarray:
+        """(..., 86) float32: the moment last observed, had the sensors said this."""
+        return walker_observation(
+            self.asked,
+            self.height,
+            self.pitch,
+            self.phase,
+            joint_offset,
+            joint_vel,
+            ang_vel,
+            gravity,
+            self.action,
+            self.stepping,
+        )
+
+    def act(self, action: np.ndarray) -> np.ndarray:
+        """(..., 29) rad within the joints' ranges: the targets that a (..., 15) action makes."""
+        self.action = action
+        targets = joint_targets(
+            action, self.phase, self.asked, self.posture, self.pitch, self.arms, self.stepping
+        )
+        # The clock follows the balance that the command was computed from.
+        self.phase[...], self.unasked_s[...] = advance_clock(
+            self.phase, self.unasked_s, self.velocity, self.capture
+        )
+        low, high = joint_facts("range_rad").T
+        return np.minimum(np.maximum(targets, low), high)
+
+
 class Walker:
-    """The walker of one robot, or of `n`: the network and the little state kept between steps.
+    """The walker of one robot, or of `n`: the network within its control law.
 
     `clamped` counts the robots' steps whose velocity, height or pitch was out of the trained
     range, or whose arms were told to go beyond their joints' ranges.
@@ -234,24 +328,11 @@ class Walker:
             ) from error
         _check_walker(path, self._session)
         self.clamped = 0
-        self._range = joint_facts("range_rad").T
-        lead = () if n is None else (n,)
-        self._phase = np.zeros(lead)
-        self._unasked_s = np.zeros(lead)
-        self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
-        self._arms = np.zeros((*lead, N_ARM_JOINTS))
-        self._height, self._pitch = np.zeros(lead), np.zeros(lead)
-        self._heading_error = np.zeros(lead)
-        self.reset()
+        self._law = ControlLaw(n)
 
     def reset(self, robots: np.ndarray | None = None) -> None:
         """Forgets all steps; of those robots alone that a (n,) bool marks."""
-        forgotten = ... if robots is None else robots
-        self._phase[forgotten] = self._unasked_s[forgotten] = 0.0
-        self._heading_error[forgotten] = 0.0
-        self._action[forgotten] = 0.0
-        self._height[forgotten], self._pitch[forgotten] = STANDING_HEIGHT_M, 0.0
-        self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
+        self._law.reset(robots)
 
     def step(
         self,
@@ -280,38 +361,12 @@ class Walker:
                 raise ValueError(f"the walker was given {name} that are not finite")
         self.clamped += int(_is_outside(command, torso_pitch).sum())
         command = np.clip(command, command_limits().low, command_limits().high)
-        velocity = command[..., :BASE_HEIGHT]
-        arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
-        self._arms = follow_arms(arms, command[..., ARMS])
-        self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
-        self._pitch[...] = follow_pitch(self._pitch, np.asarray(torso_pitch))
-        posture = gait.posture(self._height, self._pitch)
-        joint_offset = joint_offsets(joint_pos, posture)
-        capture = gait.capture_offset(gravity, ang_vel, joint_offset, joint_vel)
-        phase = start_phase(self._phase, velocity, capture)
-        stepping = is_stepping(phase, velocity, capture)
-        asked, error = hold_heading(self._heading_error, velocity, ang_vel, capture)
-        self._heading_error[...] = error
-        observation = walker_observation(
-            asked,
-            self._height,
-            self._pitch,
-            phase,
-            joint_offset,
-            joint_vel,
-            ang_vel,
-            gravity,
-            self._action,
-            stepping,
+        observation = self._law.observe(
+            command, np.asarray(torso_pitch), joint_pos, joint_vel, ang_vel, gravity
         )
         rows = observation.reshape(-1, OBSERVATION_DIM)
         action = self._session.run(None, {"observation": rows})[0]
-        self._action = action.reshape(self._action.shape)
-        targets = joint_targets(
-            self._action, phase, asked, posture, self._pitch, self._arms, stepping
-        )
-        self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
-        return np.minimum(np.maximum(targets, self._range[0]), self._range[1])
+        return self._law.act(action.reshape(self._law.action.shape))
 
 
 def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
