@@ -1,12 +1,13 @@
 """Tasks in the simulated world, with a body that glides: what needs no walker."""
 
+import dataclasses
 import json
 
 import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
+from bridge.contract import ARMS, CHUNK_HZ, CONTROL_HZ, STAND_COMMAND, UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
@@ -18,7 +19,7 @@ from sim.world import World
 from tasks.catalogue import SHIPPED
 from tasks.demonstrations import record
 from tasks.demonstrations.collect import collect
-from tasks.demonstrations.record import RecordConfig
+from tasks.demonstrations.record import RecordConfig, record_episode
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
 from tasks.evaluation.floors import FLOORS
@@ -44,8 +45,8 @@ def glide(world: World, command: np.ndarray) -> None:
     data.qpos[:7] = [*(velocity * DT_S + (x, y)), 0.76, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
     data.qvel[:6] = [*velocity, 0, 0, 0, rate]
     legs = slice(0, N_LEG_WAIST_JOINTS)
-    data.qpos[world._joint_qpos[legs]] = joint_facts("home_rad")[legs]
-    data.qvel[world._joint_dof[legs]] = 0
+    data.qpos[world._body._joint_qpos[legs]] = joint_facts("home_rad")[legs]
+    data.qvel[world._body._joint_dof[legs]] = 0
     mujoco.mj_kinematics(model, data)
     mujoco.mj_camlight(model, data)
     world._steps += 1
@@ -197,3 +198,20 @@ def test_start_commands_leave_something_to_do():
     assert stop.start_command(rng)[0] > 0
     assert not np.allclose(lower.start_command(rng), STAND_COMMAND)
     np.testing.assert_array_equal(wave.start_command(rng), STAND_COMMAND)
+
+
+def test_demonstrations_record_what_safety_lets_through():
+    wrong = RecordConfig(most_s=4.0, chained=0.0, burst_hz=8.0, push_hz=0.0, sentences=0)
+    calm = dataclasses.replace(wrong, burst_hz=0.0)
+    limits, slack = command_limits(), 1e-4
+
+    def actions(config: RecordConfig) -> np.ndarray:
+        take = record_episode(SHIPPED, ("gesture",), np.random.default_rng(2), config=config)
+        return take.action
+
+    disturbed = actions(wrong)
+    assert (disturbed >= limits.low - slack).all() and (disturbed <= limits.high + slack).all()
+    steps = np.abs(np.diff(disturbed, axis=0))
+    assert (steps <= limits.rate / CHUNK_HZ + slack).all()
+    # Wrong commands are up to 0.4 m/s off; a gesture walks nowhere.
+    assert np.abs(disturbed[5:, :2]).max() > 0.1 > np.abs(actions(calm)[10:, :2]).max()

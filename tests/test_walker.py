@@ -24,8 +24,6 @@ from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import (
     ARM_SPEED_RAD_S,
     Walker,
-    advance_clock,
-    is_stepping,
     joint_targets,
     walker_observation,
 )
@@ -61,8 +59,8 @@ def test_reference_gait_by_hand():
 def test_a_stand_has_no_clock_and_no_gait():
     still, upright = np.zeros((1, 3)), np.zeros((1, 2))
     rest = np.zeros(1)
-    assert not is_stepping(rest, still, upright)
-    assert advance_clock(rest, rest, still, upright)[0] == 0.0
+    assert not gait.is_stepping(rest, still, upright)
+    assert gait.advance_clock(rest, rest, still, upright)[0] == 0.0
     targets = joint_targets(
         np.zeros((1, 15)),
         np.array([0.7]),

@@ -133,37 +133,6 @@ def joint_targets(
     return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
 
 
-def start_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
-    """The clock as a step begins: a stand that tips over to the left lifts the left foot first.
-
-    `capture` (..., 2) rad as of `gait.capture_offset`.
-    """
-    starting = (phase == 0) & ~gait.is_moving(velocity) & gait.is_tipping(capture, phase)
-    return np.where(starting & (capture[..., 1] > 0), 0.5, phase)
-
-
-def is_stepping(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
-    """Whether the clock runs: for the command, to save the balance, or to end a step begun."""
-    return gait.is_moving(velocity) | gait.is_tipping(capture, phase) | (phase > 0)
-
-
-def advance_clock(
-    phase: np.ndarray, unasked_s: np.ndarray, velocity: np.ndarray, capture: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The phase, and how long nothing has asked for steps, one control period later.
-
-    On a stand in balance the phase rests at zero. A clock that nothing asks for any more ends its
-    step and takes a whole one in place: a stand with one foot ahead does not last.
-    """
-    ticking = phase + gait.pace(capture) / (CONTROL_HZ * gait.PERIOD_S)
-    wanted = gait.is_moving(velocity) | gait.is_tipping(capture, phase)
-    unasked_s = np.where(wanted, 0.0, unasked_s + 1.0 / CONTROL_HZ)
-    step_ends = (ticking >= 1.0) | ((phase < 0.5) & (ticking >= 0.5))
-    in_place = unasked_s > 0.5 * gait.PERIOD_S - 0.5 / CONTROL_HZ
-    rests = ~wanted & ((phase == 0) | (step_ends & in_place))
-    return np.where(rests, 0.0, ticking % 1.0), unasked_s
-
-
 def hold_heading(
     heading_error: np.ndarray, velocity: np.ndarray, ang_vel: np.ndarray, capture: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -259,8 +228,8 @@ class ControlLaw:
         self.posture = gait.posture(self.height, self.pitch)
         self.joint_offset = joint_offsets(joint_pos, self.posture)
         self.capture = gait.capture_offset(gravity, ang_vel, self.joint_offset, joint_vel)
-        self.phase[...] = start_phase(self.phase, self.velocity, self.capture)
-        self.stepping = is_stepping(self.phase, self.velocity, self.capture)
+        self.phase[...] = gait.start_phase(self.phase, self.velocity, self.capture)
+        self.stepping = gait.is_stepping(self.phase, self.velocity, self.capture)
         self.asked, self.heading_error[...] = hold_heading(
             self.heading_error, self.velocity, ang_vel, self.capture
         )
@@ -294,7 +263,7 @@ class ControlLaw:
             action, self.phase, self.asked, self.posture, self.pitch, self.arms, self.stepping
         )
         # The clock follows the balance that the command was computed from.
-        self.phase[...], self.unasked_s[...] = advance_clock(
+        self.phase[...], self.unasked_s[...] = gait.advance_clock(
             self.phase, self.unasked_s, self.velocity, self.capture
         )
         low, high = joint_facts("range_rad").T

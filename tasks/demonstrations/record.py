@@ -122,7 +122,7 @@ class _Take:
 
     def run(self) -> None:
         self._prepare()
-        self._teacher = _Teacher(self.rng, self.config)
+        self._teacher = _Teacher(self._expert(self._trial.meaning), self.rng, self.config)
         steps = self.config.policy_replan_steps if self.policy else 1
         self._rollout = Rollout(self.world, self.policy or self._teacher, steps)
         rng, config = self.rng, self.config
@@ -212,8 +212,7 @@ class _Take:
     def _carry_out(self, meaning: Meaning) -> None:
         rng, config = self.rng, self.config
         wording = self._catalogue.language.sample_wording(meaning, rng, "train")
-        expert = self._catalogue.skill(meaning).expert
-        self._teacher.shown = ExpertPolicy(self.world, meaning, expert)
+        self._teacher.expert = self._expert(meaning)
         self._rollout.instruct(wording)
         enough_s = rng.uniform(*config.done_s)
         while len(self.frames) < config.most_s * CHUNK_HZ:
@@ -226,6 +225,9 @@ class _Take:
             said_s = self._rollout.said_s
             if self.fell() or (said_s is not None and said_s > enough_s):
                 return
+
+    def _expert(self, meaning: Meaning) -> ExpertPolicy:
+        return ExpertPolicy(self.world, meaning, self._catalogue.skill(meaning).expert)
 
     def fell(self) -> bool:
         """Whether the robot has fallen, or its safety no longer follows the policy."""
@@ -245,10 +247,8 @@ class _Take:
 class _Teacher:
     """The expert of the instruction in force, whose robot now and then does something wrong."""
 
-    shown: Policy
-
-    def __init__(self, rng: np.random.Generator, config: RecordConfig):
-        self._rng, self._config = rng, config
+    def __init__(self, expert: Policy, rng: np.random.Generator, config: RecordConfig):
+        self.expert, self._rng, self._config = expert, rng, config
         self.reset()
 
     def reset(self) -> None:
@@ -256,7 +256,7 @@ class _Teacher:
 
     def act(self, instruction: str, observation: Observation) -> ActionChunk:
         rng, config, now_s = self._rng, self._config, observation.time_s
-        chunk = self.shown.act(instruction, observation)
+        chunk = self.expert.act(instruction, observation)
         if self._burst is None and rng.random() < config.burst_hz / CHUNK_HZ:
             wrong = self._wrong_command(observation.command.copy())
             self._burst = now_s + rng.uniform(*config.burst_s), wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from bridge.files import write_bytes, write_json
 from sim.render.video import Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from sim.world import World
-from tasks.catalogue import SHIPPED
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.floors import FLOORS
 from tasks.evaluation.report import Clip, rank, write_report
@@ -229,9 +229,9 @@ def heldout_drop(figures: Mapping[str, Any]) -> dict[str, float]:
     Empty unless `figures` has both of at least one family.
     """
     pairs = [
-        (figures[f"{name}_success"], figures[f"heldout_{name}_success"])
-        for name in SHIPPED.names
-        if f"heldout_{name}_success" in figures and f"{name}_success" in figures
+        (figures[key.removeprefix("heldout_")], figures[key])
+        for key in figures
+        if re.fullmatch(r"heldout_\w+_success", key) and key.removeprefix("heldout_") in figures
     ]
     return {"heldout_drop": float(np.mean([a - b for a, b in pairs]))} if pairs else {}
 

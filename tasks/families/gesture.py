@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import atan2, radians
 from pathlib import Path
 
@@ -195,44 +196,27 @@ def one_raised(rng: np.random.Generator) -> np.ndarray:
     return command
 
 
+ONE, ANY = SIDES, (*SIDES, "both")
+_gesture = partial(Skill, time_limit_s=12.0, label_share=0.06)
+_point_at = Skill(
+    "point_at",
+    point_at,
+    Pointed,
+    time_limit_s=40.0,
+    names_object=True,
+    sample_slots=_side(ONE, 0.2),
+    label_share=0.10,
+    absent_share=0.036,
+)
+
 TASK = Task(
     name="gesture",
     summary="raise, wave or lower a hand; point at an object",
     skills=(
-        Skill(
-            "raise_hand",
-            raise_hand,
-            Raised,
-            time_limit_s=12.0,
-            sample_slots=_side(("left", "right", "both"), 0.75),
-            label_share=0.06,
-        ),
-        Skill(
-            "wave",
-            wave,
-            Waved,
-            time_limit_s=12.0,
-            sample_slots=_side(("left", "right", "both"), 0.6),
-            label_share=0.06,
-        ),
-        Skill(
-            "point_at",
-            point_at,
-            Pointed,
-            time_limit_s=40.0,
-            names_object=True,
-            sample_slots=_side(("left", "right"), 0.2),
-            label_share=0.10,
-            absent_share=0.036,
-        ),
-        Skill(
-            "lower_arms",
-            lower_arms,
-            Lowered,
-            time_limit_s=12.0,
-            start_command=one_raised,
-            label_share=0.06,
-        ),
+        _gesture("raise_hand", raise_hand, Raised, sample_slots=_side(ANY, 0.75)),
+        _gesture("wave", wave, Waved, sample_slots=_side(ANY, 0.6)),
+        _point_at,
+        _gesture("lower_arms", lower_arms, Lowered, start_command=one_raised),
     ),
     words=Path(__file__).parent / "en" / "gesture.toml",
     share=0.22,
