@@ -71,7 +71,10 @@ def await_true(condition: Callable[[], bool]) -> None:
 def is_running(process: int) -> bool:
     """Whether a process that need not be our child runs; one that was ended may not be reaped."""
     try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
