@@ -1,3 +1,5 @@
+"""Training on miniature data: batches, augmentation, losses by hand, resuming, and learning."""
+
 import zlib
 from dataclasses import replace
 from pathlib import Path
