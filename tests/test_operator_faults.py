@@ -36,15 +36,7 @@ from tests.test_operator import (
     running_robot,
 )
 
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_what_arrives_with_a_stop_does_not_undo_it(address):

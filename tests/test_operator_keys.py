@@ -12,7 +12,6 @@ import pytest
 import zmq
 
 from bridge.contract import UserError
-from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import CommanderLost, Instructed, OperatorPort, Stopped
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
@@ -20,6 +19,8 @@ from hitogata.__main__ import COMMANDS
 from hitogata.commandline import dispatch
 from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
 from tests.test_security import overheard
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 SILENCE_S = 1.5
 
@@ -32,12 +33,6 @@ def ends(tmp_path_factory) -> dict[str, Path]:
         make_pair(folder, name)
     allow(folders["robot"], folders["anna"] / "anna.public")
     return folders
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
 
 
 def keys_of(ends: dict[str, Path], name: str = "anna", robot: str = "robot") -> ClientKeys:

@@ -30,15 +30,7 @@ from tests.test_operator import (
     raw_peer,
 )
 
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_telemetry_arrives_as_it_was(address):
