@@ -44,6 +44,7 @@ def examine() -> Iterator[tuple[str, str, str | None]]:
 
 
 def python() -> str:
+    """The interpreter's release."""
     version = f"Python {platform.python_version()}"
     if not (3, 11) <= sys.version_info < (3, 14):
         raise Missing(version, "install Python 3.11, 3.12 or 3.13")
@@ -51,12 +52,14 @@ def python() -> str:
 
 
 def machine() -> str:
+    """System, cores and memory."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = os.cpu_count()
     return f"{platform.system()} {platform.machine()}, {cores} cores, {memory_gb:.0f} GB of memory"
 
 
 def packages() -> str:
+    """What every tier needs, by release."""
     names = [name for name in requirements()[BARE] if name not in RUNTIMES]
     if absent := _absent(names):
         raise Missing(f"no {', '.join(absent)}", "pip install hitogata")
@@ -65,21 +68,22 @@ def packages() -> str:
 
 def extras() -> str:
     """Which extras are there whole; none is missing, since each is for some commands alone."""
-    known = {extra: _absent(names) for extra, names in requirements().items() if extra != BARE}
-    lacking = [f"{extra} (no {', '.join(absent)})" for extra, absent in known.items() if absent]
-    there = ", ".join(extra for extra, absent in known.items() if not absent) or "none"
-    return f"{there}; not {'; '.join(lacking)}" if lacking else there
+    lacking = {extra: _absent(names) for extra, names in requirements().items() if extra != BARE}
+    there = ", ".join(extra for extra, absent in lacking.items() if not absent)
+    others = ", ".join(extra for extra, absent in lacking.items() if absent)
+    return f"{there or 'none'}{others and f'; pip install hitogata[EXTRA] brings {others}'}"
 
 
 def opengl() -> str:
+    """What renders the head camera."""
+    if not _installed("mujoco"):
+        return "not looked for: nothing is simulated without mujoco"
     try:
         from sim.render.camera import (
             opengl_renderer,  # MuJoCo itself fails without the OpenGL asked for
         )
 
         return f"{opengl_renderer()} (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')})"
-    except ModuleNotFoundError:
-        return "not looked for: nothing is simulated without mujoco"
     except UserError as error:
         finding, _, remedy = str(error).partition(";")
         raise Missing(finding, remedy.strip()) from error
@@ -88,6 +92,7 @@ def opengl() -> str:
 
 
 def providers() -> str:
+    """Which wheel of ONNX Runtime is there, and on what it runs."""
     wheels = [name for name in RUNTIMES if _installed(name)]
     if len(wheels) != 1:
         found = " and ".join(wheels) or "no onnxruntime"
@@ -106,6 +111,7 @@ def providers() -> str:
 
 
 def assets() -> str:
+    """Where the shipped models and robots are."""
     absent = [name for name in SHIPPED if not asset_path(name).exists()]
     if absent:
         raise Missing(f"no {', '.join(absent)} in {ASSETS}", "install hitogata again")

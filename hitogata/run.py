@@ -25,7 +25,7 @@ def run(
     Example: hitogata run "walk to the red ball" --seed 7
 
     Args:
-        instruction: What the robot is command_line, at most 1 KiB.
+        instruction: What the robot is told, at most 1 KiB.
         bundle: The exported policy to serve, in a process of its own.
     """
     keys = server.client_keys()

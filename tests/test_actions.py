@@ -1,3 +1,5 @@
+"""Action tokens: the DCT of chunks, its bins, and what coarser chunks keep."""
+
 import itertools
 
 import numpy as np

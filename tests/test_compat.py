@@ -32,7 +32,12 @@ INFO = ServerInfo("model-1", "norm-1")
 LANGUAGE = "annotation.human.task_description"
 JOINTS = np.linspace(-1, 1, N_JOINTS, dtype=np.float32)
 LEGS_WAIST_ARMS = {"left_leg": 6, "right_leg": 6, "waist": 3, "left_arm": 7, "right_arm": 7}
-encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+encode = msgspec.msgpack.encode
+
+
+def decode(message: Any) -> Any:
+    """What msgpack says in a message, which a WebSocket may have as text."""
+    return msgspec.msgpack.decode(message)
 
 
 class EchoPolicy:

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,15 @@ def test_documents_speak_of_nothing_left_to_do() -> None:
         assert not re.search(
             r"\b(TODO|FIXME|TBD|lorem)\b", (ROOT / document).read_text(encoding="utf-8")
         )
+
+
+@pytest.mark.slow
+def test_pages_of_the_api_are_built(tmp_path: Path) -> None:
+    """As `make docs` does, of the rooms that import quickly."""
+    command = [sys.executable, "-m", "pdoc", "--docformat", "google", "bridge", "robots"]
+    done = subprocess.run(
+        [*command, "--output-directory", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "bridge" / "control" / "safety.html").read_text(encoding="utf-8")
+    assert "stopping_rate" in page

@@ -16,7 +16,6 @@ from bench.endurance.load import LoadConfig, put_load
 from bench.endurance.soak import Soak, SoakConfig, soak
 from bench.footprint import footprint_of
 from bridge.contract import ActionChunk, Status, UserError
-from bridge.operator import messages as operator_wire
 from hitogata.policies import HITOGATA
 from robots.g1.embodiment import VEL_X
 
@@ -96,8 +95,7 @@ def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkey
 
 
 @pytest.mark.slow
-def test_soak_in_miniature(monkeypatch):
-    monkeypatch.setattr(operator_wire, "STALE_S", 30.0)
+def test_soak_in_miniature(patient):
     figures = soak(HITOGATA, SoakConfig(minutes=1 / 3, seed=1))
     assert sum(figures["faults"].values()) >= 1
     # Too short to tell a leak from what only begins.

@@ -10,17 +10,10 @@ from bench.faults.report import bench_faults, faults_table
 from bench.faults.trace import breaches, joint_breaches, verdict
 from bridge.contract import UserError
 from bridge.control.safety import Limiter
-from bridge.operator import messages
 from hitogata.policies import HITOGATA
 from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from robots.g1.facts import joint_facts
 from tasks.evaluation.results import read_figures
-
-
-@pytest.fixture
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(messages, "STALE_S", 30.0)
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def _started(path: Path) -> Iterator[str]:
         if isinstance(node, ast.List | ast.Tuple):
             for option, module in pairwise(node.elts):
                 if isinstance(option, ast.Constant) and option.value == "-m":
-                    yield module.value if isinstance(module, ast.Constant) else ""
+                    yield str(module.value) if isinstance(module, ast.Constant) else ""
 
 
 def _ids(path: Path) -> str:
@@ -211,6 +211,23 @@ def test_files_and_folders_stay_small() -> None:
             folder = _ids(path.parent)
             folders[folder] = folders.get(folder, 0) + 1
     assert not {name: n for name, n in folders.items() if n > MOST_FILES}
+
+
+def test_text_files_name_their_encoding() -> None:
+    """Without one Python takes the locale's: what is written here is not read there."""
+    sources = [ROOT / name for name in _tracked() if name.endswith(".py")]
+    assert not [f"{_ids(path)}:{line}" for path in sources for line in _left_to_the_locale(path)]
+
+
+def _left_to_the_locale(path: Path) -> Iterator[int]:
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = [ast.unparse(argument) for argument in node.args]
+            as_text = {"read_text": not given, "write_text": len(given) == 1}
+            as_text["open"] = not given or bool(re.fullmatch(r"'[rwax]\+?'", given[0]))
+            named = any(keyword.arg == "encoding" for keyword in node.keywords)
+            if as_text.get(node.func.attr) and not named:
+                yield node.lineno
 
 
 def test_no_room_for_leftovers() -> None:

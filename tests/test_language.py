@@ -11,7 +11,7 @@ from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
 from tasks.catalogue import SHIPPED
 from tasks.families import gesture, walk
 from tasks.language import intent, language
-from tasks.language.grammar import Grammar, with_typo
+from tasks.language.grammar import Grammar, Words, with_typo
 from tasks.language.intent import UNKNOWN, Meaning
 from tasks.language.language import SPLITS
 from tasks.task import Task
@@ -400,7 +400,7 @@ def test_other_everyday_orders_are_held_out(sentence: str) -> None:
 
 
 def test_the_first_of_the_words_is_said_more_often() -> None:
-    words = {"greeting": ["hello", "hi", "hey", "howdy"]}
+    words: Words = {"greeting": ["hello", "hi", "hey", "howdy"]}
     grammar = Grammar(words, {"wave": ["{greeting}"]}, {}, [], ["~"], {}, usual_share=0.4)
     rng = np.random.default_rng(0)
     said = [grammar.say({"action": "wave"}, rng) for _ in range(4000)]

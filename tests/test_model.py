@@ -1,3 +1,5 @@
+"""The policy's network: shapes, masks, what each part may see, words that leave doubt."""
+
 import json
 
 import numpy as np

@@ -32,21 +32,12 @@ from bridge.operator.port import (
 )
 from robots.g1.embodiment import G1
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 ROOT = Path(__file__).parent.parent
 SESSION = "s" * 16
 # Room for a busy machine; what is waited for happens within a tenth of it.
 WAIT_S = 20.0
-
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
 
 
 class Robot:

@@ -38,15 +38,7 @@ from tests.test_operator import (
 )
 from tests.test_server import BLIND
 
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_what_arrives_with_a_stop_does_not_undo_it(address):
@@ -210,11 +202,11 @@ def test_bad_wishes_are_denied_in_one_line(address):
             operator.instruct(" ")
         operator.leave()
         with raw_peer(robot.port.addresses.commands) as peer:
-            for changes, both in (
-                ({"protocol": 99}, f"99 here and {wire.PROTOCOL} at the robot: install"),
-                ({"embodiment": BLIND}, "nothing here and head (96, 96) at the robot: start"),
+            for request, both in (
+                (claim(protocol=99), f"99 here and {wire.PROTOCOL} at the robot: install"),
+                (claim(embodiment=BLIND), "nothing here and head (96, 96) at the robot: start"),
             ):
-                reply = ask(peer, claim(1, **changes))
+                reply = ask(peer, request)
                 assert isinstance(reply, wire.Denied) and both in reply.message
             lease = ask(peer, claim(2, name=" an\x1b[2Jna\n"))
             assert isinstance(lease, wire.Lease) and robot.port.commander == "an [2Jna"

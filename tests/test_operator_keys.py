@@ -12,7 +12,6 @@ import pytest
 import zmq
 
 from bridge.contract import UserError
-from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import CommanderLost, Instructed, OperatorPort, Stopped
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
@@ -21,6 +20,8 @@ from hitogata.commandline import dispatch
 from robots.g1.embodiment import G1
 from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
 from tests.test_security import overheard
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 SILENCE_S = 1.5
 
@@ -33,12 +34,6 @@ def ends(tmp_path_factory) -> dict[str, Path]:
         make_pair(folder, name)
     allow(folders["robot"], folders["anna"] / "anna.public")
     return folders
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
 
 
 def keys_of(ends: dict[str, Path], name: str = "anna", robot: str = "robot") -> ClientKeys:
@@ -119,9 +114,9 @@ def test_strangers_neither_command_nor_stop_nor_watch(ends, tmp_path):
 
 def test_off_this_machine_with_keys_alone(ends):
     port = free_port()
-    for end in (OperatorPort, Operator):
+    for end in (lambda place: OperatorPort(place, G1), Operator):
         with pytest.raises(UserError, match="keys"):
-            end(f"tcp://0.0.0.0:{port}", G1)
+            end(f"tcp://0.0.0.0:{port}")
     with (
         secured_port(ends, f"tcp://0.0.0.0:{port}") as robot_port,
         Robot(robot_port),

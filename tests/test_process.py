@@ -51,7 +51,7 @@ with lives.open("a") as file:
     file.write(".")
 heart = Heartbeat()
 heart.beat()
-life = len(lives.read_text())
+life = len(lives.read_text(encoding="utf-8"))
 if life < 3:
     os.kill(os.getpid(), signal.SIGKILL if life == 1 else signal.SIGSTOP)
 if life == 3:
@@ -71,7 +71,10 @@ def await_true(condition: Callable[[], bool]) -> None:
 def is_running(process: int) -> bool:
     """Whether a process that need not be our child runs; one that was ended may not be reaped."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
@@ -90,7 +93,7 @@ def test_a_child_does_not_outlive_its_parent(number, folder):
     )
     assert parent.stdout is not None
     socket = Path(parent.stdout.readline().strip().removeprefix("ipc://"))
-    child = int((folder / "child").read_text())
+    child = int((folder / "child").read_text(encoding="utf-8"))
     assert is_running(child) and socket.parent.is_dir()
     parent.send_signal(number)
     _, said = parent.communicate(timeout=WAIT_S)
@@ -113,7 +116,7 @@ def test_a_loop_that_dies_or_hangs_is_told_and_started_anew(folder):
         f"the control loop was silent for 1 s{again}",
         f"the control loop failed{again}",
     ]
-    assert (folder / "lives").read_text() == "...."
+    assert (folder / "lives").read_text(encoding="utf-8") == "...."
 
 
 def test_a_loop_that_never_began_is_not_started_again(folder):

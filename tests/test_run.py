@@ -92,8 +92,9 @@ def test_the_expert_waves_and_a_video_is_left(
 ) -> None:
     config = RunConfig(seed=0, out=tmp_path / "wave.mp4")
     stage = set_stage("wave", config)
-    assert stage.meaning == Meaning("wave")
-    expert = ExpertPolicy(stage.world, stage.meaning, stage.skill.expert)
+    wave = Meaning("wave")
+    assert stage.meaning == wave and stage.skill is not None
+    expert = ExpertPolicy(stage.world, wave, stage.skill.expert)
     outcome = carry_out(stage, expert, config)
     assert outcome.success
     assert config.out.stat().st_size > 1000

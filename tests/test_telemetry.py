@@ -31,15 +31,7 @@ from tests.test_operator import (
     raw_peer,
 )
 
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_telemetry_arrives_as_it_was(address):
@@ -70,8 +62,8 @@ def test_telemetry_arrives_as_it_was(address):
         port.publish(whole)
         seen = await_telemetry(port, viewer, whole)
         assert seen == whole
-        assert np.array_equal(seen.state_vector(G1), state)
-        assert np.array_equal(seen.command_vector(G1), STAND_COMMAND)
+        np.testing.assert_array_equal(seen.state_vector(G1), state)
+        np.testing.assert_array_equal(seen.command_vector(G1), STAND_COMMAND)
         plain = moment()
         assert plain.state_vector(G1) is None
         with pytest.raises(WireError, match=f"instead of {COMMAND_DIM} floats"):

@@ -1,3 +1,5 @@
+"""Training on miniature data: batches, augmentation, losses by hand, resuming, and learning."""
+
 import json
 import zlib
 from dataclasses import replace
@@ -72,11 +74,11 @@ def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
         state = rng.standard_normal((frames, STATE_DIM)).astype(np.float32)
         labels = Labels(
             instructions=instructions,
-            instruction=np.tile(np.int32([0, 1]), (frames, 1)),
+            instruction=np.tile(np.array([0, 1], np.int32), (frames, 1)),
             context=np.zeros((frames, 2, 4), np.float32),
             commands=commands,
             status=np.zeros((frames, 2), np.int8),
-            slots=np.tile(np.int8([[0, -1], [1, -1]]), (frames, 1, 1)),
+            slots=np.tile(np.array([[0, -1], [1, -1]], np.int8), (frames, 1, 1)),
             place=place,
         )
         action = np.tile(STAND_COMMAND, (frames, 1))
@@ -269,7 +271,7 @@ def test_learning_rate_and_rounding_follow_the_clock(data, tmp_path):
     bias = trainer.model.blocks[0].experts.selection_bias.clone()
     trainer.train_step()
     assert trainer.model.blocks[0].experts.quantized
-    assert torch.equal(trainer.model.blocks[0].experts.selection_bias, bias)
+    assert (trainer.model.blocks[0].experts.selection_bias == bias).all()
 
 
 def test_words_decide(data, tmp_path):

@@ -44,8 +44,14 @@ def ours():
     return body_model(find_body("ours"))
 
 
+def peer_folder() -> Path:
+    found = find_spec(PEER_PACKAGE)
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent
+
+
 def peer_path(name: str) -> Path:
-    return Path(find_spec(PEER_PACKAGE).origin).parent / PEERS[name]
+    return peer_folder() / PEERS[name]
 
 
 def felt(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
@@ -107,7 +113,7 @@ def test_a_peers_observation_has_its_terms_in_alphabetical_order():
 
 @needs_peers
 def test_a_peers_home_pose_and_scale_are_its_packages():
-    folder = Path(find_spec(PEER_PACKAGE).origin).parent / "config/config_values"
+    folder = peer_folder() / "config/config_values"
     block = re.search(
         r"default_dof_angles=\((.*?)\n    \),",
         (folder / "robot.py").read_text(encoding="utf-8"),

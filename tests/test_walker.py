@@ -187,7 +187,7 @@ def test_in_training_and_at_run_time_a_control_period_is_the_same_bit_by_bit(mon
     observation, _ = env._observe()
     for step in range(100):
         targets = walker.step(env.command, *env.bodies.proprioception(), torso_pitch=env.pitch_goal)
-        action = walker._session.run(None, {"observation": observation})[0]
+        action = np.asarray(walker._session.run(None, {"observation": observation})[0])
         observation, _, terminated, _, _ = env.step(action)
         assert np.array_equal(env.bodies.ctrl, targets), step
         assert not terminated.any()
@@ -296,7 +296,7 @@ def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp
     rows = np.random.default_rng(0).normal(size=(3, 86)).astype(np.float32)
 
     def actions(file):
-        return ort.InferenceSession(str(file)).run(None, {"observation": rows})[0]
+        return np.asarray(ort.InferenceSession(str(file)).run(None, {"observation": rows})[0])
 
     assert actions(path) == pytest.approx(actions(start), abs=1e-4)
     assert np.abs(actions(start)).max() > 0.1

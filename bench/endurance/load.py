@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.faults.rig import BUNDLE, bundle_server, new_trial
 from bench.latency import INSTRUCTION, record_observations
-from bridge.contract import UserError
+from bridge.contract import Observation, UserError
 from bridge.wire.client import RemotePolicy
 from robots.g1.embodiment import CHUNK_S, G1
 
@@ -74,7 +74,13 @@ def put_load(hitogata: Sequence[str], config: LoadConfig = LoadConfig()) -> dict
     return _figures(clients, config, begun_s)
 
 
-def _ask(client: _Client, place: str, seen, config: LoadConfig, begin: threading.Barrier) -> None:
+def _ask(
+    client: _Client,
+    place: str,
+    seen: Sequence[Observation],
+    config: LoadConfig,
+    begin: threading.Barrier,
+) -> None:
     with RemotePolicy(place, G1) as policy:
         begin.wait()
         due_s = ended_s = time.monotonic()

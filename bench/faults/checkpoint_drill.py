@@ -44,6 +44,7 @@ def _fill(model: Model, step: int) -> None:
 
 
 def main() -> None:
+    """Obeys the lines that it reads."""
     path = Path(sys.argv[1])
     torch.set_num_threads(1)  # threads do not survive a fork
     model = Model(CONFIG, G1)

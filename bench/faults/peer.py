@@ -134,6 +134,7 @@ def watch(address: str) -> None:
 
 
 def main() -> None:
+    """Plays the part that the command line names, until it is killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=("policy", "frames", "viewer"))
     parser.add_argument("address")

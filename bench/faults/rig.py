@@ -266,19 +266,23 @@ def seen(
 
 
 def running_on(telemetry: Telemetry) -> bool:
+    """Whether nothing keeps the robot from its policy's commands."""
     return telemetry.level == Level.RUN
 
 
 def walking(telemetry: Telemetry) -> bool:
+    """Whether it is commanded to walk."""
     sent = telemetry.command_vector(G1)
     return telemetry.level == Level.RUN and sent is not None and sent[VEL_X] > WALKING_M_S
 
 
 def upright(periods: Sequence[Noted]) -> bool:
+    """Whether it never fell."""
     return all(noted.upright for noted in periods)
 
 
 def levels(periods: Sequence[Noted]) -> set[Level]:
+    """All levels of the safety ladder that it was at."""
     return {noted.level for noted in periods}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,7 +191,7 @@ def _undisturbed(rig: Rig, told: str, **facts: bool) -> Outcome:
     )
 
 
-def _refusal(attempt) -> str:
+def _refusal(attempt: Callable[[], object]) -> str:
     """What the attempt is told; it must not succeed."""
     try:
         attempt()

@@ -124,7 +124,7 @@ class HolosomaWalker:
 
     takes_posture = False
 
-    def __init__(self, path: Path, n: int):
+    def __init__(self, path: Path, n: int) -> None:
         self._session = _batched_session(path)
         self._phases = np.zeros((n, 2))
         self._action = np.zeros((n, N_JOINTS), dtype=np.float32)
