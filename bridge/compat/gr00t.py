@@ -12,6 +12,9 @@ action    left_arm 7, right_arm 7: absolute targets; base_height_command 1: m;
           navigate_command 3: m/s, m/s, rad/s. All (1, CHUNK_STEPS, width), at CHUNK_HZ
 info      model_id, action_hz, status, status_probability, understood
 
+A client is a connection: each has its own elapsed time and its own reset. One that connects anew,
+as after a lost answer, begins anew; of more than MOST_CLIENTS the one silent for longest does.
+
 Flat observations ("video.ego_view") are answered with flat actions ("action.left_arm"). Clients of
 N1.5 send one as `data` itself, perhaps without the first axis, and are answered likewise.
 """
@@ -63,6 +66,7 @@ ACTION_PARTS = {
     "base_height_command": slice(BASE_HEIGHT, BASE_HEIGHT + 1),
     "navigate_command": slice(VEL_X, YAW_RATE + 1),
 }
+MOST_CLIENTS = 64
 _POLL_MS = 100  # how late a signal may be noticed
 _One = msgspec.Meta(max_length=1)
 _Few = msgspec.Meta(max_length=64)
@@ -116,33 +120,33 @@ def serve_gr00t(
             while not stopping.is_set():
                 if router.poll(_POLL_MS):
                     peer, *frames = router.recv_multipart()
-                    router.send_multipart([peer, b"", server.reply(frames)], zmq.NOBLOCK)
+                    router.send_multipart([peer, b"", server.reply(peer, frames)], zmq.NOBLOCK)
 
 
 class _Server:
     def __init__(self, policy: Policy, door: Door, info: ServerInfo) -> None:
-        self._client = ForeignClient(policy)
-        self._door = door
+        self._policy, self._door = policy, door
+        self._clients: dict[bytes, ForeignClient] = {}  # the last one heard stands last
         self._info = info
 
-    def reply(self, frames: list[bytes]) -> bytes:
+    def reply(self, peer: bytes, frames: list[bytes]) -> bytes:
         try:
             if len(frames) != 2 or frames[0]:
                 raise WireError("send each request as one frame from a REQ socket")
-            return msgspec.msgpack.encode(self._answer(unpacked(frames[1], _Request)))
+            return msgspec.msgpack.encode(self._answer(peer, unpacked(frames[1], _Request)))
         except Exception as error:  # one bad request must not end the service of others
             return msgspec.msgpack.encode({"error": fault_line(error)})
 
-    def _answer(self, request: _Request) -> Any:
+    def _answer(self, peer: bytes, request: _Request) -> Any:
         if not self._door.admits(request.api_token):
             raise UserError("Unauthorized: Invalid API token")
         match request.endpoint:
             case "ping":
                 return {"status": "ok", "message": "Server is running"}
             case "get_action":
-                return self._act(request.data)
+                return self._act(self._client(peer), request.data)
             case "reset":
-                self._client.reset()
+                self._client(peer).reset()
                 return {}
             case "get_modality_config":
                 return modality_config()
@@ -151,7 +155,14 @@ class _Server:
             case _:
                 raise UserError("no such endpoint: ping, get_action, reset, get_modality_config")
 
-    def _act(self, data: msgspec.Raw) -> Any:
+    def _client(self, peer: bytes) -> ForeignClient:
+        client = self._clients.pop(peer, None)
+        if client is None and len(self._clients) >= MOST_CLIENTS:
+            del self._clients[next(iter(self._clients))]
+        self._clients[peer] = client or ForeignClient(self._policy)
+        return self._clients[peer]
+
+    def _act(self, client: ForeignClient, data: msgspec.Raw) -> Any:
         observation = unpacked(data, _Wrapped).observation
         wrapped = bytes(observation) != b""
         given, flat = _flattened(observation if wrapped else data)
@@ -162,8 +173,8 @@ class _Server:
             if f"state.{name}" in given:
                 known[name] = _numbers(given, name, width)
         instruction = _instruction(given)
-        seen = self._client.observe(instruction, known, picture("video.ego_view", image))
-        chunk = self._client.ask(instruction, seen)
+        seen = client.observe(instruction, known, picture("video.ego_view", image))
+        chunk = client.ask(instruction, seen)
         batched = wrapped or image.ndim == 5
         actions = _actions(chunk, "action." if flat else "", batched)
         return [actions, self._told(chunk)] if wrapped else actions
