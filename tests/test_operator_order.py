@@ -213,10 +213,10 @@ class Operators(RuleBasedStateMachine):
         """Telemetry tells of stops, too."""
         self.people[who].stops = self.port.stops
 
-    @rule(kind=st.sampled_from([wire.Stop, wire.Stop, wire.Cut]))
-    def stop(self, kind: type[wire.Halt]) -> None:
+    @rule(kind=st.sampled_from([wire.Stop, wire.Stop, wire.Cut]), periods=st.sampled_from([1, 40]))
+    def stop(self, kind: type[wire.Halt], periods: int) -> None:
         self.halts.arrived.append((b"anyone", wire.pack(kind(sequence=1))))
-        self._period()
+        self.time_passes(periods, beating=True)
 
     @rule(who=PEOPLE)
     def walk(self, who: int) -> None:
@@ -266,7 +266,7 @@ class Operators(RuleBasedStateMachine):
 
 TestOperators = Operators.TestCase
 TestOperators.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=200, stateful_step_count=30, deadline=None, derandomize=True
 )
 
 
@@ -276,8 +276,7 @@ def test_operators_do_get_it_to_walk() -> None:
     machine.begin()
     machine.walk(0)
     assert machine.level == Level.RUN
-    machine.stop(wire.Stop)
-    machine.time_passes(100, beating=True)
+    machine.stop(wire.Stop, 100)
     assert machine.level == Level.SAFE_STAND
     machine.walk(0)
     assert machine.level == Level.RUN
