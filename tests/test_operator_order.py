@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from bridge.contract import contract_hash
 from bridge.control.loop import PERIOD_S, ControlLoop
@@ -95,6 +95,14 @@ class Person:
 
 
 PEOPLE = st.integers(0, 1)
+ORDERS: dict[str, tuple[type[wire.Leased], dict[str, Any]]] = {
+    "walk": (wire.Instruct, {"text": "walk"}),
+    "stop": (wire.Instruct, {"text": "stop"}),
+    "pause": (wire.Pause, {}),
+    "resume": (wire.Resume, {}),
+    "release": (wire.Release, {}),
+    "scene": (wire.NewScene, {"seed": 7}),
+}
 
 
 class Operators(RuleBasedStateMachine):
@@ -170,59 +178,41 @@ class Operators(RuleBasedStateMachine):
         self._period()
         person.read()
 
-    def _command(self, who: int, stalls: bool, kind: type[wire.Leased], **content: Any) -> None:
+    def _command(self, who: int, late: bool, kind: type[wire.Leased], **content: Any) -> None:
         person = self.people[who]
         if issubclass(kind, wire.Moving):
             content["stops"] = person.stops
         self._ask(person, kind, epoch=person.epoch, **content)
-        if not stalls:
+        if not late:
             self._deliver(person)
 
-    @rule(who=PEOPLE)
     def claim(self, who: int) -> None:
         terms = {"protocol": wire.PROTOCOL, "contract": contract_hash(), "name": "somebody"}
         self._ask(self.people[who], wire.Claim, **terms)
         self._deliver(self.people[who])
 
-    @rule(who=PEOPLE, stalls=st.booleans(), text=st.sampled_from(["walk", "turn", "stop"]))
-    def instruct(self, who: int, stalls: bool, text: str) -> None:
-        self._command(who, stalls, wire.Instruct, text=text)
-
-    @rule(
-        who=PEOPLE,
-        stalls=st.booleans(),
-        kind=st.sampled_from([wire.Pause, wire.Resume, wire.Resume, wire.Release, wire.Release]),
-    )
-    def command(self, who: int, stalls: bool, kind: type[wire.Leased]) -> None:
-        self._command(who, stalls, kind)
-
-    @rule(who=PEOPLE, stalls=st.booleans())
-    def new_scene(self, who: int, stalls: bool) -> None:
-        self._command(who, stalls, wire.NewScene, seed=7)
+    @rule(who=PEOPLE, late=st.booleans(), order=st.sampled_from(list(ORDERS)))
+    def command(self, who: int, late: bool, order: str) -> None:
+        self._command(who, late, ORDERS[order][0], **ORDERS[order][1])
 
     @rule(who=PEOPLE)
-    def leave(self, who: int) -> None:
-        self._command(who, False, wire.Leave)
+    def take_over(self, who: int) -> None:
+        self._command(1 - who, False, wire.Leave)
+        self.claim(who)
 
     @rule(who=PEOPLE)
     def what_was_on_its_way_arrives(self, who: int) -> None:
         self._deliver(self.people[who])
 
-    @rule(who=PEOPLE)
-    def look(self, who: int) -> None:
-        """Telemetry tells of stops, too."""
-        self.people[who].stops = self.port.stops
-
-    @rule(kind=st.sampled_from([wire.Stop, wire.Stop, wire.Cut]), periods=st.sampled_from([1, 40]))
-    def stop(self, kind: type[wire.Halt], periods: int) -> None:
+    @rule(kind=st.sampled_from([wire.Stop, wire.Stop, wire.Cut]))
+    def stop(self, kind: type[wire.Halt]) -> None:
         self.halts.arrived.append((b"anyone", wire.pack(kind(sequence=1))))
-        self.time_passes(periods, beating=True)
+        self.time_passes(40, beating=True)
 
     @rule(who=PEOPLE)
     def walk(self, who: int) -> None:
         """As operators mostly do: claim, release, instruct, and wait until it walks."""
-        self.time_passes(30, beating=False)
-        self.claim(who)
+        self.take_over(who)
         for _ in range(2):  # one that lies gets up first
             self._command(who, False, wire.Release)
             self.time_passes(2 * RISING_PERIODS, beating=True)
@@ -243,21 +233,16 @@ class Operators(RuleBasedStateMachine):
             for person in self.people if beating else ():
                 person.read()
 
-    @precondition(lambda self: not self.link.trouble)
     @rule()
-    def the_server_is_lost(self) -> None:
-        self.link.trouble = "nobody answers"
+    def the_server_is_lost_or_back(self) -> None:
+        self.link.session += bool(self.link.trouble)
+        self.link.trouble = "" if self.link.trouble else "nobody answers"
         self.link.reset()
-
-    @precondition(lambda self: self.link.trouble)
-    @rule()
-    def the_server_is_back(self) -> None:
-        self.link.trouble = ""
-        self.link.session += 1
 
     @rule()
     def the_robot_falls(self) -> None:
         self.robot.gravity = LYING
+        self.time_passes(10, beating=True)
 
     @rule(seconds=st.floats(0.1, 3.0))
     def the_loop_hangs(self, seconds: float) -> None:
@@ -276,7 +261,7 @@ def test_operators_do_get_it_to_walk() -> None:
     machine.begin()
     machine.walk(0)
     assert machine.level == Level.RUN
-    machine.stop(wire.Stop, 100)
+    machine.stop(wire.Stop)
     assert machine.level == Level.SAFE_STAND
     machine.walk(0)
     assert machine.level == Level.RUN
