@@ -94,15 +94,7 @@ class Person:
         self.unread = []
 
 
-PEOPLE = st.integers(0, 1)
-ORDERS: dict[str, tuple[type[wire.Leased], dict[str, Any]]] = {
-    "walk": (wire.Instruct, {"text": "walk"}),
-    "stop": (wire.Instruct, {"text": "stop"}),
-    "pause": (wire.Pause, {}),
-    "resume": (wire.Resume, {}),
-    "release": (wire.Release, {}),
-    "scene": (wire.NewScene, {"seed": 7}),
-}
+LATE = st.sampled_from([False, False, True])
 
 
 class Operators(RuleBasedStateMachine):
@@ -129,6 +121,11 @@ class Operators(RuleBasedStateMachine):
         if hasattr(self, "port"):
             self.port.close()
             self.folder.cleanup()
+
+    @property
+    def person(self) -> Person:
+        """Who commands, or tries to."""
+        return self.people[0]
 
     def _next(self) -> int:
         self.count += 1
@@ -178,75 +175,86 @@ class Operators(RuleBasedStateMachine):
         self._period()
         person.read()
 
-    def _command(self, who: int, late: bool, kind: type[wire.Leased], **content: Any) -> None:
-        person = self.people[who]
+    def _command(self, late: bool, kind: type[wire.Leased], **content: Any) -> None:
+        """The commander's wish, which arrives at once or with the next that does."""
         if issubclass(kind, wire.Moving):
-            content["stops"] = person.stops
-        self._ask(person, kind, epoch=person.epoch, **content)
+            content["stops"] = self.person.stops
+        self._ask(self.person, kind, epoch=self.person.epoch, **content)
         if not late:
-            self._deliver(person)
+            self.what_was_on_its_way_arrives()
 
-    def claim(self, who: int) -> None:
+    @rule(late=LATE, text=st.sampled_from(["walk", "walk", "walk", "stop"]))
+    def instruct(self, late: bool, text: str) -> None:
+        self._command(late, wire.Instruct, text=text)
+
+    @rule(late=LATE)
+    def pause(self, late: bool) -> None:
+        self._command(late, wire.Pause)
+
+    @rule(late=LATE)
+    def resume(self, late: bool) -> None:
+        self._command(late, wire.Resume)
+
+    @rule(late=LATE)
+    def release(self, late: bool) -> None:
+        self._command(late, wire.Release)
+
+    @rule(late=LATE)
+    def new_scene(self, late: bool) -> None:
+        self._command(late, wire.NewScene, seed=7)
+
+    @rule()
+    def what_was_on_its_way_arrives(self) -> None:
+        self._deliver(self.person)
+
+    @rule()
+    def take_over(self) -> None:
+        """The other one leads from now on; what the first asked may still be on its way."""
+        self._ask(self.person, wire.Leave, epoch=self.person.epoch)
+        self._deliver(self.person)
+        self.people.reverse()
         terms = {"protocol": wire.PROTOCOL, "contract": contract_hash(), "name": "somebody"}
-        self._ask(self.people[who], wire.Claim, **terms)
-        self._deliver(self.people[who])
-
-    @rule(who=PEOPLE, late=st.booleans(), order=st.sampled_from(list(ORDERS)))
-    def command(self, who: int, late: bool, order: str) -> None:
-        self._command(who, late, ORDERS[order][0], **ORDERS[order][1])
-
-    @rule(who=PEOPLE)
-    def take_over(self, who: int) -> None:
-        self._command(1 - who, False, wire.Leave)
-        self.claim(who)
-
-    @rule(who=PEOPLE)
-    def what_was_on_its_way_arrives(self, who: int) -> None:
-        self._deliver(self.people[who])
+        self._ask(self.person, wire.Claim, **terms)
+        self._deliver(self.person)
 
     @rule(kind=st.sampled_from([wire.Stop, wire.Stop, wire.Cut]))
     def stop(self, kind: type[wire.Halt]) -> None:
         self.halts.arrived.append((b"anyone", wire.pack(kind(sequence=1))))
         self.time_passes(40, beating=True)
 
-    @rule(who=PEOPLE)
-    def walk(self, who: int) -> None:
+    @rule()
+    def walk(self) -> None:
         """As operators mostly do: claim, release, instruct, and wait until it walks."""
-        self.take_over(who)
+        self.take_over()
         for _ in range(2):  # one that lies gets up first
-            self._command(who, False, wire.Release)
+            self.release(late=False)
             self.time_passes(2 * RISING_PERIODS, beating=True)
-        self._command(who, False, wire.Instruct, text="walk")
+        self.instruct(late=False, text="walk")
         self.time_passes(10, beating=True)
 
     # --- the rest of the world ---
 
-    @rule(periods=st.integers(1, 100), beating=st.booleans())
+    @rule(periods=st.integers(1, 60), beating=st.booleans())
     def time_passes(self, periods: int, beating: bool) -> None:
+        """With `beating` the lease is kept, and answers tell the commander of stops."""
         for period in range(periods):
             if beating and period % 20 == 0:
-                for person in self.people:
-                    if not person.on_its_way:
-                        self._command(self.people.index(person), True, wire.Beat)
-                        self.commands.arrived.append((person.peer, person.on_its_way.pop()))
+                waiting, self.person.on_its_way = self.person.on_its_way, []
+                self._command(False, wire.Beat)
+                self.person.on_its_way = waiting
             self._period()
-            for person in self.people if beating else ():
-                person.read()
 
-    @rule()
-    def the_server_is_lost_or_back(self) -> None:
-        self.link.session += bool(self.link.trouble)
-        self.link.trouble = "" if self.link.trouble else "nobody answers"
-        self.link.reset()
-
-    @rule()
-    def the_robot_falls(self) -> None:
-        self.robot.gravity = LYING
-        self.time_passes(10, beating=True)
-
-    @rule(seconds=st.floats(0.1, 3.0))
-    def the_loop_hangs(self, seconds: float) -> None:
-        self.robot.steps += round(seconds / PERIOD_S)
+    @rule(fate=st.sampled_from(["server", "fall", "hang"]), seconds=st.floats(0.1, 3.0))
+    def something_happens(self, fate: str, seconds: float) -> None:
+        if fate == "hang":
+            self.robot.steps += round(seconds / PERIOD_S)
+        elif fate == "fall":
+            self.robot.gravity = LYING
+            self.time_passes(10, beating=True)
+        else:  # it is lost, or back
+            self.link.session += bool(self.link.trouble)
+            self.link.trouble = "" if self.link.trouble else "nobody answers"
+            self.link.reset()
 
 
 TestOperators = Operators.TestCase
@@ -259,15 +267,14 @@ def test_operators_do_get_it_to_walk() -> None:
     """Or the machine above would prove nothing."""
     machine = Operators()
     machine.begin()
-    machine.walk(0)
+    machine.walk()
     assert machine.level == Level.RUN
     machine.stop(wire.Stop)
     assert machine.level == Level.SAFE_STAND
-    machine.walk(0)
+    machine.walk()
     assert machine.level == Level.RUN
-    machine.the_robot_falls()
-    machine.time_passes(50, beating=True)
+    machine.something_happens("fall", 0.0)
     assert machine.level == Level.DAMP
-    machine.walk(0)
+    machine.walk()
     assert machine.level == Level.RUN
     machine.teardown()
