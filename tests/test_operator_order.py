@@ -214,7 +214,7 @@ class Operators(RuleBasedStateMachine):
         self._ask(self.person, wire.Leave, epoch=self.person.epoch)
         self._deliver(self.person)
         self.people.reverse()
-        terms = {"protocol": wire.PROTOCOL, "contract": BODY, "name": "somebody"}
+        terms = {"protocol": wire.PROTOCOL, "embodiment": BODY, "name": "somebody"}
         self._ask(self.person, wire.Claim, **terms)
         self._deliver(self.person)
 
