@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.language.grammar import Grammar, with_typo
+from tasks.language.grammar import Grammar, Words, with_typo
 
 
 def test_a_typing_error_is_one_slip_inside_a_long_word() -> None:
@@ -23,7 +23,7 @@ def test_a_typing_error_is_one_slip_inside_a_long_word() -> None:
 
 
 def test_the_first_of_the_words_is_said_more_often() -> None:
-    words = {"greeting": ["hello", "hi", "hey", "howdy"]}
+    words: Words = {"greeting": ["hello", "hi", "hey", "howdy"]}
     grammar = Grammar(words, {"wave": ["{greeting}"]}, {}, [], ["~"], {}, usual_share=0.4)
     rng = np.random.default_rng(0)
     said = [grammar.say({"action": "wave"}, rng) for _ in range(4000)]
