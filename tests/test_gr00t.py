@@ -6,8 +6,9 @@ import io
 import pickle
 import signal
 import socket as plain
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.compat.adapter import Door
-from bridge.compat.gr00t import serve_gr00t
+from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
 from bridge.contract import Observation, Status, UserError
 from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STATE_DIM
 from tests.test_compat import (
@@ -132,6 +133,25 @@ def test_clients_may_know_more(address: str) -> None:
     with req(address) as socket:
         _, info = call(socket, "get_action", nested(**packed))
     np.testing.assert_array_equal(seen(info).state[N_JOINTS:], wanted.state[N_JOINTS:])
+
+
+def test_each_client_has_its_own_time_and_reset(address: str) -> None:
+    """Time counts from a client's own change of instruction, whatever others ask meanwhile."""
+
+    def elapsed_s(socket: zmq.Socket, text: str) -> float:
+        return seen(call(socket, "get_action", nested(text))[1]).elapsed_s
+
+    with req(address) as first, req(address) as second:
+        assert elapsed_s(first, "go") == elapsed_s(second, "wave") == 0
+        time.sleep(0.05)
+        assert elapsed_s(first, "go") >= 0.05 and elapsed_s(second, "wave") >= 0.05
+        call(second, "reset", {"options": None})
+        assert elapsed_s(second, "wave") == 0 and elapsed_s(first, "go") >= 0.05
+        with ExitStack() as others:
+            for _ in range(MOST_CLIENTS - 1):  # and the second falls silent
+                elapsed_s(others.enter_context(req(address)), "dance")
+                assert elapsed_s(first, "go") >= 0.05
+            assert elapsed_s(second, "wave") == 0, "the one silent for longest made room"
 
 
 def test_flat_observations(address: str) -> None:

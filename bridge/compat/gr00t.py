@@ -13,6 +13,9 @@ action    absolute targets by limb (left_arm, ...), in rad; navigate_command: th
           All (1, STEPS, width), at the embodiment's chunk rate
 info      model_id, action_hz, status, status_probability, understood
 
+A client is a connection: each has its own elapsed time and its own reset. One that connects anew,
+as after a lost answer, begins anew; of more than MOST_CLIENTS the one silent for longest does.
+
 Flat observations ("video.ego_view") are answered with flat actions ("action.left_arm"). Clients of
 N1.5 send one as `data` itself, perhaps without the first axis, and are answered likewise.
 """
@@ -47,6 +50,7 @@ from bridge.wire.server import stop_on_signals
 
 ADDRESS = "tcp://127.0.0.1:5555"
 LANGUAGE_KEY = "annotation.human.task_description"
+MOST_CLIENTS = 64
 _POLL_MS = 100  # how late a signal may be noticed
 _One = msgspec.Meta(max_length=1)
 _Few = msgspec.Meta(max_length=64)
@@ -104,34 +108,34 @@ def serve_gr00t(
             while not stopping.is_set():
                 if router.poll(_POLL_MS):
                     peer, *frames = router.recv_multipart()
-                    router.send_multipart([peer, b"", server.reply(frames)], zmq.NOBLOCK)
+                    router.send_multipart([peer, b"", server.reply(peer, frames)], zmq.NOBLOCK)
 
 
 class _Server:
     def __init__(self, policy: Policy, body: Embodiment, door: Door, info: ServerInfo) -> None:
-        self._client = ForeignClient(policy, body)
+        self._policy, self._door = policy, door
         self._body, self._action_parts = body, action_parts(body)
-        self._door = door
+        self._clients: dict[bytes, ForeignClient] = {}  # the last one heard stands last
         self._info = info
 
-    def reply(self, frames: list[bytes]) -> bytes:
+    def reply(self, peer: bytes, frames: list[bytes]) -> bytes:
         try:
             if len(frames) != 2 or frames[0]:
                 raise WireError("send each request as one frame from a REQ socket")
-            return msgspec.msgpack.encode(self._answer(unpacked(frames[1], _Request)))
+            return msgspec.msgpack.encode(self._answer(peer, unpacked(frames[1], _Request)))
         except Exception as error:  # one bad request must not end the service of others
             return msgspec.msgpack.encode({"error": fault_line(error)})
 
-    def _answer(self, request: _Request) -> Any:
+    def _answer(self, peer: bytes, request: _Request) -> Any:
         if not self._door.admits(request.api_token):
             raise UserError("Unauthorized: Invalid API token")
         match request.endpoint:
             case "ping":
                 return {"status": "ok", "message": "Server is running"}
             case "get_action":
-                return self._act(request.data)
+                return self._act(self._client(peer), request.data)
             case "reset":
-                self._client.reset()
+                self._client(peer).reset()
                 return {}
             case "get_modality_config":
                 return modality_config(self._body)
@@ -140,7 +144,14 @@ class _Server:
             case _:
                 raise UserError("no such endpoint: ping, get_action, reset, get_modality_config")
 
-    def _act(self, data: msgspec.Raw) -> Any:
+    def _client(self, peer: bytes) -> ForeignClient:
+        client = self._clients.pop(peer, None)
+        if client is None and len(self._clients) >= MOST_CLIENTS:
+            del self._clients[next(iter(self._clients))]
+        self._clients[peer] = client or ForeignClient(self._policy, self._body)
+        return self._clients[peer]
+
+    def _act(self, client: ForeignClient, data: msgspec.Raw) -> Any:
         observation = unpacked(data, _Wrapped).observation
         wrapped = bytes(observation) != b""
         given, flat = _flattened(observation if wrapped else data)
@@ -157,8 +168,8 @@ class _Server:
             camera.name: picture(f"video.{key}", sent[key], camera)
             for key, camera in zip(sent, body.cameras, strict=True)
         }
-        seen = self._client.observe(instruction, np.concatenate(limbs), known, images)
-        chunk = self._client.ask(instruction, seen)
+        seen = client.observe(instruction, np.concatenate(limbs), known, images)
+        chunk = client.ask(instruction, seen)
         batched = wrapped or any(array.ndim == 5 for array in sent.values())
         actions = self._actions(chunk, "action." if flat else "", batched)
         return [actions, self._told(chunk)] if wrapped else actions
