@@ -202,7 +202,7 @@ def _read_ours(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "meta/info.json"
     if not path.exists():
         raise UserError(f"there is no dataset in {folder}: record one with `hitogata collect`")
-    return json.loads(path.read_text()).get("hitogata", {})
+    return json.loads(path.read_text(encoding="utf-8")).get("hitogata", {})
 
 
 def episode_count(folder: str | Path) -> int:
