@@ -239,7 +239,7 @@ def test_killed_processes_leave_all_but_their_last_second(tmp_path, group):
 def recording_child(folder: Path) -> subprocess.Popen[bytes]:
     """A process that records fifty moments a second once it reads a line, and tells of each."""
     return subprocess.Popen(
-        [sys.executable, __file__, "record", str(folder)],
+        [sys.executable, __file__, str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
@@ -352,55 +352,5 @@ def test_a_journal_s_older_half_makes_room(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("most_bytes", [0, 20_000])
-def test_a_full_disk_is_counted_and_told(tmp_path, most_bytes):
-    script = subprocess.run(
-        [sys.executable, __file__, "full", str(tmp_path), str(most_bytes)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert script.returncode == 0, script.stderr
-    told = json.loads(script.stdout)
-    assert told["counters"]["failed_journal_writes"] > 0
-    assert told["counters"]["failed_recordings"] > 0
-    assert told["counters"]["lost_periods"] == 0
-    assert "could not write" in told["trouble"]
-    assert told["records_after"] > told["records_before"]
-    # Once there is room again, all that memory holds is written.
-    check(read_recording(told["path"]), range(201))
-
-
-def record_on_a_full_disk(folder: Path, most_bytes: int) -> None:
-    """A limit on the size of files stands in for the full disk: it fails half-way as well."""
-    import resource
-
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, unlimited[1]))
-    with Recorder(folder, G1, after_s=1.0) as recorder:
-        for index in range(200):
-            recorder.add(moment(index))
-            if index == 100:
-                recorder.write("in vain")
-            if index % 20 == 0:
-                await_true(lambda index=index: recorder._ring._read == index + 1)
-        await_true(lambda: recorder.counters["failed_recordings"] >= 2)
-        told: dict[str, object] = {"counters": dict(recorder.counters)}
-        told["trouble"] = recorder.trouble
-        told["records_before"] = before = len(read_frames(folder))
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-        recorder.add(moment(200))
-        await_true(lambda: recorder._ring._read == 201)
-        await_true(lambda: len(read_frames(folder)) > before)
-        told["records_after"] = len(read_frames(folder))
-        told["path"] = str(recorder.write("saved"))
-    print(json.dumps(told))
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "record":
-        record_until_killed(Path(sys.argv[2]))
-    else:
-        record_on_a_full_disk(Path(sys.argv[2]), int(sys.argv[3]))
+    record_until_killed(Path(sys.argv[1]))
