@@ -16,8 +16,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
-from bridge.contract import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, IMAGE_SIZE, STATE_DIM
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, G1, IMAGE_SIZE, STATE_DIM
 from sim.render.camera import ThirdPerson
 from sim.scene import sample_scene
 from sim.world import World
@@ -67,7 +66,7 @@ def action_space() -> gymnasium.spaces.Box:
 @lru_cache
 def command_range() -> np.ndarray:
     """(2, 18) least and most of each field of a command that walker and joints follow."""
-    return np.stack([command_limits().low, command_limits().high]).astype(np.float32)
+    return np.stack([G1.limits.low, G1.limits.high]).astype(np.float32)
 
 
 def to_command(action: np.ndarray) -> np.ndarray:
@@ -245,7 +244,7 @@ class GoToFirst:
 
     def observe(self) -> Observed:
         observation = self.world.observe()
-        return {"image": observation.image, "state": observation.state()}
+        return {"image": observation.images["head"], "state": observation.state}
 
     def judge(self) -> tuple[float, bool, bool, Info]:
         before, self._distance_m = self._distance_m, self._distance()

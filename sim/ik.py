@@ -6,7 +6,7 @@ import mink
 import mujoco
 import numpy as np
 
-from bridge.contract import ARM_JOINTS, JOINT_NAMES
+from robots.g1.embodiment import ARM_JOINTS, JOINT_NAMES
 from robots.g1.facts import joint_facts
 from sim.robot import robot_spec
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import Observation
+from robots.g1.embodiment import (
     ARMS,
     COMMAND_DIM,
     CONTROL_HZ,
     DAMP_KD_NMS_RAD,
+    G1,
     IMAGE_SIZE,
     N_JOINTS,
     STAND_COMMAND,
-    Observation,
 )
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
@@ -116,18 +117,18 @@ class World:
     def observe(self) -> Observation:
         """What the body knows now. Its picture is renewed at CAMERA_HZ, as a camera's is."""
         joint_pos, joint_vel, ang_vel, gravity = self._body.proprioception()
-        return Observation(
-            time_s=self.time_s,
-            joint_pos_rad=joint_pos.astype(np.float32),
-            joint_vel_rad_s=joint_vel.astype(np.float32),
-            base_ang_vel_rad_s=ang_vel.astype(np.float32),
-            gravity=gravity.astype(np.float32),
-            command=self.command,
+        state = G1.state(
+            joint_pos_rad=joint_pos,
+            joint_vel_rad_s=joint_vel,
+            base_ang_vel_rad_s=ang_vel,
+            gravity=gravity,
+            command=self._command,
             elapsed_s=(self._steps - self._begin_step) / CONTROL_HZ,
-            odometry=self._odometry.pose.astype(np.float32),
-            image=self._picture_now(),
-            image_age_s=(self._steps - (self._picture_step or 0)) / CONTROL_HZ,
+            odometry=self._odometry.pose,
         )
+        images = {"head": self._picture_now()}
+        image_age_s = (self._steps - (self._picture_step or 0)) / CONTROL_HZ
+        return Observation(G1, self.time_s, state, images, image_age_s)
 
     def apply(self, command: np.ndarray) -> None:
         """Walks, balances and moves the arms for one control period as an (18,) command asks."""

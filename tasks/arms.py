@@ -1,8 +1,8 @@
 """Arm poses: where a pointing, raised or waving arm has its joints.
 
-All poses are (7,) rad in the order of `bridge.contract.ARM_JOINTS`. They are motor targets: the
-motors are springs, so what gravity will pull down is added beforehand. The right arm is the left
-one seen in a mirror.
+All poses are (7,) rad in the order of `robots.g1.embodiment.ARM_JOINTS`. They are motor targets:
+the motors are springs, so what gravity will pull down is added beforehand. The right arm is the
+left one seen in a mirror.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import atan2, hypot, pi, radians, sin
 
 import numpy as np
 
-from bridge.contract import ARM_HOME_RAD
+from robots.g1.embodiment import ARM_HOME_RAD
 from sim.ik import N_JOINTS_OF_AN_ARM, POINTING_START, ArmSolver
 
 SIDES = ("left", "right")

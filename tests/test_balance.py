@@ -4,8 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import JOINT_NAMES
 from robots.g1 import gait
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import joint_facts
 from robots.g1.walker import hold_heading
 from robots.rotations import gravity_in_base

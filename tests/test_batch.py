@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bench.walker.bodies import LIFT_M, body_model, find_body
-from bridge.contract import JOINT_NAMES
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import joint_facts
 from sim.batch import Body, BodyBatch
 from sim.robot import robot_spec, walk_model

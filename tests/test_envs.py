@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from bridge.contract import STAND_COMMAND, STATE_DIM, UserError
+from bridge.contract import UserError
 from hitogata.environments import SCENE_ID, WALK_ID, register_envs
+from robots.g1.embodiment import STAND_COMMAND, STATE_DIM
 from sim.envs import (
     STATE_LIMIT,
     SceneConfig,
@@ -97,7 +98,7 @@ def test_reward_is_the_metres_gained():
     gained = 0.0
     for _ in range(5):
         _, reward, _, _, info = env.step(to_action(WALK))
-        gained += reward
+        gained += float(reward)
     assert gained == pytest.approx(start["distance_m"] - info["distance_m"])
     env.close()
 
@@ -148,11 +149,10 @@ def test_a_batch_goes_as_single_environments_with_the_seeds_in_a_row_bit_by_bit(
             alone = [single.step(action) for single, action in zip(singles, actions, strict=True)]
             assert rewards.tolist() == [reward for _, reward, *_ in alone]
         assert truncated.all()
-        for i, single in enumerate(singles):
-            assert np.array_equal(info["final_obs"][i]["state"], alone[i][0]["state"])
-            assert info["final_info"]["distance_m"][i] == alone[i][4]["distance_m"]
-            alone[i] = single.reset()
-        compare(together, [observed for observed, _ in alone])
+        for i, (observed, *_, told) in enumerate(alone):
+            assert np.array_equal(info["final_obs"][i]["state"], observed["state"])
+            assert info["final_info"]["distance_m"][i] == told["distance_m"]
+        compare(together, [single.reset()[0] for single in singles])
     assert not np.array_equal(env.reset()[0]["image"], together["image"]), "unseeded, it goes on"
     with pytest.raises(ValueError, match="shorter"):
         env.reset(seed=[1])
@@ -172,7 +172,7 @@ def test_an_episode_of_another_task_may_observe_its_instruction():
             self.world, self.text = World(Scene(), render=False), f"stand {rng.integers(9)}"
 
         def observe(self):
-            return {"instruction": self.text, "state": self.world.observe().state()}
+            return {"instruction": self.text, "state": self.world.observe().state}
 
         def info(self):
             return {}
@@ -213,7 +213,7 @@ def test_worlds_together_are_worlds_alone_bit_by_bit():
             world.apply(command)
     for i, world in enumerate(alone):
         assert np.array_equal(together[i].qpos(), world.qpos())
-        assert np.array_equal(together[i].observe().state(), world.observe().state())
+        assert np.array_equal(together[i].observe().state, world.observe().state)
 
 
 def test_unlike_scenes_do_not_share_a_batch():

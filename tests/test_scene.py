@@ -9,7 +9,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import IMAGE_SIZE, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import IMAGE_SIZE
 from robots.g1.facts import facts, joint_facts
 from sim.objects import COLOURS, SHADES, SHAPES, SceneObject
 from sim.render import camera

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from assets import asset_path
+from assets.inference import ort
 from bench.walker import baselines, benchmark, bodies
 from bench.walker.baselines import (
     PEER_PACKAGE,
@@ -22,7 +22,8 @@ from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
 from bench.walker.bodies import LIFT_M, MESH_PACKAGE, body_model, find_body
 from bench.walker.report import draw_figures, figures_table
 from bench.walker.scenarios import Trace, fixed_course, push_course, random_course, run_course
-from bridge.contract import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 from sim.batch import BodyBatch
@@ -43,8 +44,14 @@ def ours():
     return body_model(find_body("ours"))
 
 
+def peer_folder() -> Path:
+    found = find_spec(PEER_PACKAGE)
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent
+
+
 def peer_path(name: str) -> Path:
-    return Path(find_spec(PEER_PACKAGE).origin).parent / PEERS[name]
+    return peer_folder() / PEERS[name]
 
 
 def felt(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
@@ -106,13 +113,15 @@ def test_a_peers_observation_has_its_terms_in_alphabetical_order():
 
 @needs_peers
 def test_a_peers_home_pose_and_scale_are_its_packages():
-    folder = Path(find_spec(PEER_PACKAGE).origin).parent / "config/config_values"
+    folder = peer_folder() / "config/config_values"
     block = re.search(
-        r"default_dof_angles=\((.*?)\n    \),", (folder / "robot.py").read_text(), re.S
+        r"default_dof_angles=\((.*?)\n    \),",
+        (folder / "robot.py").read_text(encoding="utf-8"),
+        re.S,
     )
     numbers = re.findall(r"-?\d+\.\d+", re.sub(r"#.*", "", block.group(1)))
     assert [float(number) for number in numbers] == pytest.approx(HOME)
-    task = (folder / "task.py").read_text().split("locomotion = ")[1]
+    task = (folder / "task.py").read_text(encoding="utf-8").split("locomotion = ")[1]
     assert float(re.search(r"policy_action_scale=([\d.]+)", task).group(1)) == 0.25
     assert float(re.search(r"gait_period=([\d.]+)", task).group(1)) == 1.0
 
@@ -138,7 +147,7 @@ def test_a_peers_clock_waits_on_a_stand_and_starts_with_the_left_foot_at_zero():
 def test_a_peer_of_many_robots_answers_as_the_published_graph_and_leaves_arms_that_move(name):
     n, rng = 3, np.random.default_rng(1)
     walker = HolosomaWalker(peer_path(name), n)
-    published = onnxruntime.InferenceSession(str(peer_path(name)))
+    published = ort.InferenceSession(str(peer_path(name)))
     commands = np.tile(STAND_COMMAND, (n, 1))
     commands[1:, ARMS] += 1.0
     joint_pos, joint_vel, *rest = state = felt(rng, n)

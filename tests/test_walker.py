@@ -4,29 +4,25 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
 
 from assets import asset_path
-from bridge.contract import (
+from assets.inference import ort
+from bridge.contract import UserError
+from robots.g1 import gait
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
+    ARM_SPEED_RAD_S,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
     JOINT_NAMES,
     STAND_COMMAND,
-    UserError,
 )
-from robots.g1 import gait
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import (
-    ARM_SPEED_RAD_S,
-    Walker,
-    joint_targets,
-    walker_observation,
-)
+from robots.g1.walker import Walker, joint_targets, walker_observation
 from sim.locomotion.curves import CurveWriter, draw_curves, read_curves
 from sim.locomotion.env import WalkConfig, WalkEnv
 from sim.locomotion.ppo import MirrorSymmetric, mirror_maps
@@ -191,7 +187,7 @@ def test_in_training_and_at_run_time_a_control_period_is_the_same_bit_by_bit(mon
     observation, _ = env._observe()
     for step in range(100):
         targets = walker.step(env.command, *env.bodies.proprioception(), torso_pitch=env.pitch_goal)
-        action = walker._session.run(None, {"observation": observation})[0]
+        action = np.asarray(walker._session.run(None, {"observation": observation})[0])
         observation, _, terminated, _, _ = env.step(action)
         assert np.array_equal(env.bodies.ctrl, targets), step
         assert not terminated.any()
@@ -280,7 +276,7 @@ def test_training_resumes_and_refuses_another_configuration(tmp_path, capsys):
     other = replace(config, seed=5, worlds=replace(SMALL, threads=2, push_m_s=1.0))
     with pytest.raises(UserError, match=r"another seed \(0, not 5\), worlds.push_m_s \(1.3, not 1"):
         train_walker(tmp_path, other)
-    written = json.loads((tmp_path / "config.json").read_text())
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert written["seed"] == 0 and written["iterations"] == 2, "a refused run changes nothing"
 
     # From another run's end, other worlds are told, and another network is refused.
@@ -300,15 +296,15 @@ def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp
     rows = np.random.default_rng(0).normal(size=(3, 86)).astype(np.float32)
 
     def actions(file):
-        return onnxruntime.InferenceSession(str(file)).run(None, {"observation": rows})[0]
+        return np.asarray(ort.InferenceSession(str(file)).run(None, {"observation": rows})[0])
 
     assert actions(path) == pytest.approx(actions(start), abs=1e-4)
     assert np.abs(actions(start)).max() > 0.1
-    curves = json.loads((tmp_path / "run" / "curves.json").read_text())
+    curves = json.loads((tmp_path / "run" / "curves.json").read_text(encoding="utf-8"))
     assert curves["curriculum/difficulty"] == curves["curriculum/penalty_factor"] == [1.0]
     with pytest.raises(UserError, match="--hidden"):
         train_walker(tmp_path / "other", replace(config, hidden=(8,)))
-    (tmp_path / "foreign.onnx").write_text("no graph")
+    (tmp_path / "foreign.onnx").write_text("no graph", encoding="utf-8")
     with pytest.raises(UserError, match=r"foreign\.onnx"):
         train_walker(tmp_path / "none", replace(config, start=tmp_path / "foreign.onnx"))
 
@@ -334,7 +330,7 @@ def test_the_actor_s_step_size_follows_its_divergence_and_the_critic_s_stays(tmp
 def test_training_leaves_its_learning_curves(tmp_path):
     config = WalkTrainConfig(iterations=3, steps_per_iteration=4, save_every=2, worlds=SMALL)
     train_walker(tmp_path, config)
-    curves = json.loads((tmp_path / "curves.json").read_text())
+    curves = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
     assert curves["iteration"] == [0, 1, 2]
     assert all(len(values) == 3 for values in curves.values())
     assert curves["curriculum/difficulty"] == [0, 0, 0], "nobody walks yet"
@@ -342,7 +338,7 @@ def test_training_leaves_its_learning_curves(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     # A run that goes on adds to them: what it had done stays.
     train_walker(tmp_path, replace(config, iterations=4))
-    more = json.loads((tmp_path / "curves.json").read_text())
+    more = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
     assert more["iteration"] == [0, 1, 2, 3] and more["Loss/kl"][:3] == curves["Loss/kl"]
 
 
@@ -360,6 +356,6 @@ def test_curves_go_on_from_the_checkpoint_and_garbage_is_refused(tmp_path):
     assert read_curves(tmp_path) == {"reward/alive": {0: 0.0, 1: 1.0, 2: 2.0, 3: 13.0}}
     picture = draw_curves({"Train/mean_reward": {0: 1.0, 1: float("nan")}, "Loss/kl": {}})
     assert picture.startswith(b"\x89PNG")
-    (tmp_path / "curves.json").write_text('{"iteration": 3}')
+    (tmp_path / "curves.json").write_text('{"iteration": 3}', encoding="utf-8")
     with pytest.raises(UserError, match="move it away"):
         read_curves(tmp_path)

@@ -10,7 +10,8 @@ from typing import Literal, get_args
 import mujoco
 import numpy as np
 
-from bridge.contract import CONTROL_HZ, JOINT_NAMES, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES
 from sim.batch import SIDES
 from sim.robot import robot_spec, touch_with_feet_alone
 from sim.scene import COLLISION_GROUP

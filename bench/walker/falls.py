@@ -8,18 +8,21 @@ import mujoco
 import numpy as np
 
 from bench.walker.bodies import LIFT_M
-from bridge.contract import (
+from bridge.control.safety import SafetyConfig, is_falling
+from robots.g1.embodiment import (
     ARMS,
     CONTROL_HZ,
     DAMP_KD_NMS_RAD,
+    KNEES,
     N_ARM_JOINTS,
     N_JOINTS,
     STAND_COMMAND,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
 )
-from bridge.control.safety import KNEES, SafetyConfig, is_falling
 from robots.g1.facts import joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
-from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
+from robots.g1.walker import Walker
 from sim.batch import BodyBatch
 from sim.scene import Scene, scene_spec
 
@@ -67,8 +70,10 @@ def examine_falls(n: int = 60, seed: int = 0, seconds: float = 7.0) -> FallExam:
 def _walk(
     rng: np.random.Generator, n: int, seconds: float, slow_m_s: float, fast_m_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n,) the first period beyond saving and the first with an alarm, else infinite, and (n,)
-    bool whether it fell. Shoves come every PUSH_S."""
+    """When each of n robots was beyond saving and had an alarm, and whether it fell, in shoves.
+
+    (n,) periods, infinite for never, twice, and (n,) bool. Shoves come every PUSH_S.
+    """
     bodies, walker = BodyBatch(scene_spec(Scene()).compile(), n, threads=1), Walker(n=n)
     bodies.place(joint_facts("home_rad"), rng.uniform(-np.pi, np.pi, n), LIFT_M)
     lost, alarm, fell = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=bool)

@@ -10,8 +10,9 @@ import numpy as np
 
 from bench.walker.baselines import Examinee
 from bench.walker.bodies import LIFT_M, GroundName
-from bridge.contract import (
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
+    ARM_POS,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
@@ -172,7 +173,7 @@ def _random_velocities(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def _random_arms(rng: np.random.Generator, steps: int, n: int) -> np.ndarray:
     """(steps, n, 14) rad, at speeds that differ from goal to goal."""
-    low, high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
+    low, high = joint_facts("range_rad")[ARM_POS].T
     arms = np.tile(ARM_HOME_RAD, (n, 1)).astype(np.float64)
     goals, speed, path = arms.copy(), np.ones((n, 1)), []
     for step in range(steps):

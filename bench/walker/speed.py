@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from mujoco import batch
 
-from bridge.contract import STAND_COMMAND
+from assets.inference import ort
+from robots.g1.embodiment import STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 from sim.locomotion.env import WalkConfig, WalkEnv
@@ -42,7 +42,7 @@ def batch_ratio(
     env = WalkEnv(config)
     bare = batch.Batch(env.bodies.model, nsim=config.n_worlds, nthread=config.threads)
     state, ctrl = bare.state, bare.bind("ctrl")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     observation, _ = env.reset(seed=0)
     ratios = []
     for _ in range(steps):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bridge.contract import COMMAND_DIM
 from policy.model.action_codec import BANDS
 from policy.model.vla import Model
 from policy.runtime.decoding import decode_bands
@@ -121,12 +120,12 @@ def act(
     mask: Tensor,
     image: Tensor,
     state: Tensor,
-    tokens_per_step: int = COMMAND_DIM,
+    bands_per_step: int = 1,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Commands (B, 16, 18), status logits and slot logits for a batch of `example_inputs`."""
+    """Commands (B, T, C), status logits and slot logits for a batch of `example_inputs`."""
     word, slots = model.read(states, mask)
     if model.chunk_head is not None:
-        tokens = torch.zeros(len(image), BANDS, COMMAND_DIM, dtype=torch.long)
+        tokens = torch.zeros(len(image), BANDS, model.dimensions, dtype=torch.long)
         known = torch.zeros(len(image), BANDS, dtype=torch.bool)
         output = model(states, mask, image, state, tokens, known)
         return output.bands, output.status, slots
@@ -135,8 +134,9 @@ def act(
         TorchParts(model).decode,
         keys.numpy(),
         values.numpy(),
+        model.embodiment.chunk_shape,
         BANDS,
-        tokens_per_step // COMMAND_DIM,
+        bands_per_step,
         len(image),
     )
     return torch.from_numpy(commands), status, slots

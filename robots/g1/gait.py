@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bridge.contract import CONTROL_HZ, STANDING_HEIGHT_M
+from robots.g1.embodiment import CONTROL_HZ, STANDING_HEIGHT_M
 
 PERIOD_S = 0.74
 LIFT_M = 0.07

@@ -10,55 +10,32 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from assets import asset_path
-from bridge.contract import (
+from assets.inference import ort
+from bridge.contract import UserError
+from robots.g1 import gait
+from robots.g1.embodiment import (
+    ARM_SPEED_RAD_S,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
+    G1,
+    HEIGHT_RATE_M_S,
+    HIGHEST_M,
     JOINT_NAMES,
+    LOWEST_M,
     N_ARM_JOINTS,
     STANDING_HEIGHT_M,
-    UserError,
+    WAIST_PITCH,
 )
-from bridge.control.safety import Limits
-from robots.g1 import gait
-from robots.g1.facts import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 
 OBSERVATION_DIM = 86
-# Command ranges the walker is trained for: m/s, m/s, rad/s.
-VELOCITY_LOW = np.array([-0.6, -0.4, -1.0], dtype=np.float32)
-VELOCITY_HIGH = np.array([1.0, 0.4, 1.0], dtype=np.float32)
-LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
-HEIGHT_RATE_M_S = 0.25
 DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
-ARM_SPEED_RAD_S = 3.0
 # Turns are corrected by 3 rad/s for each rad that was turned too little in the last ten seconds.
 HEADING_GAIN_1_S, HEADING_MEMORY_S = 3.0, 10.0
 FASTEST_TURN_RAD_S = 1.5  # of the network, so that a turn at the end of its range can be corrected
-
-
-# What a command may change by within a second: four times and twice what tasks ask of base and
-# arms, but no faster than legs can follow and the base can come to rest within HOLD's ramp.
-BASE_RATE = np.array([6.0, 4.0, 8.0, 2 * HEIGHT_RATE_M_S])
-ARM_RATE_CHANGE_RAD_S2 = 40.0
-
-
-@lru_cache
-def command_limits() -> Limits:
-    """The limits of a command for this walker and these arms."""
-    arm_low, arm_high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
-    rate = np.concatenate([BASE_RATE, np.full(N_ARM_JOINTS, ARM_SPEED_RAD_S)])
-    rate_change = np.concatenate(
-        [CONTROL_HZ * BASE_RATE, np.full(N_ARM_JOINTS, ARM_RATE_CHANGE_RAD_S2)]
-    )
-    return Limits(
-        low=np.concatenate([VELOCITY_LOW, [LOWEST_M], arm_low]),
-        high=np.concatenate([VELOCITY_HIGH, [HIGHEST_M], arm_high]),
-        rate=rate,
-        rate_change=rate_change,
-    )
 
 
 @lru_cache
@@ -291,11 +268,11 @@ class Walker:
         path = Path(path) if path else asset_path("models/walker.onnx")
         if not path.is_file():
             raise UserError(f"walker {path} does not exist; train one with: hitogata walk")
-        options = onnxruntime.SessionOptions()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
+            self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has a class for each way to be no graph
@@ -336,7 +313,7 @@ class Walker:
             if not np.isfinite(values).all():
                 raise ValueError(f"the walker was given {name} that are not finite")
         self.clamped += int(_is_outside(command, torso_pitch).sum())
-        command = np.clip(command, command_limits().low, command_limits().high)
+        command = np.clip(command, G1.limits.low, G1.limits.high)
         observation = self._law.observe(
             command, np.asarray(torso_pitch), joint_pos, joint_vel, ang_vel, gravity
         )
@@ -347,13 +324,13 @@ class Walker:
 
 def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
     """(...) bool: whether a command asks for more than the walker can do."""
-    limits, rounding = command_limits(), 1e-6  # a metre in float32 is rounded
+    limits, rounding = G1.limits, 1e-6  # a metre in float32 is rounded
     outside = (command < limits.low - rounding) | (command > limits.high + rounding)
     bowed = (np.asarray(pitch) < -rounding) | (np.asarray(pitch) > DEEPEST_BOW_RAD + rounding)
     return outside.any(axis=-1) | bowed
 
 
-def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:
+def _check_walker(path: Path, session: ort.InferenceSession) -> None:
     """Refuses a file that is not a walker of this body at this rate."""
     retrain = "train one for this body with: hitogata walk"
     width = session.get_inputs()[0].shape[-1]

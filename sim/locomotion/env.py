@@ -10,26 +10,28 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from bridge.contract import (
+from bridge.symmetry import joint_mirror
+from robots.g1 import gait
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
+    ARM_POS,
+    ARM_SPEED_RAD_S,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
+    G1,
+    HIGHEST_M,
+    LOWEST_M,
     N_ARM_JOINTS,
     STAND_COMMAND,
     STANDING_HEIGHT_M,
-)
-from bridge.symmetry import joint_mirror
-from robots.g1 import gait
-from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
-from robots.g1.walker import (
-    ARM_SPEED_RAD_S,
-    DEEPEST_BOW_RAD,
-    HIGHEST_M,
-    LOWEST_M,
-    OBSERVATION_DIM,
     VELOCITY_HIGH,
     VELOCITY_LOW,
+)
+from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
+from robots.g1.walker import (
+    DEEPEST_BOW_RAD,
+    OBSERVATION_DIM,
     ControlLaw,
     joint_offsets,
 )
@@ -101,10 +103,10 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         # Rewards bear sensors that are 7 ms old; what the walker reads comes from the state of now.
         self.bodies = BodyBatch(walk_model(), n, config.threads, fresh=False)
         self._home = np.array(self.bodies.model.key("home").qpos[-len(joint_facts("home_rad")) :])
-        self._arm_low, self._arm_high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
-        twins, signs = joint_mirror()
-        self._arm_twins = twins[-N_ARM_JOINTS:] - N_LEG_WAIST_JOINTS
-        self._arm_signs = signs[-N_ARM_JOINTS:]
+        self._arm_low, self._arm_high = joint_facts("range_rad")[ARM_POS].T
+        twins, signs = joint_mirror(G1)
+        self._arm_twins = twins[ARM_POS] - N_LEG_WAIST_JOINTS
+        self._arm_signs = signs[ARM_POS]
         self.penalty_factor = 0.1
         self.difficulty = 1.0  # scales noise, arm motion, pushes; training raises it
         self.episode_steps = np.zeros(n, dtype=np.int64)

@@ -18,7 +18,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from bridge.contract import IMAGE_SIZE, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import IMAGE_SIZE
 from sim.scene import COLLISION_GROUP, HEAD_CAMERA, SHELL_GROUP
 
 # Round shapes of the head camera have few sides: at its size nobody can count them.

@@ -13,12 +13,9 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bridge.contract import (
-    CONTROL_HZ,
-    ActionChunk,
-    UserError,
-)
+from bridge.contract import ActionChunk, UserError
 from bridge.files import write_bytes
+from robots.g1.embodiment import CONTROL_HZ
 from sim.render.camera import HeadCamera, ThirdPerson
 
 VIEW_SIZE = (640, 480)
