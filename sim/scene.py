@@ -24,7 +24,7 @@ from sim.objects import (
     add_object,
     sample_object,
 )
-from sim.robot import robot_spec
+from sim.robot import FEET, robot_spec
 
 N_OBJECTS = (3, 5)
 LEAST_BEARING_RAD = np.deg2rad(40)
@@ -158,8 +158,27 @@ def _dull_rgb(rng: np.random.Generator, dark: float, bright: float) -> tuple[flo
 
 
 def scene_spec(scene: Scene, robot_path: Path | str | None = None) -> mujoco.MjSpec:
-    """The room, its objects (bodies and free joints "object_0", ...) and the robot, to compile."""
+    """The room, its objects (bodies and free joints "object_0", ...) and the robot, to compile.
+
+    Raises UserError for a robot's file that cannot be used.
+    """
     spec = robot_spec(robot_path)
+    if robot_path is None:
+        _furnish(spec, scene)
+        return spec
+    try:
+        _furnish(spec, scene)
+        spec.compile()
+    except ValueError as error:
+        reason = " ".join(str(error).split()).removeprefix("Error: ")
+        raise UserError(
+            f"robot file {robot_path} cannot stand in a scene ({reason}): correct it, and leave the"
+            " robot alone in it"
+        ) from error
+    return spec
+
+
+def _furnish(spec: mujoco.MjSpec, scene: Scene) -> None:
     for key in list(spec.keys):
         spec.delete(key)  # written for the robot alone, they do not fit its qpos in a scene
     spec.option.iterations, spec.option.ls_iterations = 10, 20
@@ -169,26 +188,36 @@ def scene_spec(scene: Scene, robot_path: Path | str | None = None) -> mujoco.MjS
     _add_room(spec, scene)
     for index, thing in enumerate(scene.objects):
         add_object(spec, index, thing)
-    return spec
 
 
 def _prepare_robot(spec: mujoco.MjSpec, scene: Scene) -> None:
     """Sets what the robot's geoms may touch, and hides the shell from its own camera."""
-    feet = {"left_ankle_roll_link", "right_ankle_roll_link"}
+    for pair in list(spec.pairs):  # these would touch whatever their geoms may
+        spec.delete(pair)
+    soles = _soles(spec)
     for geom in spec.geoms:
-        sphere = geom.type == mujoco.mjtGeom.mjGEOM_SPHERE
         if geom.group == VISUAL_GROUP:
             geom.contype = geom.conaffinity = 0
             if any(part in geom.parent.name for part in SHELL_PARTS):
                 geom.group = SHELL_GROUP
-        elif geom.parent.name in feet and sphere:
+        elif geom in soles:
             geom.contype, geom.conaffinity = 0, FLOOR_BIT | OBJECT_BIT
             geom.priority = 1
             geom.friction[0] = scene.friction
         else:
             geom.contype = 0
-            geom.conaffinity = OBJECT_BIT if geom.parent.name in feet else FLOOR_BIT | OBJECT_BIT
+            geom.conaffinity = OBJECT_BIT if geom.parent.name in FEET else FLOOR_BIT | OBJECT_BIT
             geom.group = COLLISION_GROUP
+
+
+def _soles(spec: mujoco.MjSpec) -> list[mujoco.MjsGeom]:
+    """What the feet stand on: their spheres, or all of a foot that has none."""
+    soles = []
+    for name in FEET:
+        geoms = [geom for geom in spec.body(name).geoms if geom.group != VISUAL_GROUP]
+        spheres = [geom for geom in geoms if geom.type == mujoco.mjtGeom.mjGEOM_SPHERE]
+        soles += spheres or geoms
+    return soles
 
 
 def _add_camera(spec: mujoco.MjSpec, scene: Scene) -> None:
