@@ -27,7 +27,13 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
-from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.bundle import (
+    DECODE_FILE,
+    PREFILL_FILE,
+    WORDS_FILE,
+    encoder_folder,
+    verify_bundle,
+)
 from policy.runtime.disambiguation import (
     Interpretation,
     insist_on,
@@ -216,7 +222,7 @@ class OnnxPolicy(GraphPolicy):
         self.device = parts.device
         super().__init__(
             parts,
-            TextEncoder(bundle, threads),
+            TextEncoder(encoder_folder(bundle, self.manifest), threads),
             self.manifest.slots,
             self.manifest.bands,
             tokens_per_step or COMMAND_DIM,
