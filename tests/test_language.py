@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
+from policy.runtime.text_encoder import TextEncoder
 from tasks.language import intent
 from tasks.language.grammar import Grammar, patterns_of, with_typo
 from tasks.language.intent import FAMILIES, SLOTS, SPLITS, UNKNOWN, Meaning
@@ -314,13 +314,11 @@ def test_out_of_scope_requests_are_many_and_apart() -> None:
 
 
 def test_sentences_fit_the_text_encoder() -> None:
-    tokenizer = TextEncoder(threads=1).tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    encoder = TextEncoder(threads=1)
     for grammar in (*TRAIN, *HELDOUT):
         texts = [sentence for _, sentence in spoken(grammar, 650, 4)]
-        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-        assert np.mean(np.array(lengths) > MAX_TOKENS) < 0.01
+        lengths = [encoder.count_pieces(text) for text in texts]
+        assert np.mean(np.array(lengths) > encoder.spec.max_tokens) < 0.01
 
 
 def test_a_typing_error_is_one_slip_inside_a_long_word() -> None:

@@ -186,7 +186,7 @@ class GraphPolicy:
 
     def _read_words(self, text: str) -> list[Reading]:
         """What an instruction may mean, likeliest first, with the word vector of each meaning."""
-        states = self._encoder.encode([text])
+        states = self._encoder.encode([text], cut=True)
         word, classes, chances = self._parts.words(*states, no_prior(self.slots))
         meanings = possible_meanings(self.slots, classes[0], chances[0])
         if len(meanings) == 1:
