@@ -16,7 +16,13 @@ from bridge.contract import UserError
 OPENGL_REMEDY = "unset MUJOCO_GL; on Linux: apt-get install libegl1 libgl1 libgles2"
 PACKAGES = ("torch", "mujoco", "gymnasium", "onnx", "pyzmq", "rsl-rl-lib")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-SHIPPED = ("robots/g1.xml", "models/walker.onnx", "models/text_encoder", "models/bundle")
+SHIPPED = (
+    "robots/g1.xml",
+    "models/walker.onnx",
+    "models/text_encoder",
+    "models/text_encoder_bilingual",
+    "models/bundle",
+)
 
 
 class Missing(Exception):
