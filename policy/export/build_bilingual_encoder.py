@@ -49,6 +49,7 @@ SPEC = TextEncoderSpec(
     layers=LAYERS,
     max_tokens=48,
 )
+# The first versions that have tensors in four bits.
 OPSET = 21
 IR_VERSION = 10
 
@@ -56,6 +57,7 @@ IR_VERSION = 10
 MARKS = ("<s>", "<pad>", "</s>", "<unk>")
 # What sentencepiece writes for a space.
 SPACE = "▁"
+# The most characters of a piece that is kept for itself: of ASCII with letters, without letters.
 MOST_ASCII = 3
 MOST_SYMBOLS = 4
 
