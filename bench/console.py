@@ -16,10 +16,11 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
-from bridge.contract import CONTROL_HZ, UserError
+from bridge.contract import UserError
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.process import child_server
+from robots.g1.embodiment import CONTROL_HZ
 
 PAGES = (0, 1, 4)
 MOST_LOSS_PERCENT = 2.0
@@ -147,17 +148,19 @@ def _pages(browser: str, page: str, n: int, profiles: Path) -> Iterator[None]:
 
 def _instruct(page: str, n: int) -> None:
     """Waits until `n` pages are open, and gives the robot something to do."""
-    deadline = time.monotonic() + OPEN_S
+    deadline, stops = time.monotonic() + OPEN_S, 0
     with connect(page.replace("http", "ws", 1) + "/live") as line:
         while time.monotonic() < deadline:
             message = line.recv(_LOOK_S + OPEN_S)
             if not isinstance(message, str):
                 continue
             news = json.loads(message)
+            stops = news.get("stops", stops)
             if news["kind"] == "role" and news["pages"] == n + 1:
                 # Who commands is the browser's first page, or this line.
                 if news["commands"]:
-                    line.send(json.dumps({"do": "instruct", "number": 1, "text": INSTRUCTION}))
+                    terms = {"number": 1, "stops": stops, "text": INSTRUCTION}
+                    line.send(json.dumps({"do": "instruct", **terms}))
                 return
     raise UserError(f"the browser did not open {n} pages in {OPEN_S:g} s: is the machine busy?")
 

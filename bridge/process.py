@@ -1,10 +1,14 @@
-"""A policy server as a process of our own: started, waited for, ended."""
+"""Processes of our own: started, waited for, ended, and never left behind."""
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +17,30 @@ from bridge.contract import UserError
 
 START_S = 60.0
 END_S = 10.0
+_PARENT = "HITOGATA_PARENT"
+_LOOK_S = 0.2
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child that ends when this process does, if it calls `follow_parent`."""
+    return {**os.environ, _PARENT: str(os.getpid())}
+
+
+def follow_parent() -> None:
+    """Sends this process SIGTERM once its parent is gone, even by kill -9, if it was so begun.
+
+    A look at the parent's number now and then works on every Unix. Linux' PR_SET_PDEATHSIG would
+    also come when only the thread that started us ends.
+    """
+    parent = os.environ.pop(_PARENT, "")
+
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 @contextmanager
@@ -26,14 +54,20 @@ def child_server(
     """
     with tempfile.TemporaryDirectory(prefix="hitogata-") as folder:
         address, log = f"ipc://{folder}/policy.sock", Path(folder, "log")
-        with log.open("w") as errors:
-            server = subprocess.Popen(command_at(address), stdout=subprocess.PIPE, stderr=errors)
+        with log.open("wb") as errors:
+            server = subprocess.Popen(
+                command_at(address),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=child_environment(),
+            )
         assert server.stdout is not None
         try:
             ready, _, _ = select.select([server.stdout], [], [], START_S)
             if not (ready and server.stdout.readline()):
-                said = log.read_text().strip().splitlines() or [f"silent for {START_S:g} s"]
-                raise UserError(f"{name}: {said[-1].removeprefix('hitogata: ')}")
+                told = log.read_text(encoding="utf-8", errors="replace").strip()
+                last = (told or f"silent for {START_S:g} s").splitlines()[-1]
+                raise UserError(f"{name}: {last.removeprefix('hitogata: ')}")
             yield address
         finally:
             _end(server)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import Moment
-from bridge.contract import CHUNK_HZ, UserError
+from bridge.contract import UserError
 from bridge.control.loop import ControlLoop, Tick
 from bridge.control.safety import Level
 from bridge.operator import port as operators
 from bridge.operator.messages import Telemetry, floats
 from bridge.operator.port import OperatorPort
 from bridge.png import encode_png
+from bridge.wire.messages import one_line
 
 _RATE_WINDOW_S = 3.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Station:
     """Runs a loop period by period: operators' wishes, motion, record, telemetry.
 
     `truth` gives what a simulation shows besides, `new_scene` puts its robot into another scene.
-    Nothing here blocks.
+    Nothing here blocks, and no error ends it: what fails lets the robot stand safely, or brake if
+    it cannot be moved.
     """
 
     def __init__(
@@ -49,63 +55,93 @@ class Station:
         self.loop, self.port, self.recorder = loop, port, recorder
         self.told = ""  # the last thing that a person should read
         self._truth, self._new_scene = truth, new_scene
-        self._paused = ""
+        self._failure = ""
         self._level = Level.HOLD
         self._accepted: deque[float] = deque()
         self._chunk_at_s: float | None = None
         self._latency_ms: float | None = None
-        self._image: np.ndarray | None = None
+        self._images: dict[str, np.ndarray] = {}
 
     def period(self, overruns: int = 0) -> Tick:
         """One control period."""
-        for event in self.port.poll():
-            self._obey(event)
-        tick = self.loop.tick()
-        self._count_chunks(tick)
-        if tick.order.level > Level.HOLD and tick.order.level > self._level:
-            self.recorder.write(f"{tick.order.level.name}: {tick.order.cause}")
-        self._level = tick.order.level
-        counters = self._counters(overruns)
-        image = self._new_image(tick)
-        self.recorder.add(_moment(tick, counters, image))
-        self.port.publish(self._telemetry(tick, counters, overruns, image))
+        tick, stops = None, self.port.stops
+        try:
+            for event in self.port.poll():
+                self._obey(event)
+            tick = self.loop.tick()
+            self._show(tick, stops, overruns)
+        except Exception as error:  # a loop that ended would leave the motors as they are
+            tick = self._settle(error, tick, stops)
+        return tick
+
+    def _settle(self, error: Exception, tick: Tick | None, stops: int) -> Tick:
+        """Stands safely after a failure, or brakes; `tick` is the period's, if it got so far."""
+        line = one_line(str(error)) or type(error).__name__
+        cause = f"the robot's loop failed: {line}"
+        log = _log.error if cause != self._failure else _log.debug  # once in a row
+        log("%s", cause, exc_info=error)
+        self._failure = cause
+        try:
+            self.loop.stop(cause)
+            tick = tick or self.loop.tick()
+        except Exception as worse:
+            log("the robot cannot stand safely", exc_info=worse)
+            tick = self.loop.brake(cause)
+        try:
+            self._note_level(tick, stops)
+            level, newest = tick.order.level, self.port.stops
+            told = Telemetry(time_s=tick.time_s, level=level, cause=cause, stops=newest)
+            self.port.publish(told)
+        except Exception as deaf:
+            log("nobody can be told", exc_info=deaf)
         return tick
 
     # --- what people ask ---
 
     def _obey(self, event: operators.Event) -> None:
+        self.told = ""
+        try:
+            self._carry_out(event)
+        except UserError as error:
+            self.told = str(error)
+
+    def _carry_out(self, event: operators.Event) -> None:
         match event:
             case operators.Stopped():
                 self.loop.stop()
             case operators.Cut():
                 self.loop.cut()
             case operators.Instructed(text):
-                self._paused = self.told = ""
                 self.loop.hear(text)
             case operators.Released():
                 self.told = self.loop.release() or ""
-            case operators.Paused() if self.loop.instruction:
-                self._paused = self.loop.instruction
-                self.loop.idle()
-            case operators.Resumed() if self._paused:
-                self.loop.instruct(self._paused)
-                self._paused = ""
+            case operators.Paused():
+                self.loop.pause()
+            case operators.Resumed():
+                self.loop.resume()
             case operators.CommanderLost():
                 self.loop.idle()
             case operators.SceneAsked(seed):
-                self._change_scene(seed)
-            case _:
-                pass
-
-    def _change_scene(self, seed: int) -> None:
-        assert self._new_scene is not None, "only a simulated robot's port lets this through"
-        self.loop.idle()
-        try:
-            self._new_scene(seed)
-        except UserError as error:
-            self.told = str(error)
+                assert self._new_scene is not None, "only a simulated robot's port lets it through"
+                self.loop.exchange(partial(self._new_scene, seed))
 
     # --- what people see ---
+
+    def _show(self, tick: Tick, stops: int, overruns: int) -> None:
+        """Records and publishes a period; `stops` is the number of the last stop before it."""
+        self._count_chunks(tick)
+        self._note_level(tick, stops)
+        counters = self._counters(overruns)
+        images = self._new_images(tick)
+        self.recorder.add(self._moment(tick, counters, images))
+        self.port.publish(self._telemetry(tick, counters, overruns, images))
+
+    def _note_level(self, tick: Tick, stops: int) -> None:
+        level, before, self._level = tick.order.level, self._level, tick.order.level
+        if level > Level.HOLD and level > before:
+            if self.port.stops == stops:
+                self.port.stops += 1  # the robot's own, of which no operator knew
+            self.recorder.write(f"{level.name}: {tick.order.cause}")
 
     def _count_chunks(self, tick: Tick) -> None:
         chunk = tick.chunk
@@ -125,23 +161,27 @@ class Station:
             "overruns": overruns,
         }
 
-    def _new_image(self, tick: Tick) -> np.ndarray | None:
-        """The camera's picture in the period in which it is new."""
-        if tick.observation is None or tick.observation.image is self._image:
-            return None
-        self._image = tick.observation.image
-        return self._image
+    def _new_images(self, tick: Tick) -> dict[str, np.ndarray]:
+        """The pictures that are new in this period, by camera."""
+        if tick.observation is None:
+            return {}
+        seen = tick.observation.images.items()
+        new = {name: image for name, image in seen if image is not self._images.get(name)}
+        self._images |= new
+        return new
 
     def _news(self, cause: str) -> str:
         """All that a person should read now, in one line; each thing once."""
-        lines = (cause, self.loop.link.trouble, self.told, self.recorder.trouble)
+        lines = (cause, self.loop.trouble, self.told, self.recorder.trouble)
         return "; ".join(dict.fromkeys(filter(None, lines)))
 
     def _telemetry(
-        self, tick: Tick, counters: dict[str, int], overruns: int, image: np.ndarray | None
+        self, tick: Tick, counters: dict[str, int], overruns: int, images: dict[str, np.ndarray]
     ) -> Telemetry:
         truth = self._truth() if self._truth else None
         chunk = tick.chunk
+        cameras = self.loop.safety.embodiment.cameras
+        image = images.get(cameras[0].name) if cameras else None
         return Telemetry(
             time_s=tick.time_s,
             level=tick.order.level,
@@ -151,7 +191,7 @@ class Station:
             status=int(chunk.status) if chunk else None,
             status_probability=chunk.status_probability if chunk else 0.0,
             understood=dict(chunk.understood) if chunk else {},
-            state=floats(tick.observation.state()) if tick.observation else b"",
+            state=floats(tick.observation.state) if tick.observation else b"",
             command=floats(tick.order.command),
             base_pose=truth.base_pose if truth else None,
             qpos=truth.qpos.astype(np.float64).tobytes() if truth else None,
@@ -159,6 +199,7 @@ class Station:
             policy_latency_ms=self._latency_ms,
             chunk_rate_hz=len(self._accepted) / _RATE_WINDOW_S,
             loop_overruns=overruns,
+            stops=self.port.stops,
             counters=counters,
             expert_use=[list(layer) for layer in chunk.thinking.expert_use] if chunk else None,
             tokens=chunk.thinking.tokens if chunk else None,
@@ -166,19 +207,21 @@ class Station:
             image=encode_png(image) if image is not None else None,
         )
 
-
-def _moment(tick: Tick, counters: dict[str, int], image: np.ndarray | None) -> Moment:
-    chunk, asked = tick.chunk, None
-    if chunk is not None:
-        step = int((tick.time_s - chunk.observed_at_s) * CHUNK_HZ)
-        asked = chunk.commands[step] if 0 <= step < len(chunk.commands) else None
-    return Moment(
-        time_s=tick.time_s,
-        level=int(tick.order.level),
-        cause=tick.order.cause,
-        state=tick.observation.state() if tick.observation else None,
-        asked=asked,
-        sent=tick.order.command,
-        counters=counters,
-        image=image,
-    )
+    def _moment(
+        self, tick: Tick, counters: dict[str, int], images: dict[str, np.ndarray]
+    ) -> Moment:
+        chunk, asked = tick.chunk, None
+        if chunk is not None:
+            rate_hz = self.loop.safety.embodiment.chunk_hz
+            step = int((tick.time_s - chunk.observed_at_s) * rate_hz)
+            asked = chunk.commands[step] if 0 <= step < len(chunk.commands) else None
+        return Moment(
+            time_s=tick.time_s,
+            level=int(tick.order.level),
+            cause=tick.order.cause,
+            state=tick.observation.state if tick.observation else None,
+            asked=asked,
+            sent=tick.order.command,
+            counters=counters,
+            images=images,
+        )

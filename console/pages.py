@@ -54,13 +54,22 @@ class Take(Order, frozen=True):
     command: bool
 
 
-class Instruct(Order, frozen=True):
+class Moving(Order, frozen=True):
+    """What may let the robot move; `stops` is the number of the last stop that the page has shown.
+
+    So what was asked before a stop does not undo it, however long it was on its way.
+    """
+
+    stops: int
+
+
+class Instruct(Moving, frozen=True):
     """Begins another instruction."""
 
     text: str
 
 
-class Release(Order, frozen=True):
+class Release(Moving, frozen=True):
     """Ends a safe stand."""
 
 
@@ -68,11 +77,11 @@ class Pause(Order, frozen=True):
     """Lets the robot hold where it is."""
 
 
-class Resume(Order, frozen=True):
-    """Goes on after a pause."""
+class Resume(Moving, frozen=True):
+    """Goes on after a pause of the same page."""
 
 
-class Scene(Order, frozen=True):
+class Scene(Moving, frozen=True):
     """Puts a simulated robot into the scene of a seed."""
 
     seed: int
@@ -142,6 +151,7 @@ class Pages:
         self._robot, self._painter, self._studio = robot, painter, studio
         self._pages: list[_Page] = []
         self._commander: _Page | None = None
+        self._pauser: _Page | None = None
         self._lock = threading.Lock()
         self._film_line = ""
         self._stage: Stage | None = None
@@ -238,7 +248,7 @@ class Pages:
             if stops != self._stops and not isinstance(order, Record):
                 fault = "the robot has been stopped since: look, then ask again"
             else:
-                fault = self._fault_of(order)
+                fault = self._fault_of(page, order)
         except UserError as error:
             fault = str(error)
         except Exception:
@@ -248,20 +258,23 @@ class Pages:
             page.orders.release()
         page.answer(order.number, fault)
 
-    def _fault_of(self, order: AnyOrder) -> str:
+    def _fault_of(self, page: _Page, order: AnyOrder) -> str:
         """Carries an order out; returns why it could not be, or nothing."""
         command = self._robot.command
         match order:
-            case Instruct(text=text):
-                return command(lambda operator: operator.instruct(text))
-            case Release():
-                return command(lambda operator: operator.release())
+            case Instruct(text=text, stops=stops):
+                return command(lambda operator: operator.instruct(text, stops))
+            case Release(stops=stops):
+                return command(lambda operator: operator.release(stops))
             case Pause():
+                self._pauser = page
                 return command(lambda operator: operator.pause())
-            case Resume():
-                return command(lambda operator: operator.resume())
-            case Scene(seed=seed):
-                return command(lambda operator: operator.new_scene(seed))
+            case Resume() if page is not self._pauser:
+                return "another page paused the robot: tell it what to do"
+            case Resume(stops=stops):
+                return command(lambda operator: operator.resume(stops))
+            case Scene(seed=seed, stops=stops):
+                return command(lambda operator: operator.new_scene(seed, stops))
             case Record(on=on):
                 assert self.film is not None
                 (self.film.begin if on else self.film.end)()

@@ -125,6 +125,7 @@ class RobotSide:
             "speed_m_s": self._speed_m_s(),
             "pace": self._pace(),
             "overruns": told.loop_overruns,
+            "stops": told.stops,
             "tokens": told.tokens,
             "steps": told.steps,
             "experts": told.expert_use,

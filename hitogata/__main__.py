@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from hitogata.commandline import Command, dispatch, guarded
+from bridge.process import follow_parent
+from hitogata.commandline import Command, dispatch, guarded, raise_on_signals
 
 
 def main() -> None:
     """Runs the command line; a user's fault is one line on stderr and exit status 2."""
+    raise_on_signals()
+    follow_parent()
     guarded(lambda: dispatch(COMMANDS, sys.argv[1:]))
 
 

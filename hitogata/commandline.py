@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from bridge.contract import UserError
+from hitogata import __version__
+from hitogata.tiers import extra_with
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,25 @@ class Command:
         return getattr(import_module(f"hitogata.{module}"), name)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came. Like Ctrl-C it lets every `finally` run: nothing is left behind."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def raise_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP raise Terminated, unless they are ignored, as by nohup."""
+
+    def terminate(number: int, _frame: FrameType | None) -> NoReturn:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, terminate)
+
+
 def guarded(call: Callable[[], None]) -> None:
     """Runs `call`; what the user can mend becomes one line, what we must mend keeps its trace."""
     try:
@@ -44,6 +65,10 @@ def guarded(call: Callable[[], None]) -> None:
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
+    except Terminated as error:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            print(f"hitogata: ended by {error}", file=sys.stderr)
+        sys.exit(128 + error.number)
     except KeyboardInterrupt:
         print("hitogata: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -76,13 +101,21 @@ def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(commands))
         return
+    if arguments[0] == "--version":
+        print(f"hitogata {__version__}")
+        return
     # A command is one word or two: "bench", "bench walker".
     words = 2 if " ".join(arguments[:2]) in commands else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in commands:
         raise UserError(f"no command {name!r}: use one of {', '.join(commands)}")
-    call = _parse(name, commands[name].function(), rest)
-    call()
+    try:
+        _parse(name, commands[name].function(), rest)()
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if extra := extra_with(missing, preferred=name):
+            raise UserError(f'{name} needs {missing}: pip install "hitogata[{extra}]"') from error
+        raise
 
 
 def _overview(commands: Mapping[str, Command]) -> str:
@@ -93,7 +126,7 @@ def _overview(commands: Mapping[str, Command]) -> str:
             "",
             *lines,
             "",
-            "hitogata COMMAND --help shows a command's options and an example.",
+            "hitogata COMMAND --help shows a command's options and an example; hitogata --version.",
         ]
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,19 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import CONTROL_HZ, Observation
+from bridge.contract import COMMAND_TIMEOUT_S, Observation
 from bridge.control.loop import ControlLoop, Pace
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Safety
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
+from bridge.supervisor import Heartbeat
 from bridge.wire.keys import server_keys
 from bridge.wire.server import stop_on_signals
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CONTROL_HZ, G1, PERIOD_S
 from sim.scene import sample_scene
 from sim.world import World
 
 SETTLE_S = 1.5
+MOST_ALONE = round(5 * CONTROL_HZ)  # periods; after them it lies still
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class SimulateConfig:
             are allowed there.
         recordings: Folder of the black box.
         speed: Simulated seconds per second; inf is as fast as it goes.
-        seconds: When to end, in simulated seconds; without it at SIGINT or SIGTERM.
+        seconds: When to end, in simulated seconds; without it at SIGINT, SIGTERM or SIGHUP.
     """
 
     seed: int = 0
@@ -50,10 +53,17 @@ class SimulateConfig:
 
 
 class LiveRobot:
-    """A `Robot` whose world can be exchanged under a running loop; its time goes on."""
+    """A `Robot` whose world can be exchanged under a running loop; its time goes on.
 
-    def __init__(self, seed: int, robot_path: Path | None) -> None:
+    Its motors brake by themselves as the contract demands, at a finite `speed`, in simulated
+    seconds per second: the periods for which it was left alone beyond COMMAND_TIMEOUT_S, whether
+    the loop hung or the whole process was suspended, are made up for when it is next spoken to.
+    """
+
+    def __init__(self, seed: int, robot_path: Path | None, speed: float = math.inf) -> None:
         self._robot_path, self._before_s, self._seed = robot_path, 0.0, seed
+        self._speed = speed if math.isfinite(speed) else 0.0
+        self._commanded_s: float | None = None  # since when, by our clock, nothing was commanded
         self.world = World(sample_scene(np.random.default_rng(seed)), seed, robot_path)
 
     @property
@@ -65,26 +75,44 @@ class LiveRobot:
         world = World(sample_scene(np.random.default_rng(seed)), seed, self._robot_path)
         self._before_s = self.time_s
         self.world.close()
-        self.world, self._seed = world, seed
+        self.world, self._seed, self._commanded_s = world, seed, None
+
+    def _brake_alone(self) -> None:
+        """What the motors did meanwhile, if nobody has commanded them for too long."""
+        if self._commanded_s is None:
+            return
+        left_alone_s = self._speed * (time.monotonic() - self._commanded_s) - COMMAND_TIMEOUT_S
+        for _ in range(min(int(left_alone_s * CONTROL_HZ), MOST_ALONE)):
+            self.world.damp()
+            self._commanded_s = time.monotonic()
+
+    def _command(self, act: Callable[..., None], *command: np.ndarray) -> None:
+        self._brake_alone()
+        act(*command)
+        self._commanded_s = time.monotonic()
 
     def truth(self) -> Truth:
         qpos = self.world.qpos()
         return Truth(qpos[:7].tolist(), qpos, self._seed)
 
     def observe(self) -> Observation:
+        self._brake_alone()
         return replace(self.world.observe(), time_s=self.time_s)
 
     def apply(self, command: np.ndarray) -> None:
-        self.world.apply(command)
+        self._command(self.world.apply, command)
 
     def hold(self) -> None:
-        self.world.hold()
+        self._command(self.world.hold)
 
     def damp(self) -> None:
-        self.world.damp()
+        self._command(self.world.damp)
 
     def get_up(self) -> bool | None:
-        return self.world.get_up()
+        self._brake_alone()
+        stands = self.world.get_up()
+        self._commanded_s = time.monotonic()
+        return stands
 
     def begin_instruction(self) -> None:
         self.world.begin_instruction()
@@ -101,18 +129,23 @@ def run_live(
     `ready` is called with the operators' address once they are heard.
     """
     keys = server_keys(config.operator_keys) if config.operator_keys else None
-    robot = LiveRobot(config.seed, config.robot)
-    loop = ControlLoop(robot, link, Safety(command_limits()), lambda: robot.time_s)
+    robot = LiveRobot(config.seed, config.robot, config.speed)
+    loop = ControlLoop(robot, link, Safety(G1), lambda: robot.time_s)
     with (
         stop_on_signals() as stopping,
-        OperatorPort(config.address, simulated=True, keys=keys) as port,
-        Recorder(config.recordings) as recorder,
+        OperatorPort(config.address, G1, simulated=True, keys=keys) as port,
+        Recorder(config.recordings, G1) as recorder,
     ):
         station = Station(loop, port, recorder, robot.truth, robot.new_scene)
-        pace = Pace(config.speed)
+        pace = Pace(PERIOD_S, config.speed)
         if ready is not None:
             ready(config.address)
-        _run(station, robot, stopping, pace, config.seconds)
+        heart = Heartbeat()
+        while not stopping.is_set() and not _is_over(robot, config):
+            station.period(pace.overruns)
+            heart.beat()
+            pace.wait(port.sleep)
+        heart.close()
         loop.stop("the program ends")
         for _ in range(round(SETTLE_S * CONTROL_HZ)):
             station.period(pace.overruns)
@@ -120,13 +153,5 @@ def run_live(
     return station
 
 
-def _run(
-    station: Station,
-    robot: LiveRobot,
-    stopping: threading.Event,
-    pace: Pace,
-    seconds: float | None,
-) -> None:
-    while not stopping.is_set() and (seconds is None or robot.time_s < seconds):
-        station.period(pace.overruns)
-        pace.wait(station.port.sleep)
+def _is_over(robot: LiveRobot, config: SimulateConfig) -> bool:
+    return config.seconds is not None and robot.time_s >= config.seconds

@@ -7,7 +7,8 @@ from pathlib import Path
 import mujoco
 
 from assets import asset_path
-from bridge.contract import JOINT_NAMES, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import facts
 
 CONTROL_SUBSTEPS = 3

@@ -11,33 +11,22 @@ import mujoco
 import numpy as np
 
 from bridge.contract import UserError
+from sim.objects import (
+    COLOURS,
+    FLOOR_BIT,
+    OBJECT_BIT,
+    SHAPES,
+    SceneObject,
+    add_object,
+    sample_object,
+)
 from sim.robot import robot_spec
 
-SHAPES = ("cube", "ball", "cylinder", "cone")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-# Hue in degrees and its spread, then the range of brightness. Yellow and orange have no dark
-# shades: those are olive and brown to people.
-SHADES: dict[str, tuple[float, float, float, float]] = {
-    "red": (0, 6, 0.6, 1.0),
-    "green": (122, 14, 0.45, 0.9),
-    "blue": (220, 10, 0.6, 1.0),
-    "yellow": (55, 4, 0.85, 1.0),
-    "purple": (283, 9, 0.45, 0.9),
-    "orange": (27, 4, 0.9, 1.0),
-}
 N_OBJECTS = (3, 5)
-DISTANCE_M = (1.2, 3.5)
 LEAST_BEARING_RAD = np.deg2rad(40)
-HALF_HEIGHT_M = (0.12, 0.18)
 WALL_M = (5.0, 6.0)
 WALL_HEIGHT_M = 2.6
-# Radius over half height: all shapes look about as wide as high.
-RADIUS = {"cube": 1.0, "ball": 1.0, "cylinder": 0.8, "cone": 0.95}
-OBJECT_KG = 0.6
-CONE_EDGES = 20
 
-# Contact bits. The robot's limbs meet objects and, in a fall, the floor, but never each other.
-FLOOR_BIT, OBJECT_BIT = 1, 2
 # Geom groups. The shell is what the head camera sits in, and what is never in its view.
 SCENERY_GROUP, SHELL_GROUP, VISUAL_GROUP, COLLISION_GROUP = 0, 1, 2, 3
 HEAD_CAMERA = "head"
@@ -50,19 +39,6 @@ SHELL_PARTS = (
     "shoulder_pitch",
     "shoulder_roll",
 )
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """A free body on the floor. `size_m` is half its height; `rgb` is in 0..1."""
-
-    shape: str
-    colour: str
-    rgb: tuple[float, float, float]
-    size_m: float
-    x_m: float
-    y_m: float
-    yaw_rad: float
 
 
 @dataclass(frozen=True)
@@ -101,9 +77,6 @@ class Scene:
             raise UserError(
                 f"this is no scene ({error}); write one with Scene.to_dict()"
             ) from error
-        for thing in scene.objects:
-            if thing.shape not in SHAPES:
-                raise UserError(f"no shape {thing.shape!r}; choose one of {', '.join(SHAPES)}")
         return scene
 
 
@@ -126,7 +99,7 @@ def sample_scene(rng: np.random.Generator, n_objects: int | None = None) -> Scen
     n = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1)) if n_objects is None else n_objects
     kinds = rng.choice(len(COLOURS) * len(SHAPES), n, replace=False)
     objects = tuple(
-        _sample_object(rng, COLOURS[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], bearing)
+        sample_object(rng, COLOURS[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], bearing)
         for kind, bearing in zip(kinds, _sample_bearings(rng, n), strict=True)
     )
     tilt, towards = rng.uniform(0.1, 0.6), rng.uniform(-np.pi, np.pi)
@@ -152,28 +125,6 @@ def _sample_bearings(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.uniform(-np.pi, np.pi) + np.cumsum(gaps)
 
 
-def _sample_object(
-    rng: np.random.Generator, colour: str, shape: str, bearing: float
-) -> SceneObject:
-    distance = rng.uniform(*DISTANCE_M)
-    return SceneObject(
-        shape=shape,
-        colour=colour,
-        rgb=sample_shade(rng, colour),
-        size_m=float(rng.uniform(*HALF_HEIGHT_M)),
-        x_m=float(distance * np.cos(bearing)),
-        y_m=float(distance * np.sin(bearing)),
-        yaw_rad=float(rng.uniform(-np.pi, np.pi)),
-    )
-
-
-def sample_shade(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
-    """A shade that people call by the colour's name: rgb in 0..1."""
-    hue, spread, dark, bright = SHADES[colour]
-    degrees = hue + rng.uniform(-spread, spread)
-    return colorsys.hsv_to_rgb(degrees / 360 % 1, rng.uniform(0.8, 1), rng.uniform(dark, bright))
-
-
 def _dull_rgb(rng: np.random.Generator, dark: float, bright: float) -> tuple[float, float, float]:
     """A grey with a hint of a tint: too dull to be taken for any object's colour."""
     return colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.14), rng.uniform(dark, bright))
@@ -190,7 +141,7 @@ def scene_spec(scene: Scene, robot_path: Path | str | None = None) -> mujoco.MjS
     _add_look(spec, scene)
     _add_room(spec, scene)
     for index, thing in enumerate(scene.objects):
-        _add_object(spec, index, thing)
+        add_object(spec, index, thing)
     return spec
 
 
@@ -267,38 +218,3 @@ def _add_room(spec: mujoco.MjSpec, scene: Scene) -> None:
             contype=FLOOR_BIT,
             conaffinity=0,
         )
-
-
-def _add_object(spec: mujoco.MjSpec, index: int, thing: SceneObject) -> None:
-    name, half = f"object_{index}", thing.size_m
-    body = spec.worldbody.add_body(
-        name=name,
-        pos=[thing.x_m, thing.y_m, half],
-        quat=[np.cos(thing.yaw_rad / 2), 0, 0, np.sin(thing.yaw_rad / 2)],
-    )
-    body.add_freejoint(name=name)
-    radius = RADIUS[thing.shape] * half
-    look = {
-        "cube": {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": [half, half, half]},
-        "ball": {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": [half, 0, 0]},
-        "cylinder": {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [radius, half, 0]},
-        "cone": {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": f"{name}_cone"},
-    }[thing.shape]
-    # All scenes of n objects have one memory layout, which a batch of them needs: each object has
-    # this mesh, used or not, and the inertia of a cylinder around its centre, whatever its shape.
-    body.explicitinertial = True
-    body.mass, body.ipos = OBJECT_KG, [0, 0, 0]
-    across = OBJECT_KG * (3 * radius**2 + 4 * half**2) / 12
-    body.inertia = [across, across, OBJECT_KG * radius**2 / 2]
-    mesh = spec.add_mesh(name=f"{name}_cone", scale=[radius, radius, half])
-    mesh.make_cone(CONE_EDGES, 0.0)
-    body.add_geom(
-        name=name,
-        rgba=[*thing.rgb, 1],
-        contype=OBJECT_BIT,
-        conaffinity=FLOOR_BIT | OBJECT_BIT,
-        # Balls resist rolling, so that one that was only brushed comes to rest.
-        condim=6 if thing.shape == "ball" else 3,
-        friction=[0.8, 0.01, 0.01],
-        **look,
-    )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import facts, joint_facts
 from sim.robot import robot_spec
 from sim.scene import Scene, scene_spec
@@ -107,7 +108,9 @@ def test_the_shipped_model_is_what_its_script_writes(tmp_path):
     for name in ("make_g1.py", "g1_facts.json"):
         (tmp_path / name).write_bytes(asset_path(f"robots/{name}").read_bytes())
     subprocess.run([sys.executable, tmp_path / "make_g1.py"], check=True)
-    assert (tmp_path / "g1.xml").read_text() == asset_path("robots/g1.xml").read_text()
+    assert (tmp_path / "g1.xml").read_text(encoding="utf-8") == asset_path(
+        "robots/g1.xml"
+    ).read_text(encoding="utf-8")
 
 
 def test_looks_stay_near_the_real_robots_shape(model):
@@ -156,11 +159,12 @@ def test_a_robot_without_the_joints_is_refused_by_name(tmp_path):
     path = tmp_path / "stick.xml"
     path.write_text(
         '<mujoco><worldbody><body><joint name="left_knee_joint"/>'
-        '<geom size="0.1"/></body></worldbody></mujoco>'
+        '<geom size="0.1"/></body></worldbody></mujoco>',
+        encoding="utf-8",
     )
     with pytest.raises(UserError, match="lacks 28 of the 29 joints"):
         robot_spec(path)
-    path.write_text("no XML")
+    path.write_text("no XML", encoding="utf-8")
     with pytest.raises(UserError, match="no valid MJCF"):
         robot_spec(path)
     with pytest.raises(UserError, match="does not exist"):
@@ -168,5 +172,5 @@ def test_a_robot_without_the_joints_is_refused_by_name(tmp_path):
 
 
 def test_facts_name_their_source():
-    about = json.loads(asset_path("robots/g1_facts.json").read_text())["about"]
+    about = json.loads(asset_path("robots/g1_facts.json").read_text(encoding="utf-8"))["about"]
     assert "Menagerie" in about and "BSD-3-Clause" in about

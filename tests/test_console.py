@@ -19,7 +19,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bridge.compat.adapter import Door
-from bridge.contract import STATE_DIM
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry, floats
 from bridge.png import encode_png
@@ -30,9 +29,10 @@ from console.scene import Painter, Stage, doubt, reading
 from console.server import page_file
 from console.studio import Studio
 from console.web import listen, web_server
+from robots.g1.embodiment import STATE_DIM
 from sim.render.video import VIEW_SIZE
+from tests.doubles import working_station
 from tests.test_console_web import WAIT_S, fetched, free_port
-from tests.test_station import working_station
 
 # --- pages without a browser ---
 
@@ -66,12 +66,14 @@ class Client:
         opened = connect(f"ws://127.0.0.1:{port}/live", max_size=None)
         self.line: ClientConnection = self._stack.enter_context(opened)
         self.close = self._stack.close
-        self.number = 0
+        self.number = self.stops = 0
 
     def ask(self, what: str, **content: Any) -> str:
         """The fault that answers an order, or nothing."""
         self.number += 1
-        self.line.send(json.dumps({"do": what, "number": self.number, **content}))
+        self.line.send(
+            json.dumps({"do": what, "number": self.number, "stops": self.stops, **content})
+        )
         return self.news("answer", lambda answer: answer["number"] == self.number)["fault"]
 
     def news(self, kind: str, condition: Callable[[Any], bool] = lambda _: True) -> Any:
@@ -80,6 +82,7 @@ class Client:
             message = self.line.recv(WAIT_S)
             if isinstance(message, str):
                 content = json.loads(message)
+                self.stops = content.get("stops", self.stops)
                 if content["kind"] == kind and condition(content):
                     return content
         raise AssertionError(f"no such {kind} came")

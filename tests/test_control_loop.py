@@ -8,60 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CHUNK_STEPS, STAND_COMMAND, VEL_X, ActionChunk, Status, UserError
-from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink, Pace, Rejected
+from bridge.contract import UserError
+from bridge.control.loop import ControlLoop, DirectLink, Pace, Rejected
 from bridge.control.safety import Level, Safety
-from tests.test_safety import LIMITS, body
-
-
-class Puppet:
-    """A robot on rails: it goes where it is sent and keeps its own time."""
-
-    def __init__(self):
-        self.steps, self.sent, self.begun, self.damped, self.silent = 0, [], 0, 0, False
-        self.joints = STAND_COMMAND[ARMS].copy()
-
-    @property
-    def time_s(self):
-        return self.steps * PERIOD_S
-
-    def observe(self):
-        if self.silent:
-            raise UserError("no state came")
-        seen = body(self.time_s)
-        seen.joint_pos_rad[-14:] = self.joints
-        return seen
-
-    def apply(self, command):
-        self.sent.append(command)
-        self.joints = command[ARMS].copy()
-        self.steps += 1
-
-    def hold(self):
-        raise AssertionError("safety commands every period")
-
-    def damp(self):
-        self.damped += 1
-        self.steps += 1
-
-    def begin_instruction(self):
-        self.begun += 1
-
-
-class Walk:
-    """Answers with 0.5 m/s; `bend` changes its chunks."""
-
-    def __init__(self, bend=lambda commands: commands):
-        self.bend, self.asked, self.resets = bend, [], 0
-
-    def act(self, instruction, observation):
-        self.asked.append((instruction, observation.time_s))
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, VEL_X] = 0.5
-        return ActionChunk(observation.time_s, self.bend(commands), Status.ACTING, 1.0, {})
-
-    def reset(self):
-        self.resets += 1
+from robots.g1.embodiment import ARMS, PERIOD_S, STAND_COMMAND, VEL_X
+from tests.doubles import BODY, LIMITS, Puppet, Walk, body
 
 
 class Mailbox:
@@ -87,7 +38,7 @@ class Mailbox:
 
 def loop_of(link) -> tuple[ControlLoop, Puppet]:
     puppet = Puppet()
-    return ControlLoop(puppet, link, Safety(LIMITS), lambda: puppet.time_s), puppet
+    return ControlLoop(puppet, link, Safety(BODY), lambda: puppet.time_s), puppet
 
 
 def ticks(loop: ControlLoop, seconds: float) -> list[Level]:
@@ -157,13 +108,106 @@ def test_a_restarted_server_is_not_obeyed_until_released():
     for _ in range(10):
         link.answer(loop.robot.time_s)
         ticks(loop, 0.3)
-    assert loop.safety.level == Level.SAFE_STAND
+    assert loop.safety.level == Level.SAFE_STAND and "release the robot" in loop.trouble
+    loop.instruct("turn left")
+    link.answer(loop.robot.time_s)
+    assert ticks(loop, 0.3)[-1] == Level.SAFE_STAND, "an instruction is no release"
     link.trouble = "connecting"
     assert loop.release() == "connecting"
     link.trouble = ""
     assert loop.release() is None
     link.answer(loop.robot.time_s)
     assert ticks(loop, 0.1)[-1] == Level.RUN
+
+
+def test_a_server_restarted_while_nothing_was_asked_of_it_is_obeyed():
+    link = Mailbox()
+    loop, _ = loop_of(link)
+    ticks(loop, 0.2)
+    link.session = 2
+    ticks(loop, 0.2)
+    assert loop.trouble == ""
+    loop.instruct("walk on")
+    ticks(loop, 0.1)
+    link.answer(loop.robot.time_s)
+    assert ticks(loop, 0.1)[-1] == Level.RUN, "told since by an operator: not by itself"
+
+
+def test_a_pause_ends_with_whatever_ends_the_instruction():
+    loop, _ = loop_of(DirectLink(Walk()))
+    ends = (loop.stop, loop.cut, loop.idle, lambda: loop.exchange(lambda: None))
+    for end in ends:
+        loop.instruct("walk on")
+        ticks(loop, 0.2)
+        loop.pause()
+        loop.pause()
+        ticks(loop, 0.2)
+        loop.resume()
+        assert loop.instruction == "walk on"
+        loop.pause()
+        end()
+        ticks(loop, 0.2)
+        assert loop.release() is None
+        with pytest.raises(UserError, match="nothing is paused"):
+            loop.resume()
+        assert ticks(loop, 1.0)[-1] == Level.HOLD and loop.instruction == ""
+
+
+def test_a_new_body_starts_where_it_stands_and_a_latch_stays():
+    loop, puppet = loop_of(DirectLink(Walk(lambda commands: commands + 0.5)))
+    loop.instruct("walk on")
+    ticks(loop, 2.0)
+    assert np.abs(puppet.sent[-1][ARMS] - STAND_COMMAND[ARMS]).max() > 0.4
+
+    def stand():
+        puppet.joints = STAND_COMMAND[ARMS].copy()
+
+    loop.exchange(stand)
+    sent = len(puppet.sent)
+    assert set(ticks(loop, 0.5)) == {Level.HOLD}
+    jumps = np.abs(np.array(puppet.sent[sent:]) - STAND_COMMAND)
+    assert jumps.max() < 1e-6, "the old pose is forgotten"
+    for latch, level in ((loop.stop, Level.SAFE_STAND), (loop.cut, Level.DAMP)):
+        latch()
+        ticks(loop, 0.1)
+        loop.exchange(stand)
+        assert set(ticks(loop, 0.5)) == {level}, "only a release ends it"
+
+
+def test_a_loop_that_slept_stands_safely():
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.5)
+    puppet.steps += 8  # with its own period 0.18 s, no longer than a state may be silent
+    assert loop.tick().order.level == Level.RUN
+    puppet.steps += 10
+    slept = loop.tick().order
+    assert slept.level == Level.SAFE_STAND
+    assert slept.cause == "the loop slept for 0.2 s: the robot has braked"
+
+
+MALFORMED = {
+    "base_ang_vel_rad_s is (2,)": {"base_ang_vel_rad_s": np.zeros(2)},
+    "joint_pos_rad is (28,)": {"joint_pos_rad": np.zeros(28)},
+    "the picture is uint8 (4, 4, 3)": {"image": np.zeros((4, 4, 3), np.uint8)},
+    "the picture is float64": {"image": np.zeros((128, 128, 3))},
+    "'list' object": {"gravity": [0, 0, -1]},
+    "'NoneType' object": {"image": None},
+    "must be real number": {"time_s": "now"},
+    "Cannot cast": {"odometry": np.array([None] * 3)},
+}
+
+
+@pytest.mark.parametrize("told", MALFORMED)
+def test_a_malformed_state_is_as_bad_as_none(told):
+    loop, puppet = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    ticks(loop, 0.3)
+    observe = puppet.observe
+    puppet.observe = lambda: replace(observe(), **MALFORMED[told])
+    levels = ticks(loop, 0.4)
+    assert levels[0] == Level.RUN and Level.HOLD in levels and levels[-1] == Level.DAMP
+    assert told in loop.trouble and "\n" not in loop.trouble
 
 
 def test_rejected_answers_stand_the_robot():
@@ -246,7 +290,7 @@ def test_joins_are_bounded_in_value_and_rate():
 
 
 def test_pace_skips_whole_periods_and_counts_them():
-    pace = Pace()
+    pace = Pace(PERIOD_S)
     pace.wait()
     time.sleep(5.5 * PERIOD_S)
     pace.wait()
@@ -254,11 +298,11 @@ def test_pace_skips_whole_periods_and_counts_them():
     before = time.monotonic()
     pace.wait()
     assert time.monotonic() - before <= 50 * PERIOD_S
-    Pace(speed=np.inf).wait()
+    Pace(PERIOD_S, speed=np.inf).wait()
 
 
 def test_a_period_may_begin_early_and_the_next_ones_count_from_there():
-    pace, slept = Pace(speed=0.01), []
+    pace, slept = Pace(PERIOD_S, speed=0.01), []
     pace.wait(slept.append)
     pace.wait(slept.append)
     assert slept == pytest.approx([100 * PERIOD_S, 100 * PERIOD_S], abs=0.5) and not pace.overruns

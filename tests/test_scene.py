@@ -1,6 +1,7 @@
 """Random scenes, and what the head camera sees of them."""
 
 import colorsys
+import gc
 import json
 from dataclasses import replace
 
@@ -8,11 +9,15 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import IMAGE_SIZE, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import IMAGE_SIZE
 from robots.g1.facts import facts, joint_facts
+from sim.objects import COLOURS, SHADES, SHAPES, SceneObject
+from sim.render import camera
 from sim.render.camera import HeadCamera, ThirdPerson, opengl_renderer
 from sim.render.visibility import Sight
-from sim.scene import COLOURS, SHADES, SHAPES, Scene, SceneObject, sample_scene, scene_spec
+from sim.scene import Scene, sample_scene, scene_spec
+from sim.world import World
 
 
 def thing(shape: str, colour: str, rgb: tuple, x: float, y: float = 0.0) -> SceneObject:
@@ -197,3 +202,17 @@ def test_cameras_of_one_process_do_not_disturb_each_other():
     other.close()
     assert np.array_equal(head.draw(data), before)
     head.close()
+
+
+def test_what_a_dropped_camera_held_is_freed_by_the_next_picture():
+    dropped, kept = (World(Scene()) for _ in range(2))
+    dropped.observe()
+    left = len(camera._LEFT)
+    del dropped
+    gc.collect()
+    assert len(camera._LEFT) == left + 1
+    kept.observe()
+    assert not camera._LEFT
+    kept.close()
+    kept.close()  # twice is once
+    assert not camera._LEFT

@@ -194,7 +194,7 @@ def test_a_folder_that_is_not_whole_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((BILINGUAL_FOLDER / name).read_bytes())
     with pytest.raises(UserError, match=rf"{SPEC_FILE} is missing"):
         TextEncoder(tmp_path)
-    (tmp_path / SPEC_FILE).write_text('{"name": 3}')
+    (tmp_path / SPEC_FILE).write_bytes(b'{"name": 3}')
     with pytest.raises(UserError, match="does not describe a text encoder"):
         TextEncoder(tmp_path)
 

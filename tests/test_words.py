@@ -5,6 +5,7 @@ import pytest
 
 from bridge.contract import UserError
 from policy.runtime.text_encoder import TextEncoder
+from tests.test_language import HELDOUT, TRAIN, spoken
 
 TEXTS = [
     "walk to the red ball",
@@ -82,3 +83,9 @@ def test_our_encoder_is_the_published_one() -> None:
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match=r"text_encoder\.onnx is missing"):
         TextEncoder(tmp_path)
+
+
+def test_sentences_of_the_grammars_fit(encoder: TextEncoder) -> None:
+    for grammar in (*TRAIN, *HELDOUT):
+        lengths = [encoder.count_pieces(sentence) for _, sentence in spoken(grammar, 650, 4)]
+        assert np.mean(np.array(lengths) > encoder.spec.max_tokens) < 0.01

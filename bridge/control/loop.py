@@ -8,7 +8,7 @@ clock, which belongs to the robot, and the pace.
 from __future__ import annotations
 
 import logging
-import threading
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,19 +16,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from bridge.contract import (
-    CONTROL_HZ,
-    ActionChunk,
-    Observation,
-    Policy,
-    Robot,
-    UserError,
-    check_instruction,
-)
+from bridge.contract import ActionChunk, Observation, Policy, Robot, UserError, check_instruction
 from bridge.control.safety import Level, Order, Safety
+from bridge.embodiment import Embodiment
 from bridge.wire.messages import one_line
+from robots.g1.embodiment import STAND_COMMAND
 
-PERIOD_S = 1 / CONTROL_HZ
 # A policy is asked again this long after it was asked last, or as soon as it has answered.
 REPLAN_S = 0.3
 # Said as a whole instruction, these need no policy.
@@ -110,8 +103,8 @@ class Pace:
     A loop that overran goes on at the next whole period: it never hurries to catch up.
     """
 
-    def __init__(self, speed: float = 1.0) -> None:
-        self._period_s = PERIOD_S / speed
+    def __init__(self, period_s: float, speed: float = 1.0) -> None:
+        self._period_s = period_s / speed
         self._due_s = time.monotonic()
         self.overruns = 0
 
@@ -168,7 +161,18 @@ class ControlLoop:
         self._lost = False
         self._begun_at_s = -np.inf
         self._rising = False
+        self._paused = ""
+        self._now_s = 0.0
+        self._unseen = ""  # why the robot's state is not known
         self._last_failure = ""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the driver or the link, in one line for the operator, or nothing."""
+        link = self.link.trouble
+        if self._lost and self.instruction and not link:
+            link = "another session of the policy server answers now: release the robot to ask it"
+        return "; ".join(filter(None, (self._unseen, link)))
 
     # --- what operators do ---
 
@@ -180,30 +184,57 @@ class ControlLoop:
             self.instruct(text)
 
     def instruct(self, text: str) -> None:
-        """Begins another instruction for the policy; UserError when it is no line of text."""
+        """Begins another instruction for the policy.
+
+        UserError when it is no line of text, or when the robot cannot begin: then it holds.
+        """
         text = check_instruction(text)
-        self._forget()
+        self.idle()
         if trouble := self._move(self.robot.begin_instruction):
             raise UserError(trouble)
+        if self.safety.level < Level.SAFE_STAND:
+            self._session, self._lost = self.link.session, False  # told after it had answered anew
         self.instruction = text
         self.safety.expect(self._clock(), chunks=True)
 
     def idle(self) -> None:
-        """Ends the instruction: the robot stands where it is."""
+        """Ends the instruction, a paused one too: the robot stands where it is."""
         self._forget()
         self.safety.expect(self._clock(), chunks=False)
 
+    def pause(self) -> None:
+        """Ends the instruction until it is resumed; whatever else ends it ends that chance."""
+        paused = self.instruction or self._paused
+        self.idle()
+        self._paused = paused
+
+    def resume(self) -> None:
+        """Begins the paused instruction again; UserError when there is none."""
+        if not self._paused:
+            raise UserError("nothing is paused: tell the robot what to do")
+        self.instruct(self._paused)
+
     def stop(self, cause: str = "the operator stopped it") -> None:
         """Ends the instruction and stands safely, until released."""
-        self.idle()
         self.safety.stop(cause)
         self._stay_down("stopped as the robot got up")
+        self.idle()
 
     def cut(self) -> None:
         """Lets the motors only brake, until released."""
-        self.idle()
         self.safety.cut()
         self._stay_down("the operator cut the motors")
+        self.idle()
+
+    def exchange(self, new_body: Callable[[], None]) -> None:
+        """Ends the instruction, and lets `new_body` put another body in the robot's place.
+
+        It stands, arms at its sides. A latched level stays in force: brakes brake it as well.
+        """
+        self.idle()
+        self._stay_down("the scene was changed as the robot got up")
+        new_body()
+        self.safety.restart(self.safety.embodiment.stand)
 
     def release(self) -> str | None:
         """Ends a latched level, or says why it stays. What was asked of the policy is void.
@@ -231,7 +262,7 @@ class ControlLoop:
             self.safety.after_fall(Level.DAMP, cause)
 
     def _forget(self) -> None:
-        self.instruction, self.chunk = "", None
+        self.instruction, self.chunk, self._paused = "", None, ""
         self.link.reset()
         self._begun_at_s = self._clock()
         self._asked_at_s = -np.inf
@@ -244,7 +275,7 @@ class ControlLoop:
         if observation is not None:
             self._ask(observation)
         rejected = self._take()
-        now_s = self._clock()
+        now_s = self._now_s = self._clock()
         order = self.safety.step(now_s, observation)
         if self._rising:
             stands = self._get_up(observation)
@@ -257,6 +288,13 @@ class ControlLoop:
         if order.level == Level.DAMP:
             self._move(self.robot.damp)
         return Tick(now_s, order, observation, self.chunk, rejected)
+
+    def brake(self, cause: str) -> Tick:
+        """One control period in which the motors only brake, whatever else fails; latched."""
+        self.safety.cut(cause)
+        self._move(self.robot.damp)
+        order = Order(Level.DAMP, STAND_COMMAND, cause)
+        return Tick(self._now_s, order, None, None, None)
 
     def _get_up(self, observation: Observation | None) -> bool | None:
         """None while the robot moves on its way up; else whether it stands."""
@@ -273,16 +311,6 @@ class ControlLoop:
             self._stay_down("the robot could not get up")
         return stands
 
-    def run(
-        self, stopping: threading.Event, pace: Pace, on_tick: Callable[[Tick], None] | None = None
-    ) -> None:
-        """Ticks until `stopping` is set; the caller then decides how the robot comes to rest."""
-        while not stopping.is_set():
-            tick = self.tick()
-            if on_tick is not None:
-                on_tick(tick)
-            pace.wait()
-
     def _move(self, act: Callable[..., object], *command: np.ndarray) -> str:
         """Has the robot do something, or says in one line why it could not."""
         try:
@@ -292,13 +320,18 @@ class ControlLoop:
         return ""
 
     def _observe(self) -> Observation | None:
+        """What the robot says; None when it is silent, or its driver fails, which is no better."""
         try:
-            return self.robot.observe()
-        except UserError:
-            return None  # a silent robot: safety counts how long
-        except Exception as error:  # its driver failed: as silent as that
-            self._failure(error)
+            seen = self.robot.observe()
+            _check(seen, self.safety.embodiment)
+        except UserError as error:
+            self._unseen = one_line(str(error))
             return None
+        except Exception as error:
+            self._unseen = f"the robot's driver fails: {self._failure(error)}"
+            return None
+        self._unseen = ""
+        return seen
 
     def _failure(self, error: Exception) -> str:
         """What is wrong with the robot, in one line; the log has all of it, but once in a row."""
@@ -313,15 +346,14 @@ class ControlLoop:
             return
         now_s = observation.time_s
         # Half a period's grace: sums of periods are not exact.
-        if now_s - self._asked_at_s >= self._replan_s - PERIOD_S / 2:
+        if now_s - self._asked_at_s >= self._replan_s - self.safety.embodiment.period_s / 2:
             self._asked_at_s = now_s
             self.link.ask(self.instruction, observation)
 
     def _take(self) -> str | None:
         if self.link.session != self._session:
             self._lost = True  # whoever answers now is another: an operator decides
-        answer = self.link.take()
-        if answer is None or self._lost or not self.instruction:
+        if self._lost or not self.instruction or (answer := self.link.take()) is None:
             return None
         if isinstance(answer, Rejected):
             return self.safety.reject(answer.reason)
@@ -331,3 +363,15 @@ class ControlLoop:
         if fault is None:
             self.chunk = answer
         return fault
+
+
+def _check(seen: Observation, body: Embodiment) -> None:
+    """Raises unless an observation is what a body's are; what is not finite may pass."""
+    if (seen.state.shape, seen.state.dtype) != ((len(body.state_names),), np.float32):
+        raise ValueError(f"the state is {seen.state.dtype} {seen.state.shape}")
+    for camera in body.cameras:
+        image = seen.images[camera.name]
+        if (image.ndim, image.shape[-1], image.dtype) != (3, 3, np.uint8):  # of any size
+            raise ValueError(f"the picture of {camera.name} is {image.dtype} {image.shape}")
+    for number in (seen.time_s, seen.image_age_s):
+        math.isfinite(number)  # TypeError for what is none

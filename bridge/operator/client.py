@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.contract import UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.operator import messages as wire
 from bridge.wire.keys import ClientKeys
 from bridge.wire.messages import WireError, one_line
@@ -32,7 +33,11 @@ class Operator:
     Everybody may watch, `stop` and `cut`. Commands need the lease, which `claim` asks for and a
     thread of its own keeps until `leave`. A method raises UserError when the robot does not answer
     within `timeout_s`, when another operator holds the lease, or when the robot refuses. A robot
-    with keys answers only with `keys` that it allows.
+    with keys answers only with `keys` that it allows. With a `body`, `claim` refuses any other
+    robot, for who reads more of it than words.
+
+    What may move the robot is refused if the robot has been stopped since `stops`, the number of
+    the newest stop that has been seen here; a method is given another one by who has seen less.
     """
 
     def __init__(
@@ -41,13 +46,15 @@ class Operator:
         name: str = "",
         timeout_s: float = 2.0,
         keys: ClientKeys | None = None,
+        body: Embodiment | None = None,
     ) -> None:
         places = wire.addresses_of(address, encrypted=keys is not None)
         self.address = places.commands
         self.name = name or _who()
-        self._timeout_s, self._keys = timeout_s, keys
+        self._timeout_s, self._keys, self._body = timeout_s, keys, body
         self._session = secrets.token_hex(16)
         self._sequence = self._halts = 0
+        self.stops = 0
         self._epoch: int | None = None
         self._lost = "nobody has claimed the robot here: claim it first"
         self._asking, self._halting, self._viewing = (threading.Lock() for _ in range(3))
@@ -72,7 +79,7 @@ class Operator:
     def claim(self) -> None:
         """Becomes the one who commands."""
         reply = self._ask(
-            wire.Claim, protocol=wire.PROTOCOL, contract=contract_hash(), name=self.name[:64]
+            wire.Claim, protocol=wire.PROTOCOL, embodiment=self._body, name=self.name[:64]
         )
         if not isinstance(reply, wire.Lease):
             raise UserError(_refusal(reply))
@@ -81,27 +88,27 @@ class Operator:
             self._beats = threading.Thread(target=self._beat, name="beats", daemon=True)
             self._beats.start()
 
-    def instruct(self, text: str) -> None:
+    def instruct(self, text: str, stops: int | None = None) -> None:
         """Begins an instruction, in place of any other."""
-        self._command(wire.Instruct, text=check_instruction(text))
+        self._move(wire.Instruct, stops, text=check_instruction(text))
 
     def pause(self) -> None:
         """Lets the robot hold where it is."""
         self._command(wire.Pause)
 
-    def resume(self) -> None:
+    def resume(self, stops: int | None = None) -> None:
         """Goes on after a pause."""
-        self._command(wire.Resume)
+        self._move(wire.Resume, stops)
 
-    def release(self) -> None:
+    def release(self, stops: int | None = None) -> None:
         """Ends a safe stand or a cut. Look at the robot first."""
-        self._command(wire.Release)
+        self._move(wire.Release, stops)
 
-    def new_scene(self, seed: int) -> None:
+    def new_scene(self, seed: int, stops: int | None = None) -> None:
         """Puts a simulated robot into the scene of a seed, 0 to 2^32 - 1."""
         if not 0 <= seed < 1 << 32:
             raise UserError(f"there is no scene {seed}: choose a seed from 0 to {(1 << 32) - 1}")
-        self._command(wire.NewScene, seed=seed)
+        self._move(wire.NewScene, stops, seed=seed)
 
     def leave(self) -> None:
         """Gives the lease back, and so ends the instruction."""
@@ -133,6 +140,7 @@ class Operator:
                     newest = msgspec.structs.replace(newest, image=newest.image or seen.image)
             except WireError as error:
                 raise UserError(self._foreign(error)) from error
+            self.stops = max(self.stops, newest.stops)
             return newest
 
     def close(self) -> None:
@@ -156,6 +164,9 @@ class Operator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _move(self, kind: type[wire.Moving], stops: int | None, **content: Any) -> None:
+        self._command(kind, stops=self.stops if stops is None else stops, **content)
 
     def _command(self, kind: type[wire.Leased], **content: Any) -> None:
         epoch = self._epoch
@@ -196,6 +207,7 @@ class Operator:
                 f"no robot answers at {self.address}: is its control loop running, is this the"
                 f" address that it was given, and {self._doubt()}?"
             )
+        self.stops = reply.stops  # not the greater one: a robot that was started anew counts anew
         return reply
 
     def _halt(self, kind: type[wire.Stop] | type[wire.Cut]) -> None:
@@ -209,6 +221,7 @@ class Operator:
                 f"NOT stopped: no robot answers at {self.address} within {self._timeout_s:g} s:"
                 " use the robot's own emergency stop"
             )
+        self.stops = max(self.stops, reply.stops)
 
     def _doubt(self) -> str:
         if self._keys is None:

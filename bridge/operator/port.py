@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import msgspec
 import zmq
 
-from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.contract import UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.operator import messages as wire
 from bridge.wire.keys import ServerKeys, authenticator
 from bridge.wire.messages import WireError, one_line
 
 # What one call of `poll` reads from a socket at most; a message has two frames.
 _FRAMES_AT_ONCE = 64
-# What was asked in the moment of a stop, or while the loop slept, was asked without knowing of it.
+# What was asked in the moment of a stop, or while the loop slept, was asked without looking.
 _GUARD_S = 0.5
 
 
@@ -87,23 +89,26 @@ class _Lease:
 
 
 class OperatorPort:
-    """Where operators reach a robot; for one thread, the control loop's.
+    """Where operators reach a robot `body`; for one thread, the control loop's.
 
     Raises UserError for an address that is taken, unusable, or leads off this machine without
     `keys`; with them only the allowed connect, even to watch. `counters` tells what was refused or
-    ignored. `clock` is monotonic, in seconds.
+    ignored. `stops` is the number of the last stop: those of operators are counted here, the
+    robot's own by whoever sees them. `clock` is monotonic, in seconds.
     """
 
     def __init__(
         self,
         address: str,
+        body: Embodiment,
         simulated: bool = False,
         clock: Callable[[], float] = time.monotonic,
         keys: ServerKeys | None = None,
     ) -> None:
         self.addresses = wire.addresses_of(address, encrypted=keys is not None)
         self.counters = {"malformed_messages": 0, "refused_commands": 0, "repeated_commands": 0}
-        self._simulated, self._clock = simulated, clock
+        self.stops = 0
+        self._body, self._simulated, self._clock = body, simulated, clock
         self._lease: _Lease | None = None
         self._epoch = 0
         self._polled_s = clock()
@@ -139,7 +144,7 @@ class OperatorPort:
                 self.counters["malformed_messages"] += 1
                 continue
             reply, caused = self._carry_out(request, now_s)
-            self._commands.answer(peer, reply)
+            self._answer(self._commands, peer, reply)
             events += caused
         if self._lease is not None and now_s - self._lease.heard_s > wire.STALE_S:
             events += self._end_lease()
@@ -190,9 +195,12 @@ class OperatorPort:
                 self.counters["malformed_messages"] += 1
                 continue
             asked.add(Cut() if isinstance(halt, wire.Cut) else Stopped())
-            self._guarded_s = now_s
-            self._stop.answer(peer, wire.Acknowledged(sequence=halt.sequence))
+            self.stops, self._guarded_s = self.stops + 1, now_s
+            self._answer(self._stop, peer, wire.Acknowledged(sequence=halt.sequence))
         return asked
+
+    def _answer(self, inbox: _Inbox, peer: bytes, reply: wire.AnyReply | wire.Acknowledged) -> None:
+        inbox.answer(peer, msgspec.structs.replace(reply, stops=self.stops))
 
     def _carry_out(
         self, request: wire.AnyRequest, now_s: float
@@ -215,7 +223,7 @@ class OperatorPort:
             lease.answer = wire.Denied(sequence=sequence, message=str(error))
         return lease.answer, caused
 
-    def _events(self, request: wire.AnyRequest, now_s: float) -> list[Event]:
+    def _events(self, request: wire.AnyCommand, now_s: float) -> list[Event]:
         """What a command of the commander means to the loop, or UserError."""
         if isinstance(request, wire.Beat):
             return []
@@ -225,30 +233,22 @@ class OperatorPort:
             return [Paused()]
         if now_s - self._guarded_s < _GUARD_S:
             raise UserError("the robot has just been stopped, or was busy: look, then ask again")
+        if False:
+            raise UserError("the robot has been stopped since: look, then ask again")
         if isinstance(request, wire.Instruct):
             return [Instructed(check_instruction(request.text))]
         if isinstance(request, wire.Resume):
             return [Resumed()]
         if isinstance(request, wire.Release):
             return [Released()]
-        assert isinstance(request, wire.NewScene)
         if not self._simulated:
             raise UserError("a real robot has no other scenes: carry it there")
         return [SceneAsked(request.seed)]
 
     def _lend(self, claim: wire.Claim, now_s: float) -> wire.AnyReply:
         sequence = claim.sequence
-        terms = (
-            ("protocol version", claim.protocol, wire.PROTOCOL),
-            ("contract", claim.contract, contract_hash()),
-        )
-        for term, theirs, ours in terms:
-            if theirs != ours:
-                message = (
-                    f"{term} differs, {theirs} here and {ours} at the robot:"
-                    " install the same release of hitogata on both sides"
-                )
-                return wire.Denied(sequence=sequence, message=message)
+        if (denied := self._mismatch(claim)) is not None:
+            return wire.Denied(sequence=sequence, message=denied)
         held = self._lease
         if held is not None and held.session != claim.session:
             self.counters["refused_commands"] += 1
@@ -261,6 +261,20 @@ class OperatorPort:
         lease = wire.Lease(sequence=sequence, epoch=self._epoch)
         self._lease = _Lease(claim.session, self._epoch, name, since_s, now_s, sequence, lease)
         return lease
+
+    def _mismatch(self, claim: wire.Claim) -> str | None:
+        """What the asker and the robot do not share, and the remedy."""
+        if claim.protocol != wire.PROTOCOL:
+            return (
+                f"protocol version differs, {claim.protocol} here and {wire.PROTOCOL} at the robot:"
+                " install the same release of hitogata on both sides"
+            )
+        if claim.embodiment and (found := claim.embodiment.difference(self._body)):
+            return (
+                f"{found.term} differs, {found.ours} here and {found.theirs} at the robot:"
+                " start a console for this robot"
+            )
+        return None
 
     def _repeat(self, lease: _Lease, sequence: int) -> wire.AnyReply:
         """What was done is not done again; who asks for the last answer again missed it."""

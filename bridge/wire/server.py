@@ -14,7 +14,8 @@ from types import FrameType
 import numpy as np
 import zmq
 
-from bridge.contract import Policy, UserError, check_instruction, contract_hash
+from bridge.contract import Policy, UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.wire import messages, sockets
 from bridge.wire.keys import ServerKeys, authenticator, check_secured, secure_server
 from bridge.wire.messages import ServerInfo
@@ -29,12 +30,13 @@ _log = logging.getLogger(__name__)
 
 def serve_policy(
     policy: Policy,
+    body: Embodiment,
     address: str,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
     keys: ServerKeys | None = None,
 ) -> None:
-    """Serves `policy` until SIGINT or SIGTERM, at an ipc or loopback address.
+    """Serves a `policy` for `body` until SIGINT, SIGTERM or SIGHUP, at an ipc or loopback address.
 
     With `keys` it may be any address of this machine. `ready` is called with the address in use
     (which resolves a port given as *) once clients can connect. Raises UserError for an address
@@ -44,7 +46,7 @@ def serve_policy(
     with _bound_router(address, keys) as router, stop_on_signals() as stopping:
         if ready is not None:
             ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
-        _Server(policy, info, router).run(stopping)
+        _Server(policy, body, info, router).run(stopping)
 
 
 @dataclass
@@ -58,8 +60,10 @@ class _Session:
 
 
 class _Server:
-    def __init__(self, policy: Policy, info: ServerInfo, router: zmq.Socket[bytes]) -> None:
-        self._policy = policy
+    def __init__(
+        self, policy: Policy, body: Embodiment, info: ServerInfo, router: zmq.Socket[bytes]
+    ) -> None:
+        self._policy, self._body = policy, body
         self._info = info
         self._router = router
         self._sessions: dict[bytes, _Session] = {}
@@ -113,7 +117,8 @@ class _Server:
             return self._greet(peer, request)
         if session is None or request.session != session.id:
             sequence = getattr(request, "sequence", -1)
-            return _fault(request.session, sequence, "this session is over: connect again")
+            over = "this session is over: connect again"
+            return _fault(request.session, sequence, over, over=True)
         if isinstance(request, messages.Goodbye):
             del self._sessions[peer]
             return None
@@ -135,8 +140,9 @@ class _Server:
                 self._policy.reset()
                 return messages.pack(messages.Done(session=session, sequence=sequence))
             instruction = check_instruction(request.instruction)
-            chunk = self._policy.act(instruction, messages.observation_of(request, arrays))
-            return messages.pack_chunk(session, sequence, chunk)
+            seen = messages.observation_of(request, arrays, self._body)
+            chunk = self._policy.act(instruction, seen)
+            return messages.pack_chunk(session, sequence, chunk, self._body)
         except (UserError, messages.WireError) as error:
             message = str(error)
         except Exception as error:  # one bad request must not end the sessions of others
@@ -148,7 +154,7 @@ class _Server:
         welcome = messages.Welcome(
             session=secrets.token_hex(8),
             protocol=messages.PROTOCOL,
-            contract=contract_hash(),
+            embodiment=self._body,
             model_id=self._info.model_id,
             normalisation_id=self._info.normalisation_id,
         )
@@ -162,9 +168,11 @@ class _Server:
         return messages.pack(welcome)
 
 
-def _fault(session: str, sequence: int, message: str) -> list[bytes]:
-    fault = messages.Fault(session=session, sequence=sequence, message=messages.one_line(message))
-    return messages.pack(fault)
+def _fault(session: str, sequence: int, message: str, over: bool = False) -> list[bytes]:
+    line = messages.one_line(message)
+    return messages.pack(
+        messages.Fault(session=session, sequence=sequence, message=line, over=over)
+    )
 
 
 @contextmanager
@@ -191,7 +199,10 @@ def _bound_router(address: str, keys: ServerKeys | None) -> Generator[zmq.Socket
 
 @contextmanager
 def stop_on_signals() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; their handlers are put back afterwards."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; their handlers are put back afterwards.
+
+    SIGHUP stays ignored where it is, as by nohup.
+    """
     stopping = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -200,7 +211,10 @@ def stop_on_signals() -> Generator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopping  # Python delivers signals to the main thread alone
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stopping
     finally:

@@ -17,6 +17,7 @@ let place = history.length; // where in the history the text field is
 let draft = "";
 let picture = true;
 let heard = 0; // when the console last told a moment
+let stops = 0; // the number of the last stop that this page has shown
 
 // --- the connection ---
 
@@ -62,7 +63,7 @@ function order(name, content = {}, answer = complain) {
   setTimeout(() => {
     if (waiting.delete(number)) answer("the console has not answered yet");
   }, WAIT_MS);
-  socket.send(JSON.stringify({ do: name, number, ...content }));
+  socket.send(JSON.stringify({ do: name, number, stops, ...content }));
 }
 
 function complain(fault) {
@@ -194,6 +195,7 @@ function showFilm(message) {
 
 function showMoment(message) {
   heard = performance.now();
+  stops = message.stops ?? stops;
   if ($("link").dataset.lost === "true") link("connected", false);
   say("level", message.silent ? "no robot" : message.level, { level: message.level });
   say("cause", [message.trouble, message.cause].filter(Boolean).join("; "));

@@ -110,7 +110,7 @@ def _in_jis(text: str) -> bool:
 
 def _english() -> Iterable[str]:
     """The words of the English encoder, in all cases, each after a space and after a kana."""
-    vocabulary = json.loads((TEXT_ENCODER_FOLDER / TOKENIZER_FILE).read_text("utf-8"))
+    vocabulary = json.loads((TEXT_ENCODER_FOLDER / TOKENIZER_FILE).read_text(encoding="utf-8"))
     for word in vocabulary["model"]["vocab"]:
         if word.isascii() and word.isalpha():
             for written in (word, word.capitalize(), word.upper()):

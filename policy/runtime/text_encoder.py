@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from assets import asset_path
+from assets.inference import ort
 from bridge.contract import UserError
 
 MODEL_FILE = "text_encoder.onnx"

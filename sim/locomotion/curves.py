@@ -66,7 +66,7 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
     if not path.exists():
         return {}
     try:
-        columns = json.loads(path.read_text())
+        columns = json.loads(path.read_text(encoding="utf-8"))
         iterations = [int(i) for i in columns.pop("iteration")]
         return {
             name: {i: float(v) for i, v in zip(iterations, values, strict=True) if v is not None}

@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: repair or delete it, then measure again") from error
 
@@ -90,7 +90,7 @@ def _machine() -> str:
     """Processor, cores that this process may use, and system, in one line."""
     processor = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 processor = line.split(":", 1)[1].strip()
                 break

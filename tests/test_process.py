@@ -1,0 +1,138 @@
+"""Processes of ours that are told to end, or are killed: nothing of them is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.supervisor import supervise
+from bridge.wire.server import stop_on_signals
+from tests.doubles import await_true
+
+ROOT = Path(__file__).parents[1]
+WAIT_S = 60.0  # room for a busy machine
+
+CHILD = """
+import os, pathlib, time
+from bridge.process import follow_parent
+follow_parent()
+pathlib.Path("child").write_text(str(os.getpid()))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+PARENT = f"""
+import pathlib, sys, time
+from bridge.process import child_server
+from hitogata.commandline import guarded, raise_on_signals
+
+def work():
+    with child_server(lambda address: [sys.executable, "-c", {CHILD!r}]) as address:
+        print(address, flush=True)
+        time.sleep(600)
+
+raise_on_signals()
+guarded(work)
+"""
+
+# In its first life it is killed, in its second it is suspended, in its third it fails; its fourth
+# comes to its end and takes longer to put things away than it may be silent.
+LOOP = """
+import os, pathlib, signal, sys, time
+from bridge.supervisor import Heartbeat
+lives = pathlib.Path("lives")
+with lives.open("a") as file:
+    file.write(".")
+heart = Heartbeat()
+heart.beat()
+life = len(lives.read_text(encoding="utf-8"))
+if life < 3:
+    os.kill(os.getpid(), signal.SIGKILL if life == 1 else signal.SIGSTOP)
+if life == 3:
+    sys.exit(1)
+heart.close()
+time.sleep(2.0)
+"""
+
+
+def is_running(process: int) -> bool:
+    """Whether a process that need not be our child runs; one that was ended may not be reaped."""
+    try:
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_child_does_not_outlive_its_parent(number, folder):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    socket = Path(parent.stdout.readline().strip().removeprefix("ipc://"))
+    child = int((folder / "child").read_text(encoding="utf-8"))
+    assert is_running(child) and socket.parent.is_dir()
+    parent.send_signal(number)
+    _, said = parent.communicate(timeout=WAIT_S)
+    await_true(lambda: not is_running(child))
+    if number == signal.SIGKILL:
+        return
+    assert parent.returncode == 128 + number
+    name = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert said == f"hitogata: {name}\n"
+    assert not socket.parent.exists()
+
+
+def test_a_loop_that_dies_or_hangs_is_told_and_started_anew(folder):
+    told: list[str] = []
+    command = [sys.executable, "-c", LOOP]
+    assert supervise(command, told.append, hung_s=1.0) == 0
+    again = ": it is started anew"
+    assert told == [
+        f"the control loop was ended by SIGKILL{again}",
+        f"the control loop was silent for 1 s{again}",
+        f"the control loop failed{again}",
+    ]
+    assert (folder / "lives").read_text(encoding="utf-8") == "...."
+
+
+def test_a_loop_that_never_began_is_not_started_again(folder):
+    command = [sys.executable, "-c", "import sys; sys.exit(2)"]
+    assert supervise(command, pytest.fail) == 2
+    command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert supervise(command, pytest.fail) == 128 + signal.SIGKILL
+
+
+def test_a_loop_that_nobody_supervises_beats_in_vain():
+    code = "from bridge.supervisor import Heartbeat; h = Heartbeat(); h.beat(); h.close()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sighup_stops_as_the_others_do_unless_it_is_ignored():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with stop_on_signals() as stopping:
+            os.kill(os.getpid(), number)
+            assert stopping.wait(WAIT_S)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping.is_set()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
