@@ -159,18 +159,44 @@ class UserError(Exception):
 
 
 def check_instruction(instruction: object) -> str:
-    """The instruction without outer white space; UserError when it is not a line of text."""
+    """The instruction as it is heard; UserError when it is not a line of text.
+
+    That is without white space around it and without marks that nobody sees (those of zero width
+    and of direction), in Unicode's form NFKC: letters of full width are plain ones.
+    """
     if not isinstance(instruction, str):
         raise UserError(
             f"an instruction is text, not {type(instruction).__name__}: write a sentence"
         )
     text = instruction.strip()
+    if not text.isprintable() and any(unicodedata.category(c) in _NO_LINE for c in text):
+        raise UserError("the instruction holds control characters: write it as one line of text")
+    _refuse_long(text)  # before it is read, and after: some characters become many
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = unicodedata.normalize("NFKC", seen).strip()
+    _refuse_long(text)
     if not text:
         raise UserError('the instruction is empty: say what to do, as in "walk to the red ball"')
-    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
-        raise UserError("the instruction holds control characters: write it as one line of text")
+    for word in text.split() if not text.isascii() else ():
+        _refuse_lookalike(word)
+    return text
+
+
+# Control characters, halves of surrogate pairs, separators of lines and paragraphs.
+_NO_LINE = ("Cc", "Cs", "Zl", "Zp")
+_LOOKALIKES = ("CYRILLIC", "GREEK")
+
+
+def _refuse_long(text: str) -> None:
     if len(text.encode()) > INSTRUCTION_MAX_BYTES:
         raise UserError(
             f"the instruction is longer than {INSTRUCTION_MAX_BYTES} bytes: say it in fewer words"
         )
-    return text
+
+
+def _refuse_lookalike(word: str) -> None:
+    """A word of two alphabets reads as one that people know, and is another."""
+    names = [unicodedata.name(c, "") for c in word if c.isalpha()]
+    foreign = [name for name in names if name.startswith(_LOOKALIKES)]
+    if foreign and any(name.startswith("LATIN") for name in names):
+        raise UserError(f"{word!r} holds a {foreign[0]} among Latin letters: type the word again")

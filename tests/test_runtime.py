@@ -25,6 +25,10 @@ class StubEncoder:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
+    def check_length(self, text: str) -> None:
+        if len(text) > 99:
+            raise UserError("longer than is heard")
+
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         self.texts += texts
         lengths = np.array([[[len(text)]] for text in texts], np.float32)
@@ -128,6 +132,13 @@ def test_of_what_doubtful_words_may_mean_what_is_in_view_is_meant(in_view, colou
     parts.seen.clear()
     made.act("wave", observation())
     assert len(parts.seen) == 1, "words without doubt cost one look"
+
+
+def test_an_instruction_that_is_not_heard_to_its_end_is_refused() -> None:
+    made, _, encoder = policy()
+    with pytest.raises(UserError, match="longer than is heard"):
+        made.act("walk on " * 13 + "stop", observation())
+    assert not encoder.texts
 
 
 def test_without_text_every_instruction_is_the_same() -> None:

@@ -196,6 +196,41 @@ def test_instructions_are_one_line_of_text():
         assert "\n" not in str(caught.value)
 
 
+def test_instructions_are_heard_as_they_are_seen():
+    """Marks without width or of direction, full width, and combined letters."""
+    assert (
+        check_instruction("wa\u200blk to the\u202e red\u2069 ball\ufeff") == "walk to the red ball"
+    )
+    assert check_instruction("ｗａｌｋ　１ ｍ") == "walk 1 m"
+    assert check_instruction("a cafe\u0301") == "a café"
+    assert check_instruction("иди к мячу") == "иди к мячу", "a language is no look-alike"
+    assert check_instruction("turn by π") == "turn by π"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "complaint"),
+    [
+        ("walk to the r\u0435d ball", "'r\u0435d' holds a CYRILLIC SMALL LETTER IE among Latin"),
+        ("walk to the \u03bfrange ball", "GREEK SMALL LETTER OMICRON.*: type the word again"),
+        ("\u200b\u200e", "is empty"),
+        ("walk\u2028stop", "as one line of text"),
+        ("\ufdfa" * 341, "longer than 1024 bytes"),  # a ligature of 18 letters
+    ],
+)
+def test_what_is_not_heard_as_it_is_seen_is_refused(instruction, complaint):
+    with pytest.raises(UserError, match=complaint):
+        check_instruction(instruction)
+
+
+@given(st.text(max_size=200))
+def test_an_instruction_that_was_checked_stays_as_it_is(text):
+    try:
+        heard = check_instruction(text)
+    except UserError:
+        return
+    assert check_instruction(heard) == heard
+
+
 def test_messages_go_through_sockets_whole():
     with zmq.Context() as context, context.socket(zmq.PAIR) as a, context.socket(zmq.PAIR) as b:
         b.bind("inproc://here")

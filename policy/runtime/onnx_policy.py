@@ -25,7 +25,7 @@ from bridge.contract import (
 )
 from bridge.embodiment import Embodiment
 from bridge.pictures import as_known
-from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, open_bundle
 from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
     Interpretation,
@@ -170,6 +170,7 @@ class GraphPolicy:
 
     def _read_words(self, text: str) -> list[Reading]:
         """What an instruction may mean, likeliest first, with the word vector of each meaning."""
+        self._encoder.check_length(text)
         states = self._encoder.encode([text])
         word, classes, chances = self._parts.words(*states, no_prior(self.slots))
         meanings = possible_meanings(self.slots, classes[0], chances[0])
@@ -199,14 +200,14 @@ class OnnxPolicy(GraphPolicy):
         blind: Blind | None = None,
         deadline_s: float | None = None,
     ) -> None:
-        bundle = Path(bundle)
-        self.manifest = verify_bundle(bundle)
-        graphs = {name: bundle / name for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE)}
+        opened = open_bundle(Path(bundle))
+        self.manifest = opened.manifest
+        graphs = {name: graph.SerializeToString() for name, graph in opened.graphs.items()}
         parts = OnnxParts(graphs, threads, strict_gpu)
         self.device = parts.device
         super().__init__(
             parts,
-            TextEncoder(bundle, threads),
+            TextEncoder(opened.files, threads),
             self.manifest.embodiment,
             self.manifest.slots,
             self.manifest.bands,
@@ -220,7 +221,7 @@ class OnnxParts:
     """The three graphs of a bundle as sessions of ONNX Runtime; `graphs` by the files' names."""
 
     def __init__(
-        self, graphs: Mapping[str, Path | bytes], threads: int = 2, strict_gpu: bool = False
+        self, graphs: Mapping[str, bytes], threads: int = 2, strict_gpu: bool = False
     ) -> None:
         self._prefill, self.device = open_session(graphs[PREFILL_FILE], threads, strict_gpu)
         on_cuda = "CUDAExecutionProvider" in self._prefill.get_providers()
@@ -259,7 +260,7 @@ def _run(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Arrays:
 
 
 def open_session(
-    model: Path | bytes,
+    model: bytes,
     threads: int,
     strict_gpu: bool = False,
     providers: Sequence[str] | None = None,
@@ -279,8 +280,7 @@ def open_session(
     # Without CUDA's libraries the runtime logs an error and carries on; we say it ourselves.
     ort.set_default_logger_severity(4)
     try:
-        content = model if isinstance(model, bytes) else str(model)
-        session = ort.InferenceSession(content, options, providers=usable)
+        session = ort.InferenceSession(model, options, providers=usable)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         remedy = "run without --strict-gpu" if strict_gpu else "export the bundle again"

@@ -6,7 +6,7 @@ file, so its rounding is seen by both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ MODEL_FILE = "text_encoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 TEXT_ENCODER_FOLDER = asset_path("models/text_encoder")
 
+_REMEDY = "copy its folder again or reinstall hitogata"
+
 MAX_TOKENS = 24
 STATE_WIDTH = 384
 
@@ -27,18 +29,18 @@ STATE_WIDTH = 384
 class TextEncoder:
     """Turns instructions into the states of their word pieces.
 
-    `folder` holds `text_encoder.onnx` and `tokenizer.json`; `threads` is the number of CPU threads.
+    `files` are `text_encoder.onnx` and `tokenizer.json`, by name or in a folder; `threads` is the
+    number of CPU threads.
     """
 
-    def __init__(self, folder: Path = TEXT_ENCODER_FOLDER, threads: int = 2) -> None:
-        folder = Path(folder)
-        for name in (MODEL_FILE, TOKENIZER_FILE):
-            if not (folder / name).is_file():
-                raise UserError(
-                    f"text encoder file {folder / name} is missing: restore it with "
-                    f"'git checkout {folder}' or reinstall hitogata"
-                )
-        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    def __init__(
+        self, files: Path | Mapping[str, bytes] = TEXT_ENCODER_FOLDER, threads: int = 2
+    ) -> None:
+        files = files if isinstance(files, Mapping) else _read(Path(files))
+        try:
+            self.tokenizer = Tokenizer.from_buffer(files[TOKENIZER_FILE])
+        except Exception as error:  # the tokenizers package raises nothing narrower
+            raise UserError(f"{TOKENIZER_FILE} is no tokenizer ({error}): {_REMEDY}") from error
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding(length=MAX_TOKENS)
         options = ort.SessionOptions()
@@ -46,15 +48,27 @@ class TextEncoder:
         options.inter_op_num_threads = 1
         # Waiting threads would take the cores that physics and walker need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(
-            str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = ort.InferenceSession(
+                files[MODEL_FILE], options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # nor does ONNX Runtime
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{MODEL_FILE} cannot be run ({reason}): {_REMEDY}") from error
+
+    def check_length(self, text: str) -> None:
+        """UserError for a text of which the end would not be heard."""
+        if self.tokenizer.encode(text).overflowing:
+            raise UserError(
+                f"the instruction is longer than the {MAX_TOKENS - 2} word pieces that this policy"
+                " hears: say it in fewer words"
+            )
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """States (N, MAX_TOKENS, STATE_WIDTH) float32 and mask (N, MAX_TOKENS) bool.
 
         The mask marks the word pieces, the encoder's own start and end marks included; states are
-        zero elsewhere. What is beyond MAX_TOKENS is cut off.
+        zero elsewhere. What is beyond MAX_TOKENS is cut off: see `check_length`.
         """
         states = np.zeros((len(texts), MAX_TOKENS, STATE_WIDTH), dtype=np.float32)
         mask = np.zeros((len(texts), MAX_TOKENS), dtype=bool)
@@ -66,3 +80,15 @@ class TextEncoder:
             (out,) = self._session.run(None, {"token_ids": ids, "mask": mask[rows]})
             states[rows] = np.asarray(out) * mask[rows][..., None]
         return states, mask
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name in (MODEL_FILE, TOKENIZER_FILE):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"text encoder file {folder / name} is missing: restore it with "
+                f"'git checkout {folder}' or reinstall hitogata"
+            )
+        found[name] = (folder / name).read_bytes()
+    return found
