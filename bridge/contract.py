@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,14 @@ class Status(IntEnum):
     DONE = 1
     REFUSED = 2
     AMBIGUOUS = 3
+
+
+class Refusal(StrEnum):
+    """Why a policy refuses: unknown words, no such thing in sight, or nothing that it can do."""
+
+    WORDS = "words"
+    UNSEEN = "unseen"
+    UNABLE = "unable"
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,8 @@ class ActionChunk:
     """The policy's answer: (STEPS, COMMANDS) commands at the chunk rate from `observed_at_s`.
 
     `status_probability` belongs to `status`. `understood` is the policy's own reading of the
-    instruction, slot name to value, for people to read.
+    instruction, slot name to value, for people to read. `reason` is a Refusal where the status is
+    one; "" where it is not told, as by earlier releases, or there is none.
     """
 
     observed_at_s: float
@@ -109,6 +118,7 @@ class ActionChunk:
     status_probability: float
     understood: dict[str, str]
     thinking: Thinking = Thinking()
+    reason: str = ""
 
 
 class Policy(Protocol):

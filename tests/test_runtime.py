@@ -187,6 +187,24 @@ def test_empty_instructions_are_refused() -> None:
         policy()[0].act("  ", observation())
 
 
+@pytest.mark.parametrize(
+    ("understood", "reason"),
+    [
+        ({}, "words"),
+        ({"action": "unknown", "colour": "red"}, "words"),
+        ({"action": "go_to", "shape": "ball"}, "unseen"),
+        ({"action": "wave"}, "unable"),
+    ],
+)
+def test_a_refusal_has_its_reason(monkeypatch, understood: dict, reason: str) -> None:
+    made, parts, _ = policy()
+    monkeypatch.setattr(made, "_names", lambda classes: understood)
+    parts.status = np.array([[0.0, 0.0, 9.0, 0.0]], np.float32)
+    assert made.act("wave", observation()).reason == reason
+    parts.status = np.array([[9.0, 0.0, 0.0, 0.0]], np.float32)
+    assert made.act("wave", observation()).reason == ""
+
+
 def test_answers_that_are_not_finite_never_leave() -> None:
     made, parts, _ = policy()
     parts.status = np.full((1, 4), np.nan, np.float32)

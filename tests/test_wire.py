@@ -15,6 +15,7 @@ from bridge.contract import (
     INSTRUCTION_MAX_BYTES,
     ActionChunk,
     Observation,
+    Refusal,
     Status,
     Thinking,
     UserError,
@@ -60,6 +61,15 @@ def test_chunk_round_trip():
     assert found.status is Status.DONE and found.status_probability == 0.75
     assert found.observed_at_s == 1.5 and found.understood == {"colour": "red"}
     assert found.thinking == chunk.thinking
+
+
+def test_a_refusal_travels_with_its_reason_and_earlier_peers_tell_none():
+    refused = dataclasses.replace(make_chunk(), status=Status.REFUSED, reason=Refusal.UNSEEN)
+    frames = messages.pack_chunk("session", 7, refused, G1)
+    assert messages.chunk_of(*messages.unpack_reply(frames), G1).reason == "unseen"
+    plain = messages.pack_chunk("session", 7, make_chunk(), G1)
+    assert b"reason" not in plain[0], "what is not told is not sent: earlier peers read it"
+    assert messages.chunk_of(*messages.unpack_reply(plain), G1).reason == ""
 
 
 def test_requests_and_replies_do_not_mix():

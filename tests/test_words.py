@@ -39,7 +39,7 @@ def test_what_would_not_be_heard_to_its_end_is_refused(encoder: TextEncoder) -> 
         " kind as to walk to the red ball"
     )
     for text in ("walk on " * 11 + "stop", polite):
-        with pytest.raises(UserError, match="longer than the 22 word pieces .*: say it in fewer"):
+        with pytest.raises(UserError, match=r"longer than the 22 word pieces .*: say it in fewer"):
             encoder.check_length(text)
 
 

@@ -18,6 +18,7 @@ from assets.inference import ort
 from bridge.contract import (
     ActionChunk,
     Observation,
+    Refusal,
     Status,
     Thinking,
     UserError,
@@ -28,6 +29,7 @@ from bridge.pictures import as_known
 from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, open_bundle
 from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
+    NAMES,
     Interpretation,
     insist_on,
     meant,
@@ -124,13 +126,15 @@ class GraphPolicy:
             raise UserError("the policy computed non-finite numbers: export its bundle again")
         chances = np.exp(status[0] - status[0].max())
         chances /= chances.sum()
-        most_likely = int(chances.argmax())
+        most_likely = Status(chances.argmax())
+        understood = self._names(readings[best].meaning.classes)
         return ActionChunk(
             observed_at_s=observation.time_s,
             commands=commands[0],
-            status=Status(most_likely),
+            status=most_likely,
             status_probability=float(chances[most_likely]),
-            understood=self._names(readings[best].meaning.classes),
+            understood=understood,
+            reason=_why(understood) if most_likely == Status.REFUSED else "",
             thinking=Thinking(
                 expert_use=tuple(map(tuple, experts[0].tolist())),
                 tokens=tokens.size,
@@ -183,6 +187,16 @@ class GraphPolicy:
     def _names(self, classes: np.ndarray) -> dict[str, str]:
         pairs = zip(self.slots.items(), classes.tolist(), strict=True)
         return {name: values[index - 1] for (name, values), index in pairs if index > 0}
+
+
+def _why(understood: Mapping[str, str]) -> Refusal:
+    """Why an instruction that was understood like this is refused.
+
+    What names an object is refused only after a search has found none.
+    """
+    if understood.get("action", "unknown") == "unknown":
+        return Refusal.WORDS
+    return Refusal.UNSEEN if understood.keys() & set(NAMES) else Refusal.UNABLE
 
 
 class OnnxPolicy(GraphPolicy):
