@@ -80,7 +80,11 @@ def guarded(call: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _fail("the disk is full: free some space, or write to another folder with --out")
+            place = f" ({error.filename})" if error.filename else ""
+            _fail(
+                f"the disk is full, or /dev/shm, or one has no inodes left{place}: look with"
+                " `df -h` and `df -i`, free some, or write to another folder with --out"
+            )
         raise
     except (AttributeError, ImportError, RuntimeError) as error:
         if not _in_opengl(error.__traceback__):

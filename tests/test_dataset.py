@@ -295,6 +295,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == "old" and list(path.parent.iterdir()) == [path]
 
 
+def test_files_are_no_more_open_than_the_umask_lets_them(tmp_path):
+    for umask, mode in ((0o077, 0o600), (0o022, 0o644), (0, 0o644)):
+        before = os.umask(umask)
+        try:
+            files.write_text(tmp_path / "note.txt", "mine")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "note.txt").stat().st_mode & 0o777 == mode
+
+
 def test_sha256(tmp_path):
     files.write_bytes(tmp_path / "abc", b"abc")
     assert files.sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea")

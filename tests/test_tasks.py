@@ -6,6 +6,7 @@ import json
 import mujoco
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
@@ -190,6 +191,24 @@ def test_evaluation_refuses_what_does_not_exist(config):
 
 def test_a_caption_has_one_size_whatever_it_says():
     assert caption("walk " * 100, "acting").shape == caption("", "").shape
+
+
+def test_a_caption_draws_accents_and_shows_what_no_font_has():
+    assert not np.array_equal(caption("caf\u00e9 \u00f8", ""), caption("caf? ?", ""))
+    assert np.array_equal(caption("walk \U000f0000", ""), caption("walk ?", ""))
+
+
+def test_the_longest_caption_is_measured_a_few_times_and_drawn_once(monkeypatch):
+    measured = []
+    length = ImageFont.FreeTypeFont.getlength
+    monkeypatch.setattr(
+        ImageFont.FreeTypeFont,
+        "getlength",
+        lambda font, text, *a: measured.append(text) or length(font, text, *a),
+    )
+    drawn = {caption("walk " * 205, f"{i / 10:5.1f} s").tobytes() for i in range(50)}
+    assert len(drawn) == 50
+    assert len([text for text in measured if "walk" in text]) < 30
 
 
 def test_start_commands_leave_something_to_do():

@@ -7,11 +7,11 @@ makes a recording when the loop asks for one. What fails there is counted and to
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections import deque
@@ -332,6 +332,10 @@ def _unpacked(frames: Sequence[bytes]) -> list[Record]:
 
 def _lock_folder(folder: Path) -> TextIOWrapper:
     """Keeps other recorders out of a folder, for as long as the file stays open."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UserError(f"{sys.platform} has no file locks: record on Linux or macOS") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+", encoding="utf-8")

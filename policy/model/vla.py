@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from bridge.contract import Status
 from bridge.embodiment import Embodiment
 from policy.model.action_codec import BANDS, BINS, ActionCodec
-from policy.model.encoders import MAX_TOKENS, STATE_WIDTH, Eyes, Joints, Words
+from policy.model.encoders import Eyes, Joints, Words
 from policy.model.moe import MoE
 from policy.model.quantize import QuantLinear
+from policy.runtime.graphs import MAX_TOKENS, STATE_WIDTH
 
 # How many bands one decoding step may emit.
 BANDS_PER_STEP = (1, 2, BANDS)
