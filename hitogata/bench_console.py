@@ -6,12 +6,13 @@ from pathlib import Path
 
 from bench.console import console_figures, draw_figures, table_of
 from bridge.files import write_bytes
+from bridge.ranges import PositiveFloat
 from hitogata.policies import BUNDLE, HITOGATA
 from tasks.evaluation.results import command_line, write_results
 
 
 def bench_console(
-    seconds: float = 20.0,
+    seconds: PositiveFloat = 20.0,
     bundle: Path = BUNDLE,
     results: Path = Path("docs/results/console.json"),
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.demo import demo_figures
 from bench.latency import chunk_figures, record_observations
+from bridge.ranges import PositiveInt, Workers
 from bridge.wire.client import RemotePolicy
 from hitogata.policies import BUNDLE, serving, torch_policies
 from policy.runtime.bundle import load_manifest
@@ -16,8 +17,8 @@ from tasks.evaluation.results import command_line, write_results
 def bench(
     bundle: Path = BUNDLE,
     checkpoint: Path | None = None,
-    chunks: int = 200,
-    threads: int = 2,
+    chunks: PositiveInt = 200,
+    threads: Workers = 2,
     demo: Path | None = None,
     results: Path = Path("docs/results/chain.json"),
 ) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import Policy
+from bridge.contract import Policy, UserError
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
+from bridge.ranges import check_ranges
 from robots.g1.embodiment import G1
 from tasks.catalogue import Catalogue
 from tasks.demonstrations.record import RecordConfig, Recording, record_episode
@@ -49,10 +50,13 @@ def collect(
     not been. The expert acts, or a policy that `policy` (which must pickle) makes in each process;
     then the expert labels what it would have done in its place.
     """
+    check_ranges(config)
     catalogue = read_catalogue(config.tasks)
     for task in catalogue.tasks[-len(config.tasks) :] if config.tasks else ():
         check_wordings(catalogue, task)
     families = families or catalogue.names
+    if len({*families}) < len(families):
+        raise UserError("--families names one twice: give each once")
     for name in families:
         catalogue[name]
     writer = DatasetWriter(folder, G1, catalogue.slots)

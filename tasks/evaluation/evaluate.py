@@ -14,6 +14,7 @@ import numpy as np
 
 from bridge.contract import Policy, UserError
 from bridge.files import write_bytes, write_json
+from bridge.ranges import PositiveInt, Seed, Workers, check_ranges
 from sim.render.video import Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from sim.world import World
@@ -50,10 +51,10 @@ class EvaluateConfig:
     """
 
     families: tuple[str, ...] = ("go_to", "walk", "gesture", SWAP)
-    episodes: int = 50
+    episodes: PositiveInt = 50
     split: str = "train"
-    seed: int = 0
-    processes: int = 2
+    seed: Seed = 0
+    processes: Workers = 2
     baseline: str | None = None
     floor: Literal["zero", "random"] | None = None
     robot: Path | None = None
@@ -126,14 +127,15 @@ def _clips(shown: Sequence[_Tried], robot: Path | None) -> list[Clip]:
 
 
 def _check(config: EvaluateConfig) -> None:
+    check_ranges(config)
     catalogue = read_catalogue(config.tasks)
     for name in config.families:
         if name != SWAP:
             catalogue[name]
     if config.split not in SPLITS:
         raise UserError(f"no split {config.split!r}: choose {' or '.join(SPLITS)}")
-    if config.episodes < 1:
-        raise UserError("--episodes must be at least 1")
+    if len({*config.families}) < len(config.families):
+        raise UserError("--families names one twice: its scenes would count twice")
 
 
 def _jobs(config: EvaluateConfig) -> list[_Job]:
