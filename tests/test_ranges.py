@@ -152,12 +152,11 @@ def test_a_family_named_twice_is_refused(command: str, tmp_path) -> None:
         commandline.dispatch(COMMANDS, words)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "told"), [({"heads": 5}, "5 heads"), ({"top_k": 9}, "8 experts")]
-)
-def test_sizes_of_a_model_that_do_not_fit_are_refused(sizes: dict[str, int], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        ModelConfig(**sizes)
+def test_sizes_of_a_model_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="no 5 heads"):
+        ModelConfig(heads=5)
+    with pytest.raises(UserError, match="of 8 experts 9"):
+        ModelConfig(top_k=9)
 
 
 def test_an_episode_that_always_ends_in_a_fall_is_given_up(monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import mujoco
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
+from bridge.locks import hold_folder
 from robots.g1.embodiment import ARMS, CHUNK_HZ, CONTROL_HZ, G1, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from sim.render.video import caption
@@ -123,6 +125,24 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
     right = [one == other for one, other in zip(read, meant, strict=True)]
     assert np.mean(right) > 0.6, "all but those with a typing error"
     assert all(one is None or fits for one, fits in zip(read, right, strict=True))
+
+
+def test_a_folder_is_collected_into_by_one_process(tmp_path):
+    with (
+        hold_folder(tmp_path, "collects"),
+        pytest.raises(UserError, match=rf"another process \({os.getpid()}\) collects in"),
+    ):
+        collect(tmp_path, 1, processes=1)
+
+
+def test_going_on_with_another_family_brings_its_sentences(tmp_path):
+    for families in (("walk",), ("walk", "gesture"), ("gesture",)):
+        collect(tmp_path, 0, families, config=QUICK)
+    found = read_sentences(tmp_path)
+    assert found is not None and found.families == ("walk", "gesture")
+    assert len(found.texts) == len(found.slots) == 2 * QUICK.sentences
+    skills = {SHIPPED.language.from_slots(slots).action for slots in found.slots}
+    assert {"stop", "lower_arms"} <= skills
 
 
 def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
