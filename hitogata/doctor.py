@@ -10,7 +10,7 @@ from importlib import metadata
 
 from assets import ASSETS, asset_path
 from bridge.contract import UserError
-from hitogata.tiers import BARE, requirements
+from hitogata.commandline import BARE, requirements
 
 OPENGL_REMEDY = "unset MUJOCO_GL; on Linux: apt-get install libegl1 libgl1 libgles2"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")

@@ -99,9 +99,9 @@ def test_a_link_is_not_followed(bundle: Path, tmp_path: Path) -> None:
 def earlier(bundle: Path, contract: str) -> None:
     """Makes the bundle one of release 0.1, which named its robot by a hash alone."""
     path = bundle / MANIFEST_FILE
-    content = json.loads(path.read_text()) | {"format": 2, "contract": contract}
+    content = json.loads(path.read_text(encoding="utf-8")) | {"format": 2, "contract": contract}
     del content["embodiment"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_bundles_of_release_0_1_are_for_its_g1(bundle: Path) -> None:
