@@ -13,7 +13,7 @@ import numpy as np
 from tyro.conf import arg
 
 from bridge.contract import Policy, UserError
-from bridge.files import write_bytes
+from bridge.files import check_writable, write_bytes
 from bridge.ranges import PositiveInt, check_ranges
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
@@ -78,6 +78,7 @@ def draw_gallery(policy: Policy, config: GalleryConfig) -> None:
     if unknown:
         raise UserError(f"no animation {min(unknown)!r}: choose from {', '.join(INSTRUCTIONS)}")
     check_ranges(config)
+    check_writable(config.out)
     for name in config.only or INSTRUCTIONS:
         _animate(policy, INSTRUCTIONS[name], config.out / f"{name}.webp", config.tries)
     for path in write_plots(config.results, config.out):

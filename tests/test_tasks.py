@@ -23,7 +23,7 @@ from tasks.demonstrations import record
 from tasks.demonstrations.collect import collect
 from tasks.demonstrations.record import RecordConfig, record_episode
 from tasks.episode import ExpertPolicy, run_episode, warm_up
-from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
+from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of
 from tasks.evaluation.floors import FLOORS
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
@@ -192,12 +192,6 @@ def test_swap_counts_a_pair_only_if_both_are_right():
         for s in pair
     ]
     assert figures_of(rows, EvaluateConfig(("swap",)))["swap_both"] == pytest.approx(1 / 3)
-
-
-def test_heldout_drop_compares_the_families_tried_with_both():
-    figures = {"walk_success": 0.9, "heldout_walk_success": 0.8, "go_to_success": 1.0}
-    assert heldout_drop(figures)["heldout_drop"] == pytest.approx(0.1)
-    assert heldout_drop({"go_to_success": 1.0}) == {}
 
 
 @pytest.mark.parametrize(

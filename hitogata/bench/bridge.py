@@ -19,7 +19,7 @@ from bench.stop import stop_figures
 from bridge.contract import UserError
 from bridge.ranges import PositiveFloat, PositiveInt
 from hitogata.policies import HITOGATA
-from tasks.evaluation.results import command_line, write_results
+from tasks.evaluation.results import check_results, command_line, write_results
 
 # Figure, what it tells, and the most that it shall be.
 ROWS = (
@@ -61,6 +61,7 @@ def bench_bridge(
         fuzz: Send so many mutated messages to each end instead, as 100000.
         results: File of figures to which these are added.
     """
+    check_results(results)
     lasting = any(each is not None for each in (soak, load, fuzz))
     if faults or only:
         bench_faults(HITOGATA, only, results)

@@ -11,7 +11,7 @@ from bridge.wire.client import RemotePolicy
 from hitogata.policies import BUNDLE, serving, torch_policies
 from policy.runtime.bundle import load_manifest
 from robots.g1.embodiment import G1
-from tasks.evaluation.results import command_line, write_results
+from tasks.evaluation.results import check_results, command_line, write_results
 
 
 def bench(
@@ -34,11 +34,13 @@ def bench(
         demo: Measure `make demo` on a fresh clone of this repository instead.
         results: File of figures to which these are added.
     """
+    check_results(results)
     if demo:
         write_results(results, demo_figures(demo), command_line())
         return
     compared = torch_policies(checkpoint, threads) if checkpoint else None
-    quantization = load_manifest(bundle).quantization
+    manifest = load_manifest(bundle)
+    quantization = manifest.quantization
     figures = {"int8_size_ratio": quantization["size_ratio"]}
     seen = record_observations()
     fewest, *_ = choices = quantization["tokens_per_step"]
@@ -52,4 +54,5 @@ def bench(
         figures["chunk_speedup"] = figures["chunk_p50_ms_torch"] / figures["chunk_p50_ms"]
     for key, value in figures.items():
         print(f"{key:32} {value:.3g}")
-    write_results(results, figures, command_line())
+    about = {"model_id": manifest.model_id, "embodiment": G1.embodiment_hash, "tries": chunks}
+    write_results(results, figures, command_line(), about)

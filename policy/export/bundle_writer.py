@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.contract import UserError
+from bridge.files import check_writable
 from policy.export.packing import (
     CONTRIB_DOMAIN,
     MIN_ELEMENTS,
@@ -81,8 +82,12 @@ def export_bundle(
     """Writes the bundle of a model into `out` and returns its manifest.
 
     `samples` are real observations, on which the graphs are compared with the model;
-    `provenance` (dataset, training, commit) is kept as it is.
+    `provenance` (dataset, training, commit) is kept as it is. UserError, before any work, for
+    weights that are not finite and a folder that cannot be written.
     """
+    if bad := [n for n, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]:
+        raise UserError(f"{bad[0]} of the model is not finite: export an earlier checkpoint")
+    check_writable(out)
     graphs = export_graphs(model)
     parity = measure_parity(model, graphs, TextEncoder(text_encoder), samples)
     weights = share_weights(graphs, WEIGHTS_FILE)
