@@ -118,6 +118,13 @@ def write_bytes(path: str | Path, content: bytes, mode: int = 0o644) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """UserError unless files can be written in a folder, which is made: told before the work."""
+    probe = folder / ".writable"
+    write_bytes(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, content: str) -> None:
     """Writes UTF-8 text in one step."""
     write_bytes(path, content.encode())

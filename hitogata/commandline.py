@@ -13,12 +13,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module, metadata
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from bridge.contract import UserError
+from bridge.ranges import out_of_range
 from hitogata import __version__
 
 BARE = ""
@@ -144,6 +145,7 @@ def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Ca
 
     @functools.wraps(function)
     def fill(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        _check_ranges(function, inspect.signature(function).bind(*args, **kwargs).arguments)
         return lambda: function(*args, **kwargs)
 
     fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportAttributeAccessIssue]
@@ -157,6 +159,15 @@ def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Ca
         if error.code in (0, None):
             raise
         raise UserError(f"{_complaint(said.getvalue())}; {_valid_options(fill, prog)}") from error
+
+
+def _check_ranges(function: Callable[..., None], arguments: Mapping[str, Any]) -> None:
+    """UserError for the first option out of its range; a config's options have no prefix."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, value in arguments.items():
+        prefix = "" if is_dataclass(value) else name
+        for path, fault in out_of_range(value, hints[name], prefix):
+            raise UserError(f"--{path.replace('_', '-')} {fault}")
 
 
 def _complaint(said: str) -> str:

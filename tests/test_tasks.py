@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import mujoco
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import ImageFont
 from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
+from bridge.locks import hold_folder
 from robots.g1.embodiment import ARMS, CHUNK_HZ, CONTROL_HZ, G1, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from sim.render.video import caption
@@ -22,7 +24,7 @@ from tasks.demonstrations import record
 from tasks.demonstrations.collect import collect
 from tasks.demonstrations.record import RecordConfig, record_episode
 from tasks.episode import ExpertPolicy, run_episode, warm_up
-from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
+from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of
 from tasks.evaluation.floors import FLOORS
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
@@ -126,6 +128,24 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert all(one is None or fits for one, fits in zip(read, right, strict=True))
 
 
+def test_a_folder_is_collected_into_by_one_process(tmp_path):
+    with (
+        hold_folder(tmp_path, "collects"),
+        pytest.raises(UserError, match=rf"another process \({os.getpid()}\) collects in"),
+    ):
+        collect(tmp_path, 1, processes=1)
+
+
+def test_going_on_with_another_family_brings_its_sentences(tmp_path):
+    for families in (("walk",), ("walk", "gesture"), ("gesture",)):
+        collect(tmp_path, 0, families, config=QUICK)
+    found = read_sentences(tmp_path)
+    assert found is not None and found.families == ("walk", "gesture")
+    assert len(found.texts) == len(found.slots) == 2 * QUICK.sentences
+    skills = {SHIPPED.language.from_slots(slots).action for slots in found.slots}
+    assert {"stop", "lower_arms"} <= skills
+
+
 def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "tasks.evaluation.evaluate.World", lambda *args, **kw: World(*args, **kw, render=False)
@@ -173,12 +193,6 @@ def test_swap_counts_a_pair_only_if_both_are_right():
         for s in pair
     ]
     assert figures_of(rows, EvaluateConfig(("swap",)))["swap_both"] == pytest.approx(1 / 3)
-
-
-def test_heldout_drop_compares_the_families_tried_with_both():
-    figures = {"walk_success": 0.9, "heldout_walk_success": 0.8, "go_to_success": 1.0}
-    assert heldout_drop(figures)["heldout_drop"] == pytest.approx(0.1)
-    assert heldout_drop({"go_to_success": 1.0}) == {}
 
 
 @pytest.mark.parametrize(

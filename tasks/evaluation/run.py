@@ -14,6 +14,7 @@ import numpy as np
 
 from bridge.contract import Policy, Refusal, UserError
 from bridge.files import read_json
+from bridge.ranges import PositiveFloat, Seed
 from robots.g1.embodiment import CONTROL_HZ
 from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
@@ -50,11 +51,11 @@ class RunConfig:
         tasks: Files with tasks of your own, so that they are judged.
     """
 
-    seed: int | None = None
+    seed: Seed | None = None
     scene: Path | None = None
     robot: Path | None = None
     out: Path = Path("out/run.mp4")
-    time_limit_s: float | None = None
+    time_limit_s: PositiveFloat | None = None
     view: bool = False
     tasks: tuple[Path, ...] = ()
 
