@@ -233,7 +233,7 @@ class OperatorPort:
             return [Paused()]
         if now_s - self._guarded_s < _GUARD_S:
             raise UserError("the robot has just been stopped, or was busy: look, then ask again")
-        if False:
+        if request.stops != self.stops:
             raise UserError("the robot has been stopped since: look, then ask again")
         if isinstance(request, wire.Instruct):
             return [Instructed(check_instruction(request.text))]
