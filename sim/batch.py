@@ -6,8 +6,8 @@ import mujoco
 import numpy as np
 from mujoco import batch
 
-from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES
-from robots.g1.facts import WAIST_PITCH, facts
+from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES, WAIST_PITCH
+from robots.g1.facts import facts
 from robots.rotations import gravity_in_base, yaw_of
 
 SIDES = ("left", "right")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import socket as plain
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import zmq
 
 from bridge.contract import UserError
 from bridge.embodiment import CommandField
@@ -19,48 +15,10 @@ from bridge.wire import messages
 from bridge.wire.client import MalformedReply, PolicyUnavailable, RemotePolicy
 from bridge.wire.messages import ServerInfo
 from robots.g1.embodiment import CHUNK_STEPS, G1
-from tests.test_server import EchoPolicy, observe
+from tests.doubles import EchoPolicy, observe, scripted_server
 
 PITCH = CommandField("torso_pitch_rad", 0.0, -0.2, 0.5, 0.5, 25.0)
 BOWING = replace(G1, commands=(*G1.commands, PITCH))
-
-
-@contextmanager
-def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
-    """A server of our own making: greets, forgets, and answers each Act with `replies`.
-
-    `terms` of its greeting may be others than ours.
-    """
-    greeting = {"session": "s", "protocol": messages.PROTOCOL, "embodiment": G1}
-    greeting |= {"model_id": "m", "normalisation_id": "n", **terms}
-    context = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.sndhwm = 0
-    router.bind(address)
-
-    def serve() -> None:
-        try:
-            while True:
-                peer, *frames = router.recv_multipart()
-                request, _ = messages.unpack_request(frames)
-                if isinstance(request, messages.Hello):
-                    answers = [messages.pack(messages.Welcome(**greeting))]
-                elif isinstance(request, messages.Reset):
-                    answers = [messages.pack(messages.Done(session="s", sequence=request.sequence))]
-                else:
-                    answers = replies(request) if isinstance(request, messages.Act) else []
-                for answer in answers:
-                    router.send_multipart([peer, *answer])
-        except zmq.ContextTerminated:
-            router.close(0)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        context.term()
-        thread.join()
 
 
 def test_foreign_repeated_and_reordered_replies_are_dropped(tmp_path):

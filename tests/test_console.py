@@ -31,8 +31,8 @@ from console.studio import Studio
 from console.web import listen, web_server
 from robots.g1.embodiment import STATE_DIM
 from sim.render.video import VIEW_SIZE
+from tests.doubles import working_station
 from tests.test_console_web import WAIT_S, fetched, free_port
-from tests.test_station import working_station
 
 # --- pages without a browser ---
 

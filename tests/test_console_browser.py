@@ -22,8 +22,8 @@ import pytest
 
 from bridge.operator.client import Operator
 from sim.scene import sample_scene
+from tests.doubles import working_station
 from tests.test_console import console_of, free_port
-from tests.test_station import working_station
 
 pytest.importorskip("selenium", reason="pip install selenium")
 from selenium import webdriver

@@ -8,61 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bridge.contract import ActionChunk, Status, UserError
+from bridge.contract import UserError
 from bridge.control.loop import ControlLoop, DirectLink, Pace, Rejected
 from bridge.control.safety import Level, Safety
-from robots.g1.embodiment import ARM_POS, ARMS, CHUNK_STEPS, PERIOD_S, STAND_COMMAND, VEL_X
-from tests.test_safety import BODY, LIMITS, body
-
-
-class Puppet:
-    """A robot on rails: it goes where it is sent and keeps its own time."""
-
-    def __init__(self):
-        self.steps, self.sent, self.begun, self.damped, self.silent = 0, [], 0, 0, False
-        self.joints = STAND_COMMAND[ARMS].copy()
-
-    @property
-    def time_s(self):
-        return self.steps * PERIOD_S
-
-    def observe(self):
-        if self.silent:
-            raise UserError("no state came")
-        seen = body(self.time_s)
-        seen.joint_pos_rad[ARM_POS] = self.joints
-        return seen
-
-    def apply(self, command):
-        self.sent.append(command)
-        self.joints = command[ARMS].copy()
-        self.steps += 1
-
-    def hold(self):
-        raise AssertionError("safety commands every period")
-
-    def damp(self):
-        self.damped += 1
-        self.steps += 1
-
-    def begin_instruction(self):
-        self.begun += 1
-
-
-class Walk:
-    """Answers with 0.5 m/s; `bend` changes its chunks."""
-
-    def __init__(self, bend=lambda commands: commands):
-        self.bend, self.asked, self.resets = bend, [], 0
-
-    def act(self, instruction, observation):
-        self.asked.append((instruction, observation.time_s))
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, VEL_X] = 0.5
-        return ActionChunk(observation.time_s, self.bend(commands), Status.ACTING, 1.0, {})
-
-    def reset(self):
-        self.resets += 1
+from robots.g1.embodiment import ARMS, PERIOD_S, STAND_COMMAND, VEL_X
+from tests.doubles import BODY, LIMITS, Puppet, Walk, body
 
 
 class Mailbox:

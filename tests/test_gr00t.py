@@ -17,7 +17,12 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compat import (
+
+from bridge.compat.adapter import Door
+from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
+from bridge.contract import Observation, Status, UserError
+from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STATE_DIM
+from tests.test_compat import (
     INFO,
     JOINTS,
     LANGUAGE,
@@ -31,11 +36,6 @@ from test_compat import (
     seen,
     served,
 )
-
-from bridge.compat.adapter import Door
-from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
-from bridge.contract import Observation, Status, UserError
-from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STATE_DIM
 
 
 @pytest.fixture(scope="module")

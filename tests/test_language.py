@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
 from tasks.catalogue import SHIPPED
 from tasks.families import gesture, walk
 from tasks.language import intent, language
@@ -328,16 +327,6 @@ def test_out_of_scope_requests_are_many_and_apart() -> None:
         grammar = LANGUAGE.grammars[split][0]
         tables = (grammar.imperatives, grammar.sentences)
         assert sum(len(table["unknown"]) for table in tables) >= least
-
-
-def test_sentences_fit_the_text_encoder() -> None:
-    tokenizer = TextEncoder(threads=1).tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    for grammar in (*TRAIN, *HELDOUT):
-        texts = [sentence for _, sentence in spoken(grammar, 650, 4)]
-        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-        assert np.mean(np.array(lengths) > MAX_TOKENS) < 0.01
 
 
 def test_one_training_sentence_in_ten_has_a_typing_error(monkeypatch) -> None:

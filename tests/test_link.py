@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -19,19 +19,11 @@ from bridge.wire.client import NoAnswer, RemotePolicy
 from bridge.wire.keys import allow, client_keys, make_pair
 from bridge.wire.messages import ServerInfo
 from robots.g1.embodiment import CHUNK_STEPS, G1
-from tests.test_client import scripted_server
-from tests.test_server import INFO, EchoPolicy, observe, running_server
+from tests.doubles import INFO, EchoPolicy, await_true, observe, running_server, scripted_server
 
 SOON_S = 60.0  # room for a busy machine
 FLOOD_S = 6.0
 Answer = ActionChunk | Rejected
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def answers_of(link: PolicyLink, count: int = 1) -> list[Answer]:
@@ -43,7 +35,7 @@ def answers_of(link: PolicyLink, count: int = 1) -> list[Answer]:
             found.append(answer)
         return len(found) == count
 
-    wait_for(taken)
+    await_true(taken)
     return found
 
 
@@ -169,10 +161,10 @@ def test_dropped_replies_are_counted_over_all_connections(place):
     with PolicyLink(place, G1) as link:
         for session in (1, 2):
             with scripted_server(place, replies):
-                wait_for(lambda n=session: link.session == n)
+                await_true(lambda n=session: link.session == n)
                 assert chunk_of(link, 1.0)
-                wait_for(lambda n=session: link.dropped == 2 * n)
-            wait_for(lambda: link.state.name == "lost")
+                await_true(lambda n=session: link.dropped == 2 * n)
+            await_true(lambda: link.state.name == "lost")
 
 
 def test_nobody_there(place):
@@ -194,11 +186,11 @@ def test_a_killed_server_is_lost_and_joined_again(place):
         link.ask("go", observe(1.0))
         time.sleep(1.0)  # its answer waits to be taken
         process.kill()
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         assert "hitogata serve" in link.trouble and link.take() is None
         link.ask("go", observe(2.0))
         with running_server(place):
-            wait_for(lambda: link.session == 2)
+            await_true(lambda: link.session == 2)
             time.sleep(0.5)
             assert link.take() is None
             assert link.trouble == "" and chunk_of(link, 3.0)
@@ -219,7 +211,7 @@ def test_a_session_pushed_out_by_others_is_begun_anew(place):
                 )
             told = []
             link.ask("go", observe(2.0))
-            wait_for(lambda: bool(told.append(link.trouble) or link.session == 2))
+            await_true(lambda: bool(told.append(link.trouble) or link.session == 2))
             assert any("has ended this session" in line for line in told)
             assert link.take() is None, "what was asked of the old session is void"
             assert link.trouble == "" and chunk_of(link, 3.0)
@@ -231,7 +223,7 @@ def test_a_server_killed_while_it_thinks(place):
         link.ask("sleep 30", observe(1.0))
         time.sleep(0.5)
         process.kill()
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         assert link.take() is None
 
 
@@ -241,7 +233,7 @@ def test_another_model_is_refused_until_the_first_one_is_back(place):
             link.wait_connected(SOON_S)
             process.kill()
         with running_server(place, model_id="model-2"):
-            wait_for(lambda: link.state.name == "refused")
+            await_true(lambda: link.state.name == "refused")
             assert "model-1" in link.trouble and "model-2" in link.trouble
             link.ask("go", observe())
             time.sleep(0.5)
@@ -249,7 +241,7 @@ def test_another_model_is_refused_until_the_first_one_is_back(place):
             with pytest.raises(UserError, match="model differs"):
                 link.wait_connected(SOON_S)
         with running_server(place):
-            wait_for(lambda: link.session == 2)
+            await_true(lambda: link.session == 2)
             assert chunk_of(link, 1.0)
 
 
@@ -270,11 +262,11 @@ def test_a_stopped_server_is_lost_and_joined_again(transport, asked, place):
         process.send_signal(signal.SIGSTOP)
         if asked:
             link.ask("go", observe(2.0))
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         time.sleep(3.0)  # several attempts meet a server that is there and does not answer
         assert link.state.name == "lost" and link.session == 1
         process.send_signal(signal.SIGCONT)
-        wait_for(lambda: link.state.name == "connected")
+        await_true(lambda: link.state.name == "connected")
         assert link.session == 2 and link.take() is None
         assert chunk_of(link, 3.0)
 
@@ -284,9 +276,9 @@ def test_a_server_that_thinks_for_too_long_is_lost(place):
         link.wait_connected(SOON_S)
         assert chunk_of(link, 1.0)
         link.ask("sleep 6", observe(2.0))
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         assert "within 2 s" in link.trouble
-        wait_for(lambda: link.state.name == "connected")
+        await_true(lambda: link.state.name == "connected")
         assert link.session == 2 and chunk_of(link, 3.0)
 
 
@@ -315,5 +307,5 @@ def test_a_link_with_keys(tmp_path, place):
         with pytest.raises(UserError, match="does not allow the key of g1"):
             link.wait_connected(SOON_S)
         allow(lab, public)
-        wait_for(lambda: link.state.name == "connected")
+        await_true(lambda: link.state.name == "connected")
         assert chunk_of(link, 1.0)

@@ -13,7 +13,7 @@ from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink
 from bridge.control.safety import Level, Safety
 from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from sim.live import LiveRobot
-from tests.test_control_loop import Walk
+from tests.doubles import Walk
 
 
 class Clock:

@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compat import (
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from bridge.compat.adapter import Door
+from bridge.compat.openpi import serve_openpi
+from bridge.contract import Status, UserError
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_FIELDS, G1, STATE_DIM
+from tests.test_compat import (
     INFO,
     JOINTS,
     SERVER,
@@ -26,13 +33,6 @@ from test_compat import (
     encode,
     served,
 )
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
-
-from bridge.compat.adapter import Door
-from bridge.compat.openpi import serve_openpi
-from bridge.contract import Status, UserError
-from robots.g1.embodiment import CHUNK_STEPS, COMMAND_FIELDS, G1, STATE_DIM
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from bridge.operator.port import (
     Stopped,
 )
 from robots.g1.embodiment import G1
+from tests.doubles import await_true
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -106,13 +107,6 @@ def instruct(
 
 def patient_operator(address: str, name: str = "") -> Operator:
     return Operator(address, name, timeout_s=WAIT_S)
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def poll_until(port: OperatorPort, enough: Callable[[list[Event]], bool]) -> list[Event]:

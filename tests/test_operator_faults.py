@@ -22,11 +22,11 @@ from bridge.operator.port import (
     Stopped,
 )
 from robots.g1.embodiment import G1
+from tests.doubles import BLIND, await_true
 from tests.test_operator import (
     SESSION,
     ask,
     await_telemetry,
-    await_true,
     claim,
     free_port,
     instruct,
@@ -36,7 +36,6 @@ from tests.test_operator import (
     raw_peer,
     running_robot,
 )
-from tests.test_server import BLIND
 
 pytestmark = pytest.mark.usefixtures("patient")
 

@@ -18,7 +18,8 @@ from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_k
 from hitogata.__main__ import COMMANDS
 from hitogata.commandline import dispatch
 from robots.g1.embodiment import G1
-from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
+from tests.doubles import await_true
+from tests.test_operator import WAIT_S, await_telemetry, free_port, moment
 from tests.test_security import overheard
 
 pytestmark = pytest.mark.usefixtures("patient")

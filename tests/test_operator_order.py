@@ -140,7 +140,7 @@ class Operators(RuleBasedStateMachine):
         if isinstance(reply, wire.Done):
             self.done[kind] = max(asked, self.done.get(kind, -1))
             if kind in (wire.Leave, wire.NewScene):
-                self.ended = self._next()
+                self.ended = asked
 
     def _halted(self, peer: bytes, reply: wire.Acknowledged) -> None:
         self.stopped = self.latched = self._next()
@@ -258,7 +258,7 @@ class Operators(RuleBasedStateMachine):
 
 TestOperators = Operators.TestCase
 TestOperators.settings = settings(
-    max_examples=200, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=250, stateful_step_count=40, deadline=None, derandomize=True
 )
 
 

@@ -12,8 +12,8 @@ from bridge.contract import UserError
 from bridge.embodiment import Camera
 from bridge.pictures import as_known, fit_picture
 from robots.g1.embodiment import G1
+from tests.doubles import observe
 from tests.test_embodiment import HANDY
-from tests.test_server import observe
 
 
 def grey(rows: list[list[int]]) -> np.ndarray:

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bridge.supervisor import supervise
 from bridge.wire.server import stop_on_signals
+from tests.doubles import await_true
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 60.0  # room for a busy machine
@@ -59,13 +58,6 @@ if life == 3:
 heart.close()
 time.sleep(2.0)
 """
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_running(process: int) -> bool:

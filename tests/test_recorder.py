@@ -20,6 +20,7 @@ from bridge.contract import UserError
 from bridge.files import text_array
 from bridge.png import decode_png
 from robots.g1.embodiment import COMMAND_DIM, G1, IMAGE_SIZE, STATE_DIM
+from tests.doubles import await_true
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0
@@ -63,13 +64,6 @@ def check(recording: Recording, indices: range) -> None:
     shown = recording.pngs[-len(pictures) :]
     for picture, png in zip(pictures, shown, strict=True):
         assert (decode_png(png) == picture.images["head"]).all()
-
-
-def await_true(condition) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_recording_holds_what_was_added(tmp_path):

@@ -10,54 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bridge.contract import ActionChunk, Observation, Status
+from bridge.contract import ActionChunk, Status
 from bridge.control.safety import Level, Safety, lean, tilt
 from robots.g1.embodiment import (
-    ARM_POS,
     ARMS,
     CHUNK_STEPS,
     COMMAND_DIM,
-    G1,
-    IMAGE_SIZE,
-    N_JOINTS,
     PERIOD_S,
     STAND_COMMAND,
     VEL_X,
 )
-
-# A G1 with round numbers for limits.
-BODY = replace(
-    G1,
-    commands=tuple(
-        replace(
-            field,
-            low=field.stand - 1.0,
-            high=field.stand + 1.5,
-            rate=6.0,
-            rate_change=40.0 if field.joint else 300.0,
-        )
-        for field in G1.commands
-    ),
-)
-LIMITS = BODY.limits
-IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-UPRIGHT = np.array([0, 0, -1], np.float32)
-STILL = np.zeros(3, np.float32)
-
-
-def body(time_s: float, gravity=UPRIGHT, image_age_s=0.0, base_ang_vel_rad_s=STILL) -> Observation:
-    joints = np.zeros(N_JOINTS, np.float32)
-    joints[ARM_POS] = STAND_COMMAND[ARMS]
-    state = BODY.state(
-        joint_pos_rad=joints,
-        joint_vel_rad_s=0,
-        base_ang_vel_rad_s=base_ang_vel_rad_s,
-        gravity=gravity,
-        command=STAND_COMMAND,
-        elapsed_s=0,
-        odometry=0,
-    )
-    return Observation(BODY, time_s, state, {"head": IMAGE}, image_age_s)
+from tests.doubles import BODY, LIMITS, UPRIGHT, body
 
 
 def chunk(observed_at_s: float, commands: np.ndarray | None = None) -> ActionChunk:

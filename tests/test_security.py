@@ -23,16 +23,8 @@ from bridge.wire.server import _bound_router, serve_policy
 from hitogata.__main__ import COMMANDS
 from hitogata.commandline import dispatch
 from robots.g1.embodiment import G1
-from tests.test_client import scripted_server
-from tests.test_server import (
-    INFO,
-    EchoPolicy,
-    ask,
-    greet,
-    observe,
-    raw_client,
-    running_server,
-)
+from tests.doubles import INFO, EchoPolicy, observe, running_server, scripted_server
+from tests.test_server import ask, greet, raw_client
 
 
 @pytest.fixture(scope="module")

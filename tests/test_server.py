@@ -4,85 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zmq
 
-from bridge.contract import ActionChunk, Observation, Status, UserError
+from bridge.contract import Status, UserError
 from bridge.wire import messages
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
-from bridge.wire.keys import server_keys
 from bridge.wire.messages import ServerInfo
 from bridge.wire.server import serve_policy
-from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, STAND_COMMAND, STATE_DIM
+from robots.g1.embodiment import G1
+from tests.doubles import BLIND, INFO, EchoPolicy, observe, running_server
 
 ROOT = Path(__file__).parent.parent
-INFO = ServerInfo("model-1", "norm-1")
 # A dead server is noticed within 0.8 s; the rest is room for a busy machine, and still less than
 # the timeout that would notice in the end.
 NOTICED_S = 3.0
-
-
-BLIND = replace(G1, cameras=())
-
-
-class EchoPolicy:
-    """Answers with the observed time and the image's brightness; some words make it misbehave."""
-
-    def __init__(self) -> None:
-        self.resets = 0
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        if instruction == "fail":
-            raise RuntimeError("secret detail\nsecond line")
-        if instruction.startswith("sleep"):
-            time.sleep(float(instruction.split()[1]))
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, 0] = observation.images["head"].mean()
-        if instruction == "nan":
-            commands[3, 3] = np.nan
-        understood = {"instruction": instruction, "resets": str(self.resets)}
-        return ActionChunk(observation.time_s, commands, Status.DONE, 0.5, understood)
-
-    def reset(self) -> None:
-        self.resets += 1
-
-
-def observe(time_s: float = 0.0, level: int = 7) -> Observation:
-    state = np.linspace(-1, 1, STATE_DIM, dtype=np.float32)
-    image = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), level, np.uint8)
-    return Observation(G1, time_s, state, {"head": image})
-
-
-@contextmanager
-def running_server(
-    address: str, model_id: str = INFO.model_id, keys: Path | None = None
-) -> Iterator[subprocess.Popen]:
-    """A server process, given back once it says that clients can connect; killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, address, model_id, *([str(keys)] if keys else [])],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -337,16 +280,3 @@ def test_a_socket_file_left_by_a_killed_server_is_no_obstacle(tmp_path):
         assert (tmp_path / "p.sock").exists()
         with running_server(place), RemotePolicy(place, G1) as policy:
             assert policy.act("go", observe()).status is Status.DONE
-
-
-if __name__ == "__main__":
-    place, served_model, *folder = sys.argv[1:]
-    serve_policy(
-        EchoPolicy(),
-        G1,
-        place,
-        ServerInfo(served_model, "norm-1"),
-        lambda bound: print(bound, flush=True),
-        server_keys(Path(folder[0])) if folder else None,
-    )
-    print("stopped")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,57 +13,19 @@ import pytest
 
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import read_recording
-from bridge.control.loop import ControlLoop, DirectLink, Pace
+from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.operator.port import Instructed, OperatorPort, SceneAsked
 from bridge.robot_node import Station
-from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
+from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from sim.scene import Scene
 from sim.world import World
-from tests.test_control_loop import Puppet, Walk
-from tests.test_safety import BODY
+from tests.doubles import BODY, Puppet, Walk, seen, working_station
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 60.0
-
-
-@contextmanager
-def working_station(folder: Path) -> Iterator[tuple[Station, str]]:
-    """A puppet's station in a thread of its own, in real time."""
-    puppet, address = Puppet(), f"ipc://{folder}/robot.sock"
-    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(BODY), lambda: puppet.time_s)
-    stopping = threading.Event()
-    with (
-        OperatorPort(address, G1, simulated=True) as port,
-        Recorder(folder / "box", G1) as recorder,
-    ):
-        station = Station(loop, port, recorder, new_scene=lambda seed: None)
-
-        def work() -> None:
-            pace = Pace(PERIOD_S)
-            while not stopping.is_set():
-                station.period(pace.overruns)
-                pace.wait()
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield station, address
-        finally:
-            stopping.set()
-            thread.join()
-
-
-def seen(operator: Operator, condition: Callable[[Telemetry], bool]) -> Telemetry:
-    """The first telemetry that fulfils a condition."""
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        telemetry = operator.telemetry(1.0)
-        if telemetry is not None and condition(telemetry):
-            return telemetry
-    raise AssertionError("the robot never showed it")
 
 
 def test_an_operator_commands_stops_and_releases(tmp_path):

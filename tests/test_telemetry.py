@@ -22,14 +22,8 @@ from bridge.operator.port import (
 )
 from bridge.wire.messages import WireError
 from robots.g1.embodiment import COMMAND_DIM, G1, STAND_COMMAND, STATE_DIM
-from tests.test_operator import (
-    WAIT_S,
-    await_telemetry,
-    await_true,
-    moment,
-    patient_operator,
-    raw_peer,
-)
+from tests.doubles import await_true
+from tests.test_operator import WAIT_S, await_telemetry, moment, patient_operator, raw_peer
 
 pytestmark = pytest.mark.usefixtures("patient")
 

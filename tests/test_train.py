@@ -361,7 +361,8 @@ def test_checkpoints_of_release_0_1_are_for_its_g1(data, tmp_path):
     file = tmp_path / CHECKPOINT_FILE
     with safe_open(file, "pt") as content:
         numbers = json.loads(content.metadata()["hitogata"])
-        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        # Copied: the file in which they lie is written anew.
+        tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
     del numbers["embodiment"]
     for contract in ("258f4b459637", "0123456789ab"):
         file.write_bytes(save(tensors, {"hitogata": json.dumps(numbers | {"contract": contract})}))
