@@ -46,7 +46,8 @@ def send_without_end(line: socket.socket, frame_bytes: int, most_bytes: int) -> 
     sent = 0
     try:
         while sent < most_bytes:
-            sent += line.send(block)
+            line.sendall(block)
+            sent += len(block)
     except OSError:
         pass
     return sent
