@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +20,7 @@ from robots.g1.embodiment import COMMAND_DIM, G1
 from sim.render.video import write_animation
 from tasks.catalogue import SHIPPED
 from tasks.evaluation.evaluate import draw_success
+from tasks.evaluation.results import read_figures
 from tasks.evaluation.run import RunConfig, fitting_seeds, perform, set_stage, verdict
 from tasks.language.parse import read_wording
 
@@ -103,7 +103,7 @@ def write_plots(results: Path, folder: Path) -> list[Path]:
     """A PNG for every kind of figure that the files in `results` hold; the paths written."""
     figures: dict[str, Any] = {}
     for path in sorted(results.glob("*.json")):
-        figures |= json.loads(path.read_text(encoding="utf-8")).get("figures", {})
+        figures |= read_figures(path)
     made = []
     if any(key.endswith(("_success_interval", "_both_interval")) for key in figures):
         made.append(folder / "success.png")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import mujoco
 import numpy as np
 
@@ -54,24 +56,35 @@ CONE_EDGES = 20
 FLOOR_BIT, OBJECT_BIT = 1, 2
 
 
+# The ranges of these types are those of files; code may go beyond them.
+Rgb = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Metres = Annotated[float, msgspec.Meta(ge=-20, le=20)]
+
+
 @dataclass(frozen=True)
 class SceneObject:
     """A free body on the floor. `size_m` is half its height; `rgb` is in 0..1.
 
-    Raises UserError for a shape that is none of KINDS.
+    Raises UserError for a shape that is none of KINDS, or a colour that is none of SHADES.
     """
 
     shape: str
     colour: str
-    rgb: tuple[float, float, float]
-    size_m: float
-    x_m: float
-    y_m: float
-    yaw_rad: float
+    rgb: tuple[Rgb, Rgb, Rgb]
+    size_m: Annotated[float, msgspec.Meta(ge=0.02, le=0.5)]
+    x_m: Metres
+    y_m: Metres
+    yaw_rad: Annotated[float, msgspec.Meta(ge=-10, le=10)]
 
     def __post_init__(self) -> None:
-        if self.shape not in KINDS:
-            raise UserError(f"no shape {self.shape!r}; choose one of {', '.join(KINDS)}")
+        for name, known in (("shape", SHAPES), ("colour", COLOURS)):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"no {name} {value!r}; choose one of {', '.join(known)}")
+
+    @property
+    def radius_m(self) -> float:
+        """Of its cylinder; a cube reaches further at its edges."""
+        return KINDS[self.shape].radius * self.size_m
 
 
 def sample_object(rng: np.random.Generator, colour: str, shape: str, bearing: float) -> SceneObject:
@@ -104,7 +117,7 @@ def add_object(spec: mujoco.MjSpec, index: int, thing: SceneObject) -> None:
         quat=[np.cos(thing.yaw_rad / 2), 0, 0, np.sin(thing.yaw_rad / 2)],
     )
     body.add_freejoint(name=name)
-    radius = kind.radius * half
+    radius = thing.radius_m
     # All scenes of n objects have one memory layout, which a batch of them needs: each object has
     # this mesh, used or not, and the inertia of a cylinder around its centre, whatever its shape.
     body.explicitinertial = True

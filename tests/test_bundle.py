@@ -9,16 +9,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from assets import asset_path
 from bridge.contract import UserError
 from bridge.embodiment import Camera
 from policy.runtime.bundle import (
+    ENCODER_FILES,
     MANIFEST_FILE,
     REQUIRED_FILES,
     Manifest,
+    encoder_folder,
     load_manifest,
+    packaged_encoder,
     verify_bundle,
     write_bundle,
 )
+from policy.runtime.text_encoder import TEXT_ENCODER_FOLDER
 from robots.g1.embodiment import G1
 
 
@@ -88,6 +93,33 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
         verify_bundle(bundle)
 
 
+def test_the_packaged_encoder_need_not_lie_in_a_bundle(tmp_path: Path) -> None:
+    own = {name: content for name, content in files().items() if name not in ENCODER_FILES}
+    manifest = dataclasses.replace(MANIFEST, files=packaged_encoder())
+    write_bundle(tmp_path, own, manifest)
+    assert set(verify_bundle(tmp_path).files) == set(REQUIRED_FILES)
+    assert encoder_folder(tmp_path, load_manifest(tmp_path)) == TEXT_ENCODER_FOLDER
+
+
+def test_another_encoder_lies_in_its_bundle(bundle: Path) -> None:
+    assert encoder_folder(bundle, load_manifest(bundle)) == bundle
+
+
+def test_an_altered_encoder_of_the_package_is_refused(tmp_path: Path, monkeypatch) -> None:
+    own = {name: content for name, content in files().items() if name not in ENCODER_FILES}
+    write_bundle(tmp_path / "bundle", own, dataclasses.replace(MANIFEST, files=packaged_encoder()))
+    for name in ENCODER_FILES:
+        (tmp_path / name).write_bytes(b"altered")
+    monkeypatch.setattr("policy.runtime.bundle.TEXT_ENCODER_FOLDER", tmp_path)
+    with pytest.raises(UserError, match=rf"{ENCODER_FILES[0]} was altered"):
+        verify_bundle(tmp_path / "bundle")
+
+
+def test_the_shipped_bundle_is_whole() -> None:
+    folder = asset_path("models/bundle")
+    assert encoder_folder(folder, verify_bundle(folder)) == TEXT_ENCODER_FOLDER
+
+
 def test_a_link_is_not_followed(bundle: Path, tmp_path: Path) -> None:
     name = REQUIRED_FILES[0]
     (bundle / name).rename(tmp_path / name)
@@ -99,9 +131,9 @@ def test_a_link_is_not_followed(bundle: Path, tmp_path: Path) -> None:
 def earlier(bundle: Path, contract: str) -> None:
     """Makes the bundle one of release 0.1, which named its robot by a hash alone."""
     path = bundle / MANIFEST_FILE
-    content = json.loads(path.read_text()) | {"format": 2, "contract": contract}
+    content = json.loads(path.read_text(encoding="utf-8")) | {"format": 2, "contract": contract}
     del content["embodiment"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_bundles_of_release_0_1_are_for_its_g1(bundle: Path) -> None:

@@ -172,10 +172,10 @@ def test_datasets_of_release_0_1_name_no_robot(tmp_path):
     writer.add_episode(**make_episode(np.random.default_rng(3)))
     writer.finalize()
     path = tmp_path / "meta/info.json"
-    info = json.loads(path.read_text())
+    info = json.loads(path.read_text(encoding="utf-8"))
     assert read_embodiment(tmp_path, unnamed=G1) == G1
     del info["hitogata"]["embodiment"]
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps(info), encoding="utf-8")
     assert read_embodiment(tmp_path, unnamed=G1) is G1
     again = DatasetWriter(tmp_path, G1, SLOTS)
     assert again.add_episode(**make_episode(np.random.default_rng(4))) == 1
@@ -242,6 +242,38 @@ def test_wrong_shapes_are_refused(tmp_path):
 def test_a_folder_without_a_dataset_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match="hitogata collect"):
         list(read_episodes(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta/info.json",
+        "meta/episodes/chunk-000/file-000.parquet",
+        "data/chunk-000/file-000.parquet",
+        "sim/episode-000000.npz",
+        "labels/episode-000000.npz",
+    ],
+)
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_cut_file_is_named_with_the_remedy(tmp_path, name, share):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(3)))
+    writer.finalize()
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(
+        UserError, match=rf"{name} cannot be read \(.*: copy the data set"
+    ) as caught:
+        list(read_episodes(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_values_of_info_are_told_by_field(tmp_path):
+    (tmp_path / "meta").mkdir()
+    for wrong, name in (({"slots": 3}, "hitogata.slots is 3"), ({"embodiment": {}}, "embodiment")):
+        (tmp_path / "meta/info.json").write_text(json.dumps({"hitogata": wrong}), encoding="utf-8")
+        with pytest.raises(UserError, match=rf"info\.json cannot be read \(.*{name}"):
+            read_embodiment(tmp_path, unnamed=G1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5, 3), (96, 96, 3)])

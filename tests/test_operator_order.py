@@ -15,11 +15,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from bridge.control.loop import PERIOD_S, ControlLoop
+from bridge.control.loop import ControlLoop
 from bridge.control.safety import Level, Safety
 from bridge.operator import messages as wire
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
+from robots.g1.embodiment import PERIOD_S
 from tests.test_control_loop import Mailbox, Puppet
 from tests.test_safety import BODY, UPRIGHT, body
 

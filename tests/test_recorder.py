@@ -288,7 +288,7 @@ def test_damaged_files_are_refused(tmp_path):
     damaged = tmp_path / "damaged.npz"
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         damaged.write_bytes(content[:length])
-        with pytest.raises(UserError, match="no whole recording"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_recording(damaged)
     rng = np.random.default_rng(0)
     refused = 0
@@ -305,16 +305,16 @@ def test_damaged_files_are_refused(tmp_path):
         assert found.events == whole.events and found.pngs == whole.pngs
     assert refused > 200
     np.savez(damaged, something=np.zeros(3))
-    with pytest.raises(UserError, match="no whole recording"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_recording(damaged)
     np.savez(damaged, header=np.array({"a": 1}, dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="no whole recording"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_recording(damaged)
     write_recording(damaged, replace(whole, sent=whole.sent[:2]))
     with pytest.raises(UserError, match="sent is"):
         read_recording(damaged)
     for nothing in (tmp_path / "none.npz", tmp_path):
-        with pytest.raises(UserError, match="there is no recording"):
+        with pytest.raises(UserError, match=r"cannot be read|there is no recording"):
             read_recording(nothing)
 
 

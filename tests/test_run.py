@@ -52,8 +52,15 @@ def test_a_scene_file_is_read_back(tmp_path: Path) -> None:
 def test_what_is_no_scene_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "scene.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="scene"):
+    with pytest.raises(UserError, match=r"scene\.json"):
         choose_scene(RunConfig(scene=path), None)
+
+
+def test_a_missing_scene_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"none\.json cannot be read \(No such file.*: choose a file"
+    ):
+        choose_scene(RunConfig(scene=tmp_path / "none.json"), None)
 
 
 def _outcome(success: bool, said: str) -> Outcome:

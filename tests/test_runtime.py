@@ -25,7 +25,7 @@ class StubEncoder:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, texts: list[str], cut: bool = False) -> tuple[np.ndarray, np.ndarray]:
         self.texts += texts
         lengths = np.array([[[len(text)]] for text in texts], np.float32)
         return lengths, np.ones((len(texts), 1), bool)

@@ -385,3 +385,7 @@ def test_what_was_encoded_before_is_not_encoded_again(tmp_path):
     assert asked == ["red one", "blue one", "green"]
     assert np.array_equal(states[1], first[0][1]) and np.array_equal(mask[1], first[1][1])
     np.testing.assert_allclose(states[0], encode(["green"])[0][0], atol=2e-3)
+    content = (tmp_path / "words.npz").read_bytes()
+    (tmp_path / "words.npz").write_bytes(content[:-30])
+    with pytest.raises(UserError, match=r"words\.npz cannot be read \(.*: delete it"):
+        encode_once(["green"], counting, tmp_path / "words.npz")

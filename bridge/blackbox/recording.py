@@ -23,8 +23,6 @@ Format 1, of one known robot, lacks embodiment and image_camera.
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,7 +35,7 @@ import numpy as np
 from bridge.blackbox.journal import read_frames
 from bridge.contract import UserError
 from bridge.embodiment import Embodiment
-from bridge.files import text_array, write_npz
+from bridge.files import read_npz, reading, text_array, write_npz
 
 FORMAT = 2
 _FLOAT = np.dtype("<f4")
@@ -220,36 +218,10 @@ def read_recording(path: str | Path, unnamed: Embodiment | None = None) -> Recor
     path = Path(path)
     if path.is_dir():
         return _from_journal(path, unnamed)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"the checksum of {damaged} is wrong")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, np.ndarray] = dict(archive.items())
+    remedy = "choose another recording, or the folder that it is in"
+    arrays = read_npz(path, remedy)
+    with reading(path, remedy):
         return _from_arrays(arrays, unnamed)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no recording {path}: choose another file") from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} is no whole recording ({reason}): choose another, or the folder it is in"
-        ) from error
-
-
-# What NumPy, zip and JSON raise when bytes are missing or wrong.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def _from_journal(folder: Path, unnamed: Embodiment | None) -> Recording:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bridge.contract import UserError
-from bridge.data.labels import Labels, Slots, check_array, check_labels, read_labels, write_labels
+from bridge.data.labels import (
+    RECORD_AGAIN,
+    Labels,
+    Slots,
+    check_array,
+    check_labels,
+    read_labels,
+    write_labels,
+)
 from bridge.data.stats import Stats, image_stats, merge_stats, vector_stats
 from bridge.embodiment import Embodiment
-from bridge.files import text_array, write_bytes, write_json, write_npz
+from bridge.files import (
+    read_json,
+    read_npz,
+    reading,
+    text_array,
+    write_bytes,
+    write_json,
+    write_npz,
+)
 from bridge.png import decode_png, encode_png
 
 _IMAGES, _STATE, _ACTION = "observation.images.", "observation.state", "action"
@@ -186,23 +202,34 @@ class DatasetWriter:
             raise UserError(f"{found} in {self.folder}: choose a new folder")
 
 
-def read_slots(folder: str | Path) -> dict[str, tuple[str, ...]]:
+def read_slots(folder: str | Path) -> Mapping[str, tuple[str, ...]]:
     """The vocabulary in which the dataset's labels are written: slot name to its values."""
-    slots = _read_ours(folder).get("slots", {})
-    return {name: tuple(values) for name, values in slots.items()}
+    return _read_ours(folder).slots
 
 
 def read_embodiment(folder: str | Path, unnamed: Embodiment) -> Embodiment:
     """The robot that a dataset was recorded with; `unnamed` where release 0.1 recorded it."""
-    content = _read_ours(folder).get("embodiment")
-    return Embodiment.from_dict(content) if content else unnamed
+    return _read_ours(folder).embodiment or unnamed
 
 
-def _read_ours(folder: str | Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Ours:
+    """What info.json holds for us alone."""
+
+    slots: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    embodiment: Embodiment | None = None
+
+
+@dataclass(frozen=True)
+class _Info:
+    hitogata: _Ours = _Ours()
+
+
+def _read_ours(folder: str | Path) -> _Ours:
     path = Path(folder) / "meta/info.json"
     if not path.exists():
         raise UserError(f"there is no dataset in {folder}: record one with `hitogata collect`")
-    return json.loads(path.read_text()).get("hitogata", {})
+    return read_json(path, RECORD_AGAIN, _Info).hitogata
 
 
 def episode_count(folder: str | Path) -> int:
@@ -214,26 +241,24 @@ def read_episode(folder: str | Path, index: int) -> Episode:
     """Reads one episode."""
     folder = Path(folder)
     place = _file_place(index)
-    row = pq.read_table(folder / _EPISODES_PATH.format(**place), columns=["tasks"]).to_pylist()[0]
-    data = pq.read_table(folder / _DATA_PATH.format(**place))
-    cameras = [name for name in data.column_names if name.startswith(_IMAGES)]
-    with np.load(_sim_path(folder, index)) as sim:
-        qpos, scene = sim["qpos"], json.loads(sim["scene"].tobytes())
-    return Episode(
-        index=index,
-        task=row["tasks"][0],
-        pngs={
+    rows, frames = folder / _EPISODES_PATH.format(**place), folder / _DATA_PATH.format(**place)
+    with reading(rows, RECORD_AGAIN):
+        task = pq.read_table(rows, columns=["tasks"]).to_pylist()[0]["tasks"][0]
+    with reading(frames, RECORD_AGAIN):
+        data = pq.read_table(frames)
+        cameras = [name for name in data.column_names if name.startswith(_IMAGES)]
+        pngs = {
             name.removeprefix(_IMAGES): tuple(
                 data[name].combine_chunks().field("bytes").to_pylist()
             )
             for name in cameras
-        },
-        state=_matrix(data[_STATE]),
-        action=_matrix(data[_ACTION]),
-        qpos=qpos,
-        scene=scene,
-        labels=read_labels(folder, index),
-    )
+        }
+        state, action = _matrix(data[_STATE]), _matrix(data[_ACTION])
+    sim = read_npz(_sim_path(folder, index), RECORD_AGAIN)
+    with reading(_sim_path(folder, index), RECORD_AGAIN):
+        qpos, scene = sim["qpos"], json.loads(sim["scene"].tobytes())
+    labels = read_labels(folder, index)
+    return Episode(index, task, pngs, state, action, qpos, scene, labels)
 
 
 def read_episodes(folder: str | Path) -> Iterator[Episode]:
@@ -256,7 +281,11 @@ def _episode_paths(folder: Path) -> list[Path]:
 
 
 def _episode_rows(folder: Path) -> list[dict[str, Any]]:
-    return [pq.read_table(path).to_pylist()[0] for path in _episode_paths(folder)]
+    rows: list[dict[str, Any]] = []
+    for path in _episode_paths(folder):
+        with reading(path, RECORD_AGAIN):
+            rows.append(pq.read_table(path).to_pylist()[0])
+    return rows
 
 
 def _task_indices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -14,7 +14,9 @@ import numpy as np
 
 from bridge.contract import UserError
 from bridge.embodiment import Embodiment
-from bridge.files import text_array, write_npz
+from bridge.files import read_npz, reading, text_array, write_npz
+
+RECORD_AGAIN = "copy the data set again, or record another with `hitogata collect`"
 
 Slots = Mapping[str, Sequence[str]]
 
@@ -49,16 +51,16 @@ def write_labels(folder: str | Path, index: int, labels: Labels) -> None:
 
 def read_labels(folder: Path, index: int) -> Labels:
     """The labels of one episode; UserError when an earlier release wrote them without some."""
-    with np.load(_labels_path(folder, index)) as archive:
-        missing = {field.name for field in fields(Labels)} - set(archive)
-        if missing:
-            raise UserError(
-                f"{folder} was recorded without {', '.join(sorted(missing))}: record it again with"
-                " this release's `hitogata collect`"
-            )
-        arrays = {field.name: archive[field.name] for field in fields(Labels)}
-    instructions = tuple(json.loads(arrays.pop("instructions").tobytes()))
-    return Labels(instructions=instructions, **arrays)
+    path = _labels_path(folder, index)
+    arrays = read_npz(path, RECORD_AGAIN)
+    if missing := {field.name for field in fields(Labels)} - set(arrays):
+        raise UserError(
+            f"{folder} was recorded without {', '.join(sorted(missing))}: record it again with"
+            " this release's `hitogata collect`"
+        )
+    with reading(path, RECORD_AGAIN):
+        instructions = tuple(json.loads(arrays.pop("instructions").tobytes()))
+        return Labels(instructions=instructions, **arrays)
 
 
 def check_labels(labels: Labels, length: int, slots: Slots, body: Embodiment) -> None:

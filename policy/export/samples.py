@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bridge.contract import UserError
 from bridge.data.dataset import episode_count, read_embodiment, read_episode
+from bridge.files import read_json, reading
 from policy.export.parity import Sample
 from policy.runtime.legacy import release_0_1
 
@@ -17,11 +18,10 @@ MOST_EPISODES = 20
 
 def data_of_run(run: Path) -> list[Path]:
     """The data sets that a run was trained on, as its configuration remembers them."""
-    path = run / "config.json"
-    try:
-        return [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))["data"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{run} is no run: name a folder that `hitogata train` wrote") from error
+    path, remedy = run / "config.json", "name a folder that `hitogata train` wrote"
+    config = read_json(path, remedy, dict[str, Any])
+    with reading(path, remedy):
+        return [Path(folder) for folder in config["data"]]
 
 
 def recorded_samples(folders: list[Path], n: int) -> list[Sample]:

@@ -2,11 +2,15 @@
 
 The manifest names every file with its size and SHA-256. Nothing of a bundle is opened before all of
 it has been checked; what is missing, altered or foreign is refused.
+
+A text encoder that travels with the package need not lie in the folder of every bundle that was
+sealed with it: where the manifest asks for that very file, the package's is taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +26,7 @@ from bridge.contract import UserError
 from bridge.embodiment import Embodiment
 from bridge.files import sha256_of, write_bytes, write_json
 from policy.runtime.legacy import embodiment_of
-from policy.runtime.text_encoder import MODEL_FILE, TOKENIZER_FILE
+from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
@@ -32,7 +36,8 @@ DECODE_FILE = "decode.onnx"
 # The weights of all three graphs: prefill and decode run the same blocks.
 WEIGHTS_FILE = "weights.bin"
 POLICY_FILES = (WORDS_FILE, PREFILL_FILE, DECODE_FILE, WEIGHTS_FILE)
-REQUIRED_FILES = (*POLICY_FILES, MODEL_FILE, TOKENIZER_FILE)
+ENCODER_FILES = (MODEL_FILE, TOKENIZER_FILE)
+REQUIRED_FILES = (*POLICY_FILES, *ENCODER_FILES)
 FORMAT = 3
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -78,19 +83,37 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST_FILE).is_file()
 
 
+def record_of(path: Path) -> FileRecord:
+    """What a manifest says of a file."""
+    return FileRecord(sha256_of(path), path.stat().st_size)
+
+
+def encoder_folder(folder: Path, manifest: Manifest) -> Path:
+    """Where the text encoder of a bundle lies: with the package if it is the same, else in it."""
+    packaged = packaged_encoder()
+    same = packaged and packaged.items() <= manifest.files.items()
+    return TEXT_ENCODER_FOLDER if same else folder
+
+
+@functools.cache
+def packaged_encoder() -> dict[str, FileRecord]:
+    """Records of the text encoder that travels with the package, by file name."""
+    paths = [TEXT_ENCODER_FOLDER / name for name in ENCODER_FILES]
+    return {path.name: record_of(path) for path in paths if path.is_file()}
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> Manifest:
     """Writes `files` and then the manifest that seals them; returns the sealed manifest.
 
-    An interrupted write leaves a folder without a manifest, which no reader takes for a bundle.
+    Files that it lists already lie elsewhere. An interrupted write leaves a folder without a
+    manifest, which no reader takes for a bundle.
     """
     folder = Path(folder)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     for name, content in files.items():
         write_bytes(folder / name, content)
-    records = {
-        name: FileRecord(sha256_of(folder / name), len(content)) for name, content in files.items()
-    }
-    sealed = dataclasses.replace(manifest, files=records)
+    records = {name: record_of(folder / name) for name in files}
+    sealed = dataclasses.replace(manifest, files=manifest.files | records)
     write_json(folder / MANIFEST_FILE, dataclasses.asdict(sealed))
     return sealed
 
@@ -130,15 +153,16 @@ def verify_bundle(folder: Path) -> Manifest:
     """Checks the manifest, then every file against it, then every weight for NaN and infinity."""
     folder = Path(folder)
     manifest = load_manifest(folder)
-    for name, record in manifest.files.items():
-        path = folder / name
+    encoder = encoder_folder(folder, manifest)
+    paths = {n: (encoder if n in ENCODER_FILES else folder) / n for n in manifest.files}
+    for name, path in paths.items():
         if path.is_symlink() or not path.is_file():
             raise UserError(f"bundle file {path} is missing: {_REMEDY}")
-        if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+        if record_of(path) != manifest.files[name]:
             raise UserError(f"bundle file {path} was altered (wrong SHA-256): {_REMEDY}")
-    for name in manifest.files:
-        if name.endswith(".onnx"):
-            _check_weights(folder / name)
+    for path in paths.values():
+        if path.suffix == ".onnx":
+            _check_weights(path)
     return manifest
 
 

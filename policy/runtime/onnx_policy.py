@@ -25,7 +25,13 @@ from bridge.contract import (
 )
 from bridge.embodiment import Embodiment
 from bridge.pictures import as_known
-from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.bundle import (
+    DECODE_FILE,
+    PREFILL_FILE,
+    WORDS_FILE,
+    encoder_folder,
+    verify_bundle,
+)
 from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
     Interpretation,
@@ -170,7 +176,7 @@ class GraphPolicy:
 
     def _read_words(self, text: str) -> list[Reading]:
         """What an instruction may mean, likeliest first, with the word vector of each meaning."""
-        states = self._encoder.encode([text])
+        states = self._encoder.encode([text], cut=True)
         word, classes, chances = self._parts.words(*states, no_prior(self.slots))
         meanings = possible_meanings(self.slots, classes[0], chances[0])
         if len(meanings) == 1:
@@ -206,7 +212,7 @@ class OnnxPolicy(GraphPolicy):
         self.device = parts.device
         super().__init__(
             parts,
-            TextEncoder(bundle, threads),
+            TextEncoder(encoder_folder(bundle, self.manifest), threads),
             self.manifest.embodiment,
             self.manifest.slots,
             self.manifest.bands,

@@ -27,7 +27,7 @@ from bridge.data.dataset import (
 )
 from bridge.data.sentences import Sentences, read_sentences
 from bridge.embodiment import Embodiment
-from bridge.files import text_array, write_npz
+from bridge.files import read_npz, reading, text_array, write_npz
 from bridge.symmetry import mirror_commands, mirror_states
 from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
 from policy.model.vla import BANDS_PER_STEP, known_bands
@@ -350,7 +350,9 @@ def encode_once(
         np.empty((0, MAX_TOKENS), bool),
     )
     if cache is not None and cache.is_file():
-        with np.load(cache) as stored:
+        remedy = "delete it: it is made again"
+        stored = read_npz(cache, remedy)
+        with reading(cache, remedy):
             known = {text: i for i, text in enumerate(json.loads(stored["texts"].tobytes()))}
             states, mask = stored["states"], stored["mask"]
     missing = [text for text in texts if text not in known]

@@ -27,12 +27,12 @@ from robots.g1.embodiment import (
     STANDING_HEIGHT_M,
     VELOCITY_HIGH,
     VELOCITY_LOW,
-    ControlLaw,
 )
 from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
 from robots.g1.walker import (
     DEEPEST_BOW_RAD,
     OBSERVATION_DIM,
+    ControlLaw,
     joint_offsets,
 )
 from sim.batch import BodyBatch

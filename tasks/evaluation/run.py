@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import Policy, UserError
+from bridge.files import read_json
 from robots.g1.embodiment import CONTROL_HZ
 from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
@@ -124,10 +124,11 @@ def _stand(world: World, show: Callable[[], None]) -> None:
 def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None, Scene]:
     """The scene of a file or a seed, or the first seed's that has the one thing that is named."""
     if config.scene is not None:
+        content = read_json(config.scene, "choose a file of a scene, written by Scene.to_dict()")
         try:
-            return None, Scene.from_dict(json.loads(config.scene.read_text(encoding="utf-8")))
-        except (OSError, ValueError, UserError) as error:
-            raise UserError(f"{config.scene} is no scene file ({error})") from error
+            return None, Scene.from_dict(content)
+        except UserError as error:
+            raise UserError(f"{config.scene}: {error}") from error
     seed = next(fitting_seeds(meaning), None) if config.seed is None else config.seed
     if seed is None:
         raise UserError("no scene has what the instruction names; choose another with --scene")
