@@ -88,7 +88,7 @@ class Resume(Moving, frozen=True):
 class Scene(Moving, frozen=True):
     """Puts a simulated robot into the scene of a seed."""
 
-    seed: _Number
+    seed: int
 
 
 class Record(Order, frozen=True):
