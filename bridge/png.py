@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+_MOST_PIXELS = 1 << 24
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FILTER_UP = 2  # PNG's code for rows stored as the difference to the row above
 _DEPTH_8_RGB = (8, 2, 0, 0, 0)
@@ -35,8 +36,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(content: bytes) -> np.ndarray:
-    """The (H, W, 3) uint8 image in a PNG file."""
+    """The (H, W, 3) uint8 image in a PNG file; ValueError when it claims to be a huge one."""
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"a picture of {image.width} x {image.height}")
         return np.asarray(image.convert("RGB"))
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from websockets.exceptions import ConnectionClosed
@@ -32,10 +32,14 @@ _MOST_ORDERS = 8
 _MOST_ANSWERS = 32
 
 
+# As exact as JavaScript counts.
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
 class Order(msgspec.Struct, frozen=True, tag_field="do", tag=str.lower):
     """What a page asks, with a number that its answer repeats."""
 
-    number: int
+    number: _Number
 
 
 class Stop(Order, frozen=True):
@@ -60,7 +64,7 @@ class Moving(Order, frozen=True):
     So what was asked before a stop does not undo it, however long it was on its way.
     """
 
-    stops: int
+    stops: _Number
 
 
 class Instruct(Moving, frozen=True):

@@ -8,6 +8,7 @@ control the viewer or load another model, lead nowhere here.
 from __future__ import annotations
 
 import gzip
+import re
 import threading
 import time
 import zlib
@@ -28,6 +29,7 @@ from console.scene import Stage
 from console.web import POLICY, File
 
 STATE_S = 1 / 30
+_NUMBER = re.compile("[0-9]{1,12}")
 _STUDIO = Path(mujoco.__file__).parent / "studio"
 _CLIENT, _ASSETS = _STUDIO / "web" / "dist", _STUDIO / "assets"
 _TYPES = {
@@ -143,7 +145,7 @@ class Studio:
         if "total_bytes" in query:
             return File(b'{"total_bytes": %d}' % len(shown.model), "application/json")
         start, size = (
-            int(text) if (text := query.get(name, [""])[0]).isdecimal() else other
+            int(text) if _NUMBER.fullmatch(text := query.get(name, [""])[0]) else other
             for name, other in (("offset_bytes", 0), ("size_bytes", len(shown.model)))
         )
         return File(shown.model[start : start + size], "application/octet-stream")

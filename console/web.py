@@ -20,26 +20,25 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
-from websockets.sync.server import Server, ServerConnection, serve
+from websockets.sync.server import ServerConnection, serve
 
 from bridge.compat.adapter import LEAST_TOKEN, Door
 from bridge.contract import UserError
+from bridge.wire.listener import MOST_WAITING, Arriving, Listener
 
 ADDRESS = "http://127.0.0.1:8090"
 MAX_MESSAGE_BYTES = 2 << 20
 MOST_CONNECTIONS = 64
 # A browser that reads nothing for this long is given up.
 STALL_S = 10
-# Connections that have not been let in yet: all, those of one address where a token is asked, the
-# time they have to ask for something, and how late a wrong token is answered.
-MOST_STRANGERS, MOST_OF_ONE = 64, 16
+# Connections that have not been let in yet: those of one address where a token is asked, the time
+# they have to ask for something, and how late a wrong token is answered.
+MOST_OF_ONE = 16
 ASK_S, WRONG_TOKEN_S = 5.0, 1.0
 _COOKIE = "hitogata_token"
 # The scene's client shares memory between its threads, which browsers allow isolated pages alone.
@@ -71,7 +70,7 @@ Files = Callable[[str, Mapping[str, list[str]]], File | None]
 Talk = Callable[[ServerConnection], None]
 
 
-def listen(door: Door) -> tuple[socket.socket, Gate]:
+def listen(door: Door) -> tuple[Listener, Gate]:
     """The socket of a console, and who is let in.
 
     UserError for a port that is taken, or for an address that leads off this machine without
@@ -79,9 +78,8 @@ def listen(door: Door) -> tuple[socket.socket, Gate]:
     """
     host, port = door.place(ADDRESS)
     gate = Gate(door, local=ipaddress.ip_address(host).is_loopback)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family), gate
+        return Listener(host, port, MOST_WAITING if gate.token is None else MOST_OF_ONE), gate
     except OSError as error:
         raise UserError(
             f"port {port} of {host} cannot be used ({error.strerror}): end the program that has it,"
@@ -91,23 +89,24 @@ def listen(door: Door) -> tuple[socket.socket, Gate]:
 
 @contextmanager
 def web_server(
-    listener: socket.socket, gate: Gate, files: Files, talks: Mapping[str, Talk]
+    listener: Listener, gate: Gate, files: Files, talks: Mapping[str, Talk]
 ) -> Generator[str, None, None]:
     """Serves files, and connections at the paths of `talks`, as long as the block lasts.
 
     Yields the address for people.
     """
     seats = threading.Semaphore(MOST_CONNECTIONS)
-    strangers = _Strangers(MOST_STRANGERS if gate.token is None else MOST_OF_ONE)
 
     def greet(connection: ServerConnection, request: Request) -> Response | None:
+        listener.heard(connection.socket)
         refusal = gate.refusal(request)
         if refusal is not None:
             return refusal
-        strangers.leave(connection.socket)
+        listener.let_in(connection.socket)
         url = urlsplit(request.path)
         if url.path in talks:
             return gate.stranger(request)
+        _give_up_when_stalled(connection.socket)
         file = files(url.path, parse_qs(url.query, keep_blank_values=True))
         if file is None:
             return _line(HTTPStatus.NOT_FOUND, "not here")
@@ -118,6 +117,7 @@ def web_server(
             response.headers.update(_HEADERS)
 
     def converse(connection: ServerConnection) -> None:
+        _give_up_when_stalled(connection.socket)
         if not seats.acquire(blocking=False):
             connection.close(1013, "too many pages")
             return
@@ -138,7 +138,7 @@ def web_server(
         open_timeout=ASK_S,
         max_size=MAX_MESSAGE_BYTES,
         logger=_logger(),
-        create_connection=strangers.welcome,  # type: ignore[arg-type]
+        create_connection=Arriving,
     )
     with server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -147,51 +147,6 @@ def web_server(
         yield _address(host, port, gate.token)
         server.shutdown()
         thread.join()
-
-
-class _Strangers:
-    """Connections that have not been let in yet, at most `each` of one address."""
-
-    def __init__(self, each: int) -> None:
-        self._each = each
-        self._addresses: dict[socket.socket, str] = {}
-        self._lock = threading.Lock()
-
-    def welcome(
-        self, line: socket.socket, protocol: ServerProtocol, server: Server, **options: Any
-    ) -> ServerConnection:
-        """A connection; ConnectionRefusedError, upon which it is closed, if there are too many."""
-        address = line.getpeername()[0]
-        with self._lock:
-            here = list(self._addresses.values())
-            if len(here) >= MOST_STRANGERS or here.count(address) >= self._each:
-                raise ConnectionRefusedError(f"too many connections of {address}")
-            self._addresses[line] = address
-        try:
-            _give_up_when_stalled(line)
-            return _Arriving(self, line, protocol, server, **options)
-        except (OSError, RuntimeError):  # the line broke, or no thread can be started
-            self.leave(line)
-            raise
-
-    def leave(self, line: socket.socket) -> None:
-        """A connection has been let in, or is gone; the second time nothing happens."""
-        with self._lock:
-            self._addresses.pop(line, None)
-
-
-class _Arriving(ServerConnection):
-    """A connection that counts among strangers until its handshake is over, or before."""
-
-    def __init__(self, strangers: _Strangers, *parts: Any, **options: Any) -> None:
-        self._strangers = strangers
-        super().__init__(*parts, **options)
-
-    def handshake(self, *parts: Any, **options: Any) -> None:
-        try:
-            super().handshake(*parts, **options)
-        finally:
-            self._strangers.leave(self.socket)
 
 
 class Gate:

@@ -258,6 +258,8 @@ def test_a_browser_that_draws_gets_model_and_states(monkeypatch: pytest.MonkeyPa
         assert json.loads(fetched(f"{place}model?total_bytes")[1]) == {"total_bytes": len(model)}
         part = fetched(f"{place}model?offset_bytes=10&size_bytes=20")[1]
         assert part == model[10:30]
+        endless = fetched(f"{place}model?offset_bytes={'9' * 5000}")
+        assert endless[:2] == (200, model), "what is no number counts as none"
 
 
 def test_which_one_names_what_fits() -> None:

@@ -133,6 +133,10 @@ BAD_MESSAGES: dict[str, tuple[bytes | str, str]] = {
         encode(observation(state=packed(JOINTS, dtype="(1000000,1000000)f8"))),
         "no type of numbers",
     ),
+    "endless dtype": (
+        encode(observation(state=packed(JOINTS, dtype="f4," * 1_300_000))),
+        "no type of numbers",
+    ),
     "nonsense": (encode(observation(state=packed(JOINTS, dtype="<zz9"))), "no type of numbers"),
     "terabyte": (encode(observation(state=packed(JOINTS, shape=[1 << 40]))), "116 bytes sent"),
     "negative": (encode(observation(state=packed(JOINTS, shape=[-1, -29]))), "declared"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +13,18 @@ import pytest
 from bridge.contract import UserError
 from bridge.embodiment import Camera
 from bridge.pictures import as_known, fit_picture
+from bridge.png import decode_png, encode_png
 from robots.g1.embodiment import G1
 from tests.doubles import observe
 from tests.test_embodiment import HANDY
+
+
+def test_a_picture_that_claims_to_be_huge_is_not_unpacked() -> None:
+    content = bytearray(encode_png(np.zeros((4, 4, 3), np.uint8)))
+    content[16:24] = struct.pack(">II", 10_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    with pytest.raises(ValueError, match="10000 x 10000"):
+        decode_png(bytes(content))
 
 
 def grey(rows: list[list[int]]) -> np.ndarray:

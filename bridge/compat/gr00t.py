@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import msgspec
@@ -44,7 +45,7 @@ from bridge.compat.adapter import (
 )
 from bridge.contract import ActionChunk, Policy, UserError, check_instruction
 from bridge.embodiment import Embodiment
-from bridge.wire import sockets
+from bridge.wire import flood, sockets
 from bridge.wire.messages import ServerInfo, WireError
 from bridge.wire.server import stop_on_signals
 
@@ -100,14 +101,17 @@ def serve_gr00t(
         # A ROUTER speaks to REQ as a REP would, and no lost client can wedge it.
         sockets.set_options(router, address)
         router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        sockets.bind(router, address)
-        with stop_on_signals() as stopping:
+        flood.watch(router, address)
+        with ExitStack() as undo:
+            undo.callback(flood.release, context)
+            sockets.bind(router, address)
+            stopping = undo.enter_context(stop_on_signals())
             if ready is not None:
                 ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
             server = _Server(policy, body, door, info)
             while not stopping.is_set():
                 if router.poll(_POLL_MS):
-                    peer, *frames = router.recv_multipart()
+                    peer, *frames = sockets.receive(router)
                     router.send_multipart([peer, b"", server.reply(peer, frames)], zmq.NOBLOCK)
 
 

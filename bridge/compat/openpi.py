@@ -43,13 +43,17 @@ from bridge.compat.adapter import (
 )
 from bridge.contract import Observation, Policy, UserError, check_instruction
 from bridge.embodiment import Embodiment
+from bridge.wire.listener import Arriving, Listener
 from bridge.wire.messages import ServerInfo, WireError
 from bridge.wire.server import stop_on_signals
 
 ADDRESS = "ws://127.0.0.1:8000"
 _MAX_CONNECTIONS = 8
+# NumPy reads a small language in place of a type: of the types that travel, no name is longer.
+_DTYPE_CHARACTERS = 8
 _MAX_FRAMES_WAITING = 4
 _Array = Annotated[dict[bytes, msgspec.Raw], msgspec.Meta(max_length=4)]
+_Dtype = Annotated[str, msgspec.Meta(max_length=_DTYPE_CHARACTERS)]
 _Shape = Annotated[list[int], msgspec.Meta(max_length=8)]
 
 
@@ -73,21 +77,22 @@ def serve_openpi(
     quiet = logging.getLogger(f"{__name__}.websockets")
     quiet.setLevel(logging.CRITICAL)
     try:
-        server = serve(
-            made.converse,
-            host,
-            port,
-            process_request=made.greet,
-            origins=[None],
-            compression=None,
-            max_size=MAX_MESSAGE_BYTES,
-            max_queue=_MAX_FRAMES_WAITING,
-            logger=quiet,
-        )
+        listener = Listener(host, port)
     except OSError as error:
         raise UserError(
             f"cannot serve at {door.address or ADDRESS} ({error.strerror}): choose another address"
         ) from error
+    server = serve(
+        made.converse,
+        sock=listener,
+        process_request=made.greet,
+        origins=[None],
+        compression=None,
+        max_size=MAX_MESSAGE_BYTES,
+        max_queue=_MAX_FRAMES_WAITING,
+        logger=quiet,
+        create_connection=Arriving,
+    )
     with server, stop_on_signals() as stopping:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         if ready is not None:
@@ -205,11 +210,10 @@ def _array(name: str, content: msgspec.Raw) -> np.ndarray:
     item: dict[bytes, msgspec.Raw] = unpacked(content, _Array)
     if not {b"__ndarray__", b"data", b"dtype", b"shape"} <= item.keys():
         raise WireError(f"{name} is no array as openpi's client packs it")
-    code: str = unpacked(item[b"dtype"], str)
     try:
-        dtype = np.dtype(code)
-    except Exception as error:  # numpy reads a small language here
-        raise WireError(f"{name}: {code} is no type of numbers") from error
+        dtype = np.dtype(unpacked(item[b"dtype"], _Dtype))
+    except Exception as error:  # whatever Python's parser raises, among others
+        raise WireError(f"{name} is of no type of numbers that travels") from error
     return array_of(name, unpacked(item[b"data"], bytes), dtype, unpacked(item[b"shape"], _Shape))
 
 

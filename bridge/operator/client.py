@@ -16,6 +16,7 @@ import zmq
 from bridge.contract import UserError, check_instruction
 from bridge.embodiment import Embodiment
 from bridge.operator import messages as wire
+from bridge.wire import sockets
 from bridge.wire.keys import ClientKeys
 from bridge.wire.messages import WireError, one_line
 
@@ -68,7 +69,7 @@ class Operator:
             self._newest = connect(zmq.SUB, places.telemetry, topic=b"")
             self._pictures = connect(zmq.SUB, places.telemetry, topic=wire.PICTURE)
         except BaseException:
-            self._context.destroy(linger=0)
+            wire.close(self._context)
             raise
 
     @property
@@ -157,7 +158,7 @@ class Operator:
             if self._beats is not None:
                 self._beats.join()
             with self._asking, self._halting, self._viewing:
-                self._context.destroy(linger=0)
+                wire.close(self._context)
 
     def __enter__(self) -> Operator:
         return self
@@ -255,7 +256,7 @@ class Operator:
 
     def _read(self, socket: wire.Socket, decoder: msgspec.msgpack.Decoder[_Answer]) -> _Answer:
         try:
-            return wire.unpack(decoder, socket.recv(zmq.NOBLOCK))
+            return wire.unpack(decoder, sockets.receive(socket, zmq.NOBLOCK)[0])
         except WireError as error:
             raise UserError(self._foreign(error)) from error
 

@@ -23,7 +23,7 @@ import zmq
 
 from bridge.contract import INSTRUCTION_MAX_BYTES, UserError
 from bridge.embodiment import Embodiment
-from bridge.wire import sockets
+from bridge.wire import flood, sockets
 from bridge.wire.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
 from bridge.wire.messages import WireError
 
@@ -309,9 +309,11 @@ def listen(
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     if keys is not None:
         secure_server(socket, keys)
+    flood.watch(socket, address)
     try:
         sockets.bind(socket, address)
     except UserError:
+        flood.release(context)
         socket.close()
         raise
     if keys is not None:
@@ -337,12 +339,21 @@ def connect(
     if topic is not None:
         socket.setsockopt(zmq.CONFLATE, 1)
         socket.setsockopt(zmq.SUBSCRIBE, topic)
+    else:  # what keeps one frame needs no guard
+        flood.watch(socket, address)
     try:
         sockets.connect(socket, address)
     except UserError:
+        flood.release(context)
         socket.close()
         raise
     return socket
+
+
+def close(context: Context) -> None:
+    """Closes all sockets of `listen` or `connect`."""
+    flood.release(context)
+    context.destroy(linger=0)
 
 
 def remove_ipc(address: str) -> None:

@@ -17,6 +17,7 @@ import zmq
 from bridge.contract import UserError, check_instruction
 from bridge.embodiment import Embodiment
 from bridge.operator import messages as wire
+from bridge.wire import flood
 from bridge.wire.keys import ServerKeys, authenticator
 from bridge.wire.messages import WireError, one_line
 
@@ -170,7 +171,7 @@ class OperatorPort:
         """Closes the sockets; safe to call again."""
         if not self._context.closed:
             self._judging.close()
-            self._context.destroy(linger=0)
+            wire.close(self._context)
             for address in self._bound:
                 wire.remove_ipc(address)
 
@@ -307,12 +308,13 @@ class _Inbox:
         """Peer and frame of the messages that have arrived; of a wrong form, an empty frame."""
         for _ in range(_FRAMES_AT_ONCE):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
+            flood.taken(frame, len(frame), 1)
             if len(self._frames) < 3:
-                self._frames.append(frame)
-            if not self._socket.getsockopt(zmq.RCVMORE):
+                self._frames.append(frame.bytes)
+            if not frame.more:
                 frames, self._frames = self._frames, []
                 yield frames[0], frames[1] if len(frames) == 2 else b""
 

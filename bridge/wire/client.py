@@ -15,8 +15,8 @@ from zmq.utils.monitor import recv_monitor_message
 from bridge.contract import ActionChunk, Observation, UserError, check_instruction
 from bridge.embodiment import Embodiment
 from bridge.pictures import as_known
+from bridge.wire import flood, sockets
 from bridge.wire import messages as wire
-from bridge.wire import sockets
 from bridge.wire.keys import ClientKeys, client_keys, secure_client
 from bridge.wire.messages import ServerInfo
 
@@ -113,7 +113,7 @@ class RemotePolicy:
         # A robot must not find itself commanded again by whatever answers there next.
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self._socket.rcvtimeo = _LOOK_MS
-        self._monitor = self._socket.get_monitor_socket(_BROKEN | _HANDSHAKE)
+        self._monitor = self._socket.get_monitor_socket(_BROKEN | _HANDSHAKE | zmq.EVENT_CONNECTED)
         try:
             self._connect()
             self._shake_hands(body, expected)
@@ -154,7 +154,7 @@ class RemotePolicy:
         self._check_connection()
         for _ in range(_FLOOD):
             try:
-                self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                sockets.receive(self._socket, zmq.NOBLOCK)
             except zmq.Again:
                 return
             self.dropped += 1
@@ -185,8 +185,11 @@ class RemotePolicy:
         """Waits until the transport stands: with IMMEDIATE nothing can be sent before."""
         sockets.connect(self._socket, self.address)
         # Where nobody listens this ends at once; a server on a busy machine may need a while.
-        if self._monitor.poll(int(self._timeout_s * 1000)):
+        while self._monitor.poll(int(self._timeout_s * 1000)):
             event = recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_CONNECTED:
+                flood.watch_connection(int(event["value"]), self.address)
+                continue
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return
             # A server that hangs fails the handshake too, but does not close the connection.
@@ -195,6 +198,7 @@ class RemotePolicy:
                 and event["value"] in (errno.EPIPE, errno.ECONNRESET)
             ):
                 raise UserError(self._locked_out(event["event"]))
+            break
         raise PolicyUnavailable(
             f"no policy server answers at {self.address}: start one with"
             f" `hitogata serve BUNDLE --address {self.address}`"

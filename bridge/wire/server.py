@@ -16,7 +16,7 @@ import zmq
 
 from bridge.contract import Policy, UserError, check_instruction
 from bridge.embodiment import Embodiment
-from bridge.wire import messages, sockets
+from bridge.wire import flood, messages, sockets
 from bridge.wire.keys import ServerKeys, authenticator, check_secured, secure_server
 from bridge.wire.messages import ServerInfo
 
@@ -182,19 +182,26 @@ def _bound_router(address: str, keys: ServerKeys | None) -> Generator[zmq.Socket
         undo.callback(context.term)
         if keys is not None:
             undo.enter_context(authenticator(context, keys))
-        router = undo.enter_context(context.socket(zmq.ROUTER))
+        router = context.socket(zmq.ROUTER)
+        undo.callback(_close, context, router)
         sockets.set_options(router, address)
         router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if keys is not None:
             secure_server(router, keys)
+        flood.watch(router, address, beats=True)
         sockets.bind(router, address)
         if keys is not None:
             check_secured(router)
         if (file := sockets.ipc_file(address)) is not None:
             undo.callback(file.unlink, missing_ok=True)
-            undo.callback(router.close)
+            undo.callback(_close, context, router)
         yield router
+
+
+def _close(context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes]) -> None:
+    flood.release(context)
+    router.close()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 import zmq
 
 from bridge.contract import UserError
+from bridge.wire import flood
 
 # What is older than a few control periods is of no use to anybody.
 _QUEUE = 4
@@ -138,11 +139,12 @@ def send(socket: zmq.Socket[bytes], frames: Frames) -> None:
         socket.send(frames[-1], zmq.NOBLOCK)
 
 
-def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
+def receive(socket: zmq.Socket[bytes], flags: int = 0) -> list[bytes]:
     """The frames of the next message, or ZMQError. In half the time of recv_multipart."""
-    frame = socket.recv(copy=False)
+    frame = first = socket.recv(flags, copy=False)
     frames = [frame.bytes]
     while frame.more:
         frame = socket.recv(copy=False)
         frames.append(frame.bytes)
+    flood.taken(first, sum(map(len, frames)), len(frames))
     return frames

@@ -1,0 +1,63 @@
+"""A peer that speaks ZMTP byte by byte, and says of every frame that another one follows."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bridge.wire import sockets
+
+_MORE, _LONG, _COMMAND = 0x01, 0x02, 0x04
+_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+_AT_ONCE = 1 << 20
+_WAIT_S = 10.0
+
+
+@contextmanager
+def stranger(address: str, kind: bytes = b"DEALER") -> Iterator[socket.socket]:
+    """A connection to what listens at an address, after the handshake of a socket of a kind."""
+    with _opened(address) as line:
+        shake_hands(line, kind)
+        yield line
+
+
+def shake_hands(line: socket.socket, kind: bytes) -> None:
+    """Introduces a line as a socket of a kind, without encryption (ZMTP 3.0)."""
+    line.sendall(_GREETING)
+    line.recv(len(_GREETING), socket.MSG_WAITALL)
+    ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
+    line.sendall(bytes([_COMMAND, len(ready)]) + ready)
+    line.recv(_AT_ONCE)  # the other's; and perhaps its first message
+
+
+def framed(content: bytes, more: bool = False) -> bytes:
+    """A frame as it travels."""
+    long = len(content) > 255
+    size = struct.pack(">Q" if long else "B", len(content))
+    return bytes([_LONG * long + _MORE * more]) + size + content
+
+
+def send_without_end(line: socket.socket, frame_bytes: int, most_bytes: int) -> int:
+    """Sends frames of one message until the other ends the line; how many bytes it took."""
+    frame = framed(bytes(frame_bytes), more=True)
+    block = frame * max(1, _AT_ONCE // len(frame))
+    sent = 0
+    try:
+        while sent < most_bytes:
+            line.sendall(block)
+            sent += len(block)
+    except OSError:
+        pass
+    return sent
+
+
+def _opened(address: str) -> socket.socket:
+    if (file := sockets.ipc_file(address)) is not None:
+        line = socket.socket(socket.AF_UNIX)
+        line.settimeout(_WAIT_S)
+        line.connect(str(file))
+        return line
+    host, _, port = address.partition("://")[2].rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), _WAIT_S)

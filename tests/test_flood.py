@@ -1,0 +1,176 @@
+"""Messages that never end: whoever sends one is cut off, and the rest is served on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.faults.endless import framed, send_without_end, shake_hands, stranger
+from bench.faults.rig import scripted_server
+from bench.footprint import footprint_of
+from bridge.operator import messages as operator_wire
+from bridge.operator.client import Operator
+from bridge.operator.port import OperatorPort
+from bridge.wire import messages as wire
+from bridge.wire.client import PolicyUnavailable, RemotePolicy
+from robots.g1.embodiment import G1
+
+MOST_MB = 64.0
+ENDLESS = 1 << 30
+ADDRESSES = ("ipc", "tcp")
+
+
+def place_of(kind: str, folder: Path) -> str:
+    if kind == "ipc":
+        return f"ipc://{folder}/end.sock"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def in_background(act: Callable[[], object]) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def growth_mb(thread: threading.Thread, pid: int | None = None) -> float:
+    before_mb = most_mb = footprint_of(pid).memory_mb
+    while thread.is_alive():
+        most_mb = max(most_mb, footprint_of(pid).memory_mb)
+        time.sleep(0.005)
+    return most_mb - before_mb
+
+
+def flooded(address: str, frame_bytes: int, kind: bytes = b"DEALER") -> int:
+    with stranger(address, kind) as line:
+        return send_without_end(line, frame_bytes, ENDLESS)
+
+
+@pytest.mark.parametrize("kind", ADDRESSES)
+@pytest.mark.parametrize("frame_bytes", [0, 1000, 900_000])
+def test_a_policy_server_cuts_off_a_message_without_end(
+    kind: str, frame_bytes: int, tmp_path: Path
+) -> None:
+    with (
+        scripted_server(place_of(kind, tmp_path)) as server,
+        RemotePolicy(server.said, G1) as honest,
+    ):
+        with in_background(lambda: flooded(server.said, frame_bytes)) as thread:
+            assert growth_mb(thread, server.pid) < MOST_MB
+        honest.reset()
+
+
+@pytest.mark.parametrize("kind", ADDRESSES)
+@pytest.mark.parametrize("door", ["commands", "stop", "telemetry"])
+def test_a_robot_cuts_off_a_message_without_end(
+    kind: str, door: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OperatorPort(place_of(kind, tmp_path), G1) as port:
+        address: str = getattr(port.addresses, door)
+        socket_kind = b"SUB" if door == "telemetry" else b"DEALER"
+        flood = partial(flooded, address, 0, socket_kind)
+        with caplog.at_level(logging.WARNING), in_background(flood) as thread:
+            assert growth_mb(thread) < MOST_MB
+        assert [line for line in caplog.messages if "cut off" in line and address in line]
+        over = threading.Event()
+
+        def stop() -> None:
+            with Operator(port.addresses.commands) as operator:
+                operator.stop()
+            over.set()
+
+        with in_background(stop):
+            while not over.wait(0.01):
+                port.poll()
+
+
+@pytest.mark.parametrize("kind", ADDRESSES)
+def test_a_client_of_a_server_whose_answer_does_not_end_loses_its_link(
+    kind: str, tmp_path: Path
+) -> None:
+    address = place_of(kind, tmp_path)
+    with _listening(address) as listener:
+        begin = threading.Event()
+
+        def answer() -> None:
+            line, _ = listener.accept()
+            with line:
+                shake_hands(line, b"ROUTER")
+                welcome = wire.Welcome(
+                    session="s",
+                    protocol=wire.PROTOCOL,
+                    embodiment=G1,
+                    model_id="m",
+                    normalisation_id="n",
+                )
+                line.sendall(framed(wire.pack(welcome)[0]))
+                begin.wait(10)
+                send_without_end(line, 1000, ENDLESS)
+
+        with in_background(answer) as thread, RemotePolicy(address, G1) as policy:
+            begin.set()
+            assert growth_mb(thread) < MOST_MB
+            with pytest.raises(PolicyUnavailable, match="is gone"):
+                for _ in range(100):
+                    policy.check()
+                    time.sleep(0.02)
+
+
+def test_an_operator_outlasts_a_robot_whose_answer_does_not_end(tmp_path: Path) -> None:
+    address = place_of("ipc", tmp_path)
+    with _listening(address) as listener, Operator(address):
+
+        def answer() -> None:
+            line, _ = listener.accept()
+            with line:
+                shake_hands(line, b"ROUTER")
+                send_without_end(line, 1000, ENDLESS)
+
+        with in_background(answer) as thread:
+            assert growth_mb(thread) < MOST_MB
+
+
+def test_whole_messages_however_many_cut_nobody_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OperatorPort(place_of("tcp", tmp_path), G1) as port:
+        asked = framed(operator_wire.pack(operator_wire.Stop(sequence=1))) * 1000
+        with stranger(port.addresses.stop) as line:
+            while port.stops < 40_000:
+                line.sendall(asked)
+                heard = port.stops
+                while port.stops < heard + 1000:
+                    port.poll()
+                line.recv(1 << 20)
+    assert not caplog.messages
+
+
+def test_the_guard_ends_with_the_last_socket(tmp_path: Path) -> None:
+    with OperatorPort(place_of("ipc", tmp_path), G1):
+        assert [thread for thread in threading.enumerate() if thread.name == "flood"]
+    deadline = time.monotonic() + 10
+    while [thread for thread in threading.enumerate() if thread.name == "flood"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _listening(address: str) -> socket.socket:
+    scheme, _, place = address.partition("://")
+    if scheme == "ipc":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(place)
+        listener.listen()
+        return listener
+    host, _, port = place.rpartition(":")
+    return socket.create_server((host, int(port)))
