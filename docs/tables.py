@@ -141,7 +141,7 @@ def bundle_table(manifest: dict[str, Any]) -> str:
         "exported by": f"`{came['command']}`",
         "weights": f"{manifest['quantization']['bits']} bits in blocks of "
         f"{manifest['quantization']['block']}",
-        "size of the folder, text encoder included": f"{megabytes:.1f} MB",
+        "size, text encoder included": f"{megabytes:.1f} MB",
         "tokens that differ from float32": _write(close["tokens_that_differ"], RATE),
         "same status as float32": _write(close["status_agreement"], RATE),
         "observations compared": f"{parity['samples']}",

@@ -10,11 +10,17 @@ from importlib import metadata
 
 from assets import ASSETS, asset_path
 from bridge.contract import UserError
-from hitogata.tiers import BARE, requirements
+from hitogata.commandline import BARE, requirements
 
 OPENGL_REMEDY = "unset MUJOCO_GL; on Linux: apt-get install libegl1 libgl1 libgles2"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-SHIPPED = ("robots/g1.xml", "models/walker.onnx", "models/text_encoder", "models/bundle")
+SHIPPED = (
+    "robots/g1.xml",
+    "models/walker.onnx",
+    "models/text_encoder",
+    "models/text_encoder_bilingual",
+    "models/bundle",
+)
 
 
 class Missing(Exception):

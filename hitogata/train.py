@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,4 +29,5 @@ def train(
     """
     if not data:
         raise UserError("no data set given: hitogata train data/demos")
-    print(train_policy(list(data), out, TextEncoder().encode, config))
+    encode = partial(TextEncoder().encode, cut=True)
+    print(train_policy(list(data), out, encode, config))

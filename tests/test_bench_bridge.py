@@ -13,9 +13,9 @@ from bench.round_trip import BLOCK, interleaved_ms
 from bench.stop import waits_ms
 from bridge.contract import UserError
 from bridge.control.safety import Level
-from hitogata import bench_bridge
 from hitogata.__main__ import COMMANDS
-from hitogata.bench_bridge import ROWS
+from hitogata.bench import bridge as bench_bridge
+from hitogata.bench.bridge import ROWS
 from hitogata.commandline import dispatch
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
 from bridge.contract import UserError
-from hitogata import bench_walker
+from hitogata.bench import walker as bench_walker
 
 
 def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys):

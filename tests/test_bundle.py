@@ -14,11 +14,14 @@ from assets import asset_path
 from bridge.contract import UserError
 from bridge.embodiment import Camera
 from policy.runtime.bundle import (
+    ENCODER_FILES,
     MANIFEST_FILE,
     REQUIRED_FILES,
     Manifest,
+    encoder_folder,
     load_manifest,
     open_bundle,
+    packaged_encoder,
     verify_bundle,
     write_bundle,
 )
@@ -29,11 +32,8 @@ from policy.runtime.graphs import (
     ports_of_words,
 )
 from policy.runtime.onnx_policy import OnnxPolicy
-from policy.runtime.text_encoder import TextEncoder
+from policy.runtime.text_encoder import TEXT_ENCODER_FOLDER, TextEncoder, read_encoder
 from robots.g1.embodiment import G1
-
-ENCODER_FILES = ("tokenizer.json", "text_encoder.onnx")
-
 
 MANIFEST = Manifest(
     model_id="m1",
@@ -108,6 +108,33 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
         verify_bundle(bundle)
 
 
+def test_the_packaged_encoder_need_not_lie_in_a_bundle(tmp_path: Path) -> None:
+    own = {name: content for name, content in files().items() if name not in ENCODER_FILES}
+    manifest = dataclasses.replace(MANIFEST, files=packaged_encoder())
+    write_bundle(tmp_path, own, manifest)
+    assert set(verify_bundle(tmp_path).files) == set(REQUIRED_FILES)
+    assert encoder_folder(tmp_path, load_manifest(tmp_path)) == TEXT_ENCODER_FOLDER
+
+
+def test_another_encoder_lies_in_its_bundle(bundle: Path) -> None:
+    assert encoder_folder(bundle, load_manifest(bundle)) == bundle
+
+
+def test_an_altered_encoder_of_the_package_is_refused(tmp_path: Path, monkeypatch) -> None:
+    own = {name: content for name, content in files().items() if name not in ENCODER_FILES}
+    write_bundle(tmp_path / "bundle", own, dataclasses.replace(MANIFEST, files=packaged_encoder()))
+    for name in ENCODER_FILES:
+        (tmp_path / name).write_bytes(b"altered")
+    monkeypatch.setattr("policy.runtime.bundle.TEXT_ENCODER_FOLDER", tmp_path)
+    with pytest.raises(UserError, match=rf"{ENCODER_FILES[0]} was altered"):
+        verify_bundle(tmp_path / "bundle")
+
+
+def test_the_shipped_bundle_is_whole() -> None:
+    folder = asset_path("models/bundle")
+    assert encoder_folder(folder, verify_bundle(folder)) == TEXT_ENCODER_FOLDER
+
+
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
 def test_links_are_read_like_what_they_lead_to(tmp_path: Path, link: str) -> None:
     """Package managers and caches of models link files instead of copying them."""
@@ -137,9 +164,9 @@ def test_what_was_checked_is_what_is_run(bundle: Path) -> None:
 def earlier(bundle: Path, contract: str) -> None:
     """Makes the bundle one of release 0.1, which named its robot by a hash alone."""
     path = bundle / MANIFEST_FILE
-    content = json.loads(path.read_text()) | {"format": 2, "contract": contract}
+    content = json.loads(path.read_text(encoding="utf-8")) | {"format": 2, "contract": contract}
     del content["embodiment"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_bundles_of_release_0_1_are_for_its_g1(bundle: Path) -> None:
@@ -274,9 +301,9 @@ def test_a_manifest_that_promises_something_else_is_refused(
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "text_encoder.onnx"])
 def test_an_encoder_that_cannot_be_run_is_told_in_a_line(bundle: Path, name: str) -> None:
-    sound = {n: (asset_path("models/bundle") / n).read_bytes() for n in ENCODER_FILES}
-    with pytest.raises(UserError, match=rf"{name} .*: copy its folder") as caught:
-        TextEncoder(sound | {name: files()[name]}, threads=1)
+    altered = read_encoder(TEXT_ENCODER_FOLDER) | {name: files()[name]}
+    with pytest.raises(UserError, match=rf"{name} .*: restore it") as caught:
+        TextEncoder(bundle, threads=1, files=altered)
     assert "\n" not in str(caught.value)
 
 

@@ -209,14 +209,15 @@ def test_a_loop_that_slept_stands_safely():
 
 
 MALFORMED = {
-    "base_ang_vel_rad_s is (2,)": {"base_ang_vel_rad_s": np.zeros(2)},
-    "joint_pos_rad is (28,)": {"joint_pos_rad": np.zeros(28)},
-    "the picture is uint8 (4, 4, 3)": {"image": np.zeros((4, 4, 3), np.uint8)},
-    "the picture is float64": {"image": np.zeros((128, 128, 3))},
-    "'list' object": {"gravity": [0, 0, -1]},
-    "'NoneType' object": {"image": None},
+    "the state is float32 (85,)": {"state": np.zeros(85, np.float32)},
+    "the state is float64 (86,)": {"state": np.zeros(86)},
+    "the state is object (86,)": {"state": np.array([None] * 86)},
+    "'list' object": {"state": [0.0] * 86},
+    "the picture of head is uint8 (4, 4)": {"images": {"head": np.zeros((4, 4), np.uint8)}},
+    "the picture of head is float64": {"images": {"head": np.zeros((128, 128, 3))}},
+    "'NoneType' object": {"images": {"head": None}},
+    "'head'": {"images": {}},
     "must be real number": {"time_s": "now"},
-    "Cannot cast": {"odometry": np.array([None] * 3)},
 }
 
 

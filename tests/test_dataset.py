@@ -172,10 +172,10 @@ def test_datasets_of_release_0_1_name_no_robot(tmp_path):
     writer.add_episode(**make_episode(np.random.default_rng(3)))
     writer.finalize()
     path = tmp_path / "meta/info.json"
-    info = json.loads(path.read_text())
+    info = json.loads(path.read_text(encoding="utf-8"))
     assert read_embodiment(tmp_path, unnamed=G1) == G1
     del info["hitogata"]["embodiment"]
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps(info), encoding="utf-8")
     assert read_embodiment(tmp_path, unnamed=G1) is G1
     again = DatasetWriter(tmp_path, G1, SLOTS)
     assert again.add_episode(**make_episode(np.random.default_rng(4))) == 1
@@ -271,7 +271,7 @@ def test_a_cut_file_is_named_with_the_remedy(tmp_path, name, share):
 def test_wrong_values_of_info_are_told_by_field(tmp_path):
     (tmp_path / "meta").mkdir()
     for wrong, name in (({"slots": 3}, "hitogata.slots is 3"), ({"embodiment": {}}, "embodiment")):
-        (tmp_path / "meta/info.json").write_text(json.dumps({"hitogata": wrong}))
+        (tmp_path / "meta/info.json").write_text(json.dumps({"hitogata": wrong}), encoding="utf-8")
         with pytest.raises(UserError, match=rf"info\.json cannot be read \(.*{name}"):
             read_embodiment(tmp_path, unnamed=G1)
 

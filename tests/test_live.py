@@ -9,9 +9,9 @@ import pytest
 
 import sim.live
 from bridge.contract import COMMAND_TIMEOUT_S
-from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink
+from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Level, Safety
-from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
+from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
 from sim.live import LiveRobot
 from tests.doubles import Walk
 

@@ -15,11 +15,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from bridge.control.loop import PERIOD_S, ControlLoop
+from bridge.control.loop import ControlLoop
 from bridge.control.safety import Level, Safety
 from bridge.operator import messages as wire
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
+from robots.g1.embodiment import PERIOD_S
 from tests.test_control_loop import Mailbox, Puppet
 from tests.test_safety import BODY, UPRIGHT, body
 
@@ -140,7 +141,7 @@ class Operators(RuleBasedStateMachine):
         if isinstance(reply, wire.Done):
             self.done[kind] = max(asked, self.done.get(kind, -1))
             if kind in (wire.Leave, wire.NewScene):
-                self.ended = self._next()
+                self.ended = asked
 
     def _halted(self, peer: bytes, reply: wire.Acknowledged) -> None:
         self.stopped = self.latched = self._next()
@@ -258,7 +259,7 @@ class Operators(RuleBasedStateMachine):
 
 TestOperators = Operators.TestCase
 TestOperators.settings = settings(
-    max_examples=200, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=250, stateful_step_count=40, deadline=None, derandomize=True
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import robots
 for module in pkgutil.walk_packages(robots.__path__, "robots."):
     importlib.import_module(module.name)
-from bridge.contract import STAND_COMMAND
+from robots.g1.embodiment import STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.getup import GetUp
 from robots.g1.walker import Walker

@@ -25,11 +25,9 @@ class StubEncoder:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def check_length(self, text: str) -> None:
-        if len(text) > 99:
+    def encode(self, texts: list[str], cut: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        if not cut and max(map(len, texts)) > 99:
             raise UserError("longer than is heard")
-
-    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         self.texts += texts
         lengths = np.array([[[len(text)]] for text in texts], np.float32)
         return lengths, np.ones((len(texts), 1), bool)
@@ -136,9 +134,9 @@ def test_of_what_doubtful_words_may_mean_what_is_in_view_is_meant(in_view, colou
 
 def test_an_instruction_that_is_not_heard_to_its_end_is_refused() -> None:
     made, _, encoder = policy()
-    with pytest.raises(UserError, match="longer than is heard"):
-        made.act("walk on " * 13 + "stop", observation())
-    assert not encoder.texts
+    chunk = made.act("walk on " * 13 + "stop", observation())
+    assert (chunk.status, chunk.reason) == (Status.REFUSED, "length") and not encoder.texts
+    np.testing.assert_array_equal(chunk.commands, np.tile(G1.stand, (CHUNK_STEPS, 1)))
 
 
 def test_without_text_every_instruction_is_the_same() -> None:

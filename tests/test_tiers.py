@@ -24,7 +24,8 @@ ASK = """
 import sys
 from bench.doubles import Puppet
 from bridge.wire.client import RemotePolicy
-with RemotePolicy(sys.argv[1]) as policy:
+from robots.g1.embodiment import G1
+with RemotePolicy(sys.argv[1], G1) as policy:
     chunk = policy.act("wave with the left hand", Puppet().observe())
 print(*chunk.commands.shape, chunk.understood["action"], *{"torch", "mujoco"} & set(sys.modules))
 """

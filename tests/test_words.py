@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bridge.contract import UserError
-from policy.runtime.text_encoder import MAX_TOKENS, STATE_WIDTH, TextEncoder
+from policy.runtime.text_encoder import TextEncoder
 from tests.test_language import HELDOUT, TRAIN, spoken
 
 TEXTS = [
@@ -23,30 +23,31 @@ def encoder() -> TextEncoder:
 
 
 def test_states_and_mask(encoder: TextEncoder) -> None:
-    states, mask = encoder.encode(TEXTS)
-    assert states.shape == (len(TEXTS), MAX_TOKENS, STATE_WIDTH) and states.dtype == np.float32
+    assert encoder.spec.languages == ("en",)
+    states, mask = encoder.encode(TEXTS, cut=True)
+    assert states.shape == (len(TEXTS), 24, 384) and states.dtype == np.float32
     assert mask.dtype == bool
     # Word pieces plus the start and end mark; too long a text is cut, an empty one keeps its marks.
-    assert mask.sum(axis=1).tolist() == [7, 7, 7, 12, 2, MAX_TOKENS]
+    assert mask.sum(axis=1).tolist() == [7, 7, 7, 12, 2, 24]
     assert not states[~mask].any() and np.isfinite(states).all()
     np.testing.assert_array_equal(states[0], states[1])
 
 
 def test_what_would_not_be_heard_to_its_end_is_refused(encoder: TextEncoder) -> None:
-    encoder.check_length("stop " * (MAX_TOKENS - 2))
+    encoder.encode(["stop " * 22])
     polite = (
         "please when you have a moment and nobody at all is standing in your way could you be so"
         " kind as to walk to the red ball"
     )
     for text in ("walk on " * 11 + "stop", polite):
-        with pytest.raises(UserError, match=r"longer than the 22 word pieces .*: say it in fewer"):
-            encoder.check_length(text)
+        with pytest.raises(UserError, match=r"word pieces, .* reads 24: say it in fewer words"):
+            encoder.encode([text])
 
 
 def test_an_instruction_reads_the_same_alone_and_among_others(encoder: TextEncoder) -> None:
-    together, _ = encoder.encode(TEXTS, batch_size=4)
+    together, _ = encoder.encode(TEXTS, batch_size=4, cut=True)
     for text, states in zip(TEXTS, together, strict=True):
-        np.testing.assert_allclose(encoder.encode([text])[0][0], states, atol=1e-5)
+        np.testing.assert_allclose(encoder.encode([text], cut=True)[0][0], states, atol=1e-5)
 
 
 def test_near_meanings_are_nearer(encoder: TextEncoder) -> None:
@@ -62,9 +63,10 @@ def test_eight_bits_stay_close_to_the_published_model(encoder: TextEncoder) -> N
 
     from policy.export.build_text_encoder import load_bert, source_folder
 
-    states, mask = encoder.encode(TEXTS)
-    encodings = encoder.tokenizer.encode_batch(TEXTS)
-    ids = torch.tensor([encoding.ids for encoding in encodings])
+    states, mask = encoder.encode(TEXTS[:-1])
+    ids = torch.zeros(mask.shape, dtype=torch.int64)
+    for row, encoding in enumerate(encoder.tokenizer.encode_batch(TEXTS[:-1])):
+        ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
     with torch.no_grad():
         reference = load_bert(source_folder())(ids, torch.tensor(mask)).numpy()
     norms = np.linalg.norm(states, axis=-1) * np.linalg.norm(reference, axis=-1)
@@ -94,11 +96,7 @@ def test_a_missing_file_is_named(tmp_path) -> None:
         TextEncoder(tmp_path)
 
 
-def test_sentences_of_the_grammars_fit() -> None:
-    tokenizer = TextEncoder(threads=1).tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+def test_sentences_of_the_grammars_fit(encoder: TextEncoder) -> None:
     for grammar in (*TRAIN, *HELDOUT):
-        texts = [sentence for _, sentence in spoken(grammar, 650, 4)]
-        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-        assert np.mean(np.array(lengths) > MAX_TOKENS) < 0.01
+        lengths = [encoder.count_pieces(sentence) for _, sentence in spoken(grammar, 650, 4)]
+        assert np.mean(np.array(lengths) > encoder.spec.max_tokens) < 0.01

@@ -21,7 +21,6 @@ from bridge.contract import ActionChunk, Observation, Policy, Robot, UserError, 
 from bridge.control.safety import Level, Order, Safety
 from bridge.embodiment import Embodiment
 from bridge.wire.messages import one_line
-from robots.g1.embodiment import STAND_COMMAND
 
 # A policy is asked again this long after it was asked last, or as soon as it has answered.
 REPLAN_S = 0.3
@@ -303,7 +302,7 @@ class ControlLoop:
         """One control period in which the motors only brake, whatever else fails; latched."""
         self.safety.cut(cause)
         self._move(self.robot.damp)
-        order = Order(Level.DAMP, STAND_COMMAND, cause)
+        order = Order(Level.DAMP, self.safety.embodiment.stand, cause)
         return Tick(self._now_s, order, None, None, None)
 
     def _get_up(self, observation: Observation | None) -> bool | None:

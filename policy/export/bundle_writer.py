@@ -41,9 +41,10 @@ from policy.runtime.bundle import (
     WEIGHTS_FILE,
     WORDS_FILE,
     Manifest,
+    packaged_encoder,
     write_bundle,
 )
-from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE, TextEncoder
+from policy.runtime.text_encoder import TextEncoder
 
 OPSET = 21
 # The buffers that turn numbers of the robot into numbers of the model and back.
@@ -76,15 +77,15 @@ def export_bundle(
     out: Path,
     samples: Sequence[Sample],
     provenance: Mapping[str, Any],
-    text_encoder: Path = TEXT_ENCODER_FOLDER,
 ) -> Manifest:
     """Writes the bundle of a model into `out` and returns its manifest.
 
     `samples` are real observations, on which the graphs are compared with the model;
-    `provenance` (dataset, training, commit) is kept as it is.
+    `provenance` (dataset, training, commit) is kept as it is. The text encoder is sealed, and
+    stays where it is: with the package.
     """
     graphs = export_graphs(model)
-    parity = measure_parity(model, graphs, TextEncoder(text_encoder), samples)
+    parity = measure_parity(model, graphs, TextEncoder(), samples)
     weights = share_weights(graphs, WEIGHTS_FILE)
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
     files[WEIGHTS_FILE] = weights
@@ -106,10 +107,8 @@ def export_bundle(
         },
         provenance=dict(provenance),
         parity=parity,
+        files=packaged_encoder(),
     )
-    for name in (MODEL_FILE, TOKENIZER_FILE, "LICENSE"):
-        target = name if name != "LICENSE" else "LICENSE.text_encoder"
-        files[target] = (text_encoder / name).read_bytes()
     files[CARD_FILE] = _card(manifest).encode()
     return write_bundle(out, files, manifest)
 
@@ -137,7 +136,7 @@ on a real robot.
 {facts}
 
 Weights are in eight bits, {manifest.quantization["size_ratio"]:.2f} of their size in float32.
-Text encoder: all-MiniLM-L6-v2, Apache-2.0 (LICENSE.text_encoder), weights rounded to eight bits.
+Its text encoder, all-MiniLM-L6-v2, lies in the package hitogata; the manifest has its checksum.
 
 ```
 {describe_parity(manifest.parity)}

@@ -105,7 +105,8 @@ class Reader:
 
     def __call__(self, parts: Parts, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Word vector (1, W) and classes of the slots (1, S), as the words alone have it."""
-        word, classes, _ = parts.words(*self.encoder.encode([text]), no_prior(self.slots))
+        states = self.encoder.encode([text], cut=True)
+        word, classes, _ = parts.words(*states, no_prior(self.slots))
         return word, classes
 
 

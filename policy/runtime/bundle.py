@@ -2,11 +2,15 @@
 
 The manifest names every file with its size and SHA-256. Each is read once, and what was read is
 checked before anything of it is run; what is missing, altered or foreign is refused.
+
+A text encoder that travels with the package need not lie in the folder of every bundle that was
+sealed with it: where the manifest asks for that very file, the package's is taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -31,7 +35,12 @@ from policy.runtime.graphs import (
     whole_graph,
 )
 from policy.runtime.legacy import embodiment_of
-from policy.runtime.text_encoder import MODEL_FILE, TOKENIZER_FILE
+from policy.runtime.text_encoder import (
+    MODEL_FILE,
+    SPEC_FILE,
+    TEXT_ENCODER_FOLDER,
+    TOKENIZER_FILE,
+)
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
@@ -41,7 +50,8 @@ DECODE_FILE = "decode.onnx"
 # The weights of all three graphs: prefill and decode run the same blocks.
 WEIGHTS_FILE = "weights.bin"
 POLICY_FILES = (WORDS_FILE, PREFILL_FILE, DECODE_FILE, WEIGHTS_FILE)
-REQUIRED_FILES = (*POLICY_FILES, MODEL_FILE, TOKENIZER_FILE)
+ENCODER_FILES = (MODEL_FILE, TOKENIZER_FILE)
+REQUIRED_FILES = (*POLICY_FILES, *ENCODER_FILES)
 FORMAT = 3
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -87,19 +97,37 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST_FILE).is_file()
 
 
+def record_of(path: Path) -> FileRecord:
+    """What a manifest says of a file."""
+    return FileRecord(sha256_of(path), path.stat().st_size)
+
+
+def encoder_folder(folder: Path, manifest: Manifest) -> Path:
+    """Where the text encoder of a bundle lies: with the package if it is the same, else in it."""
+    packaged = packaged_encoder()
+    same = packaged and packaged.items() <= manifest.files.items()
+    return TEXT_ENCODER_FOLDER if same else folder
+
+
+@functools.cache
+def packaged_encoder() -> dict[str, FileRecord]:
+    """Records of the text encoder that travels with the package, by file name."""
+    paths = [TEXT_ENCODER_FOLDER / name for name in ENCODER_FILES]
+    return {path.name: record_of(path) for path in paths if path.is_file()}
+
+
 def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> Manifest:
     """Writes `files` and then the manifest that seals them; returns the sealed manifest.
 
-    An interrupted write leaves a folder without a manifest, which no reader takes for a bundle.
+    Files that it lists already lie elsewhere. An interrupted write leaves a folder without a
+    manifest, which no reader takes for a bundle.
     """
     folder = Path(folder)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     for name, content in files.items():
         write_bytes(folder / name, content)
-    records = {
-        name: FileRecord(sha256_of(folder / name), len(content)) for name, content in files.items()
-    }
-    sealed = dataclasses.replace(manifest, files=records)
+    records = {name: record_of(folder / name) for name in files}
+    sealed = dataclasses.replace(manifest, files=manifest.files | records)
     write_json(folder / MANIFEST_FILE, dataclasses.asdict(sealed))
     return sealed
 
@@ -150,7 +178,11 @@ def open_bundle(folder: Path) -> Bundle:
     """Reads a bundle once, and checks all of it: the manifest, the files against it, the graphs."""
     folder = Path(folder)
     manifest = load_manifest(folder)
-    files = {name: _read(folder / name, record) for name, record in manifest.files.items()}
+    encoder = encoder_folder(folder, manifest)
+    paths = {n: (encoder if n in ENCODER_FILES else folder) / n for n in manifest.files}
+    files = {name: _read(path, manifest.files[name]) for name, path in paths.items()}
+    if SPEC_FILE not in files and (encoder / SPEC_FILE).is_file():
+        files[SPEC_FILE] = (encoder / SPEC_FILE).read_bytes()  # of the package, or an own one
     ports = {
         WORDS_FILE: ports_of_words(manifest.slots),
         PREFILL_FILE: ports_of_prefill(manifest.embodiment),
@@ -167,7 +199,7 @@ def open_bundle(folder: Path) -> Bundle:
         except (ValueError, TypeError, KeyError, DecodeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"bundle file {folder / name} cannot be used: {reason}; {_REMEDY}"
+                f"bundle file {paths[name]} cannot be used: {reason}; {_REMEDY}"
             ) from error
     return Bundle(manifest, files, graphs)
 

@@ -19,7 +19,9 @@ def embodiment_of(contract: object) -> Embodiment:
             f"it was made for contract {contract}, of which this version does not know the robot:"
             " make it again with this version, or install the one that made it"
         )
-    return Embodiment.from_dict(json.loads(asset_path(_FILES[contract]).read_text()))
+    return Embodiment.from_dict(
+        json.loads(asset_path(_FILES[contract]).read_text(encoding="utf-8"))
+    )
 
 
 def release_0_1() -> Embodiment:

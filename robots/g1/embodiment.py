@@ -28,7 +28,7 @@ HEIGHT_RATE_M_S = 0.25
 ARM_SPEED_RAD_S = 3.0
 # What a command may change by within a second: four times and twice what tasks ask of base and
 # arms, but no faster than legs can follow and the base can come to rest within HOLD's ramp.
-BASE_RATE = np.array([6.0, 4.0, 8.0, 2 * HEIGHT_RATE_M_S])
+VELOCITY_RATE = (6.0, 4.0, 8.0)
 ARM_RATE_CHANGE_RAD_S2 = 40.0
 
 
@@ -48,29 +48,33 @@ N_JOINTS = len(JOINT_NAMES)
 
 def _command_fields() -> tuple[CommandField, ...]:
     """Base velocity in the base's heading frame, pelvis height over the floor, arm targets."""
-    low, high = map(float, (*VELOCITY_LOW, LOWEST_M)), map(float, (*VELOCITY_HIGH, HIGHEST_M))
-    names = ("base_vel_x_m_s", "base_vel_y_m_s", "base_yaw_rate_rad_s", "base_height_m")
-    stand = (0.0, 0.0, 0.0, STANDING_HEIGHT_M)
-    rates = BASE_RATE.tolist()
-    base = [
-        CommandField(*numbers, CONTROL_HZ * numbers[-1], velocity=numbers[0] != "base_height_m")
-        for numbers in zip(names, stand, low, high, rates, strict=True)
+    low, high = VELOCITY_LOW.tolist(), VELOCITY_HIGH.tolist()
+    names = ("base_vel_x_m_s", "base_vel_y_m_s", "base_yaw_rate_rad_s")
+    velocities = [
+        CommandField(name, 0.0, low[i], high[i], rate, CONTROL_HZ * rate, velocity=True)
+        for i, (name, rate) in enumerate(zip(names, VELOCITY_RATE, strict=True))
     ]
-    home, ends = joint_facts("home_rad").tolist(), joint_facts("range_rad").tolist()
+    rate = 2 * HEIGHT_RATE_M_S
+    height = CommandField(
+        "base_height_m", STANDING_HEIGHT_M, LOWEST_M, HIGHEST_M, rate, CONTROL_HZ * rate
+    )
+    home = dict(zip(JOINT_NAMES, joint_facts("home_rad").tolist(), strict=True))
+    ends = dict(zip(JOINT_NAMES, joint_facts("range_rad").tolist(), strict=True))
     arms = [
         CommandField(
             name=joint.replace("_joint", "_rad"),
-            stand=home[place],
-            low=ends[place][0],
-            high=ends[place][1],
+            stand=home[joint],
+            low=ends[joint][0],
+            high=ends[joint][1],
             rate=ARM_SPEED_RAD_S,
             rate_change=ARM_RATE_CHANGE_RAD_S2,
             joint=joint,
         )
-        for place, joint in enumerate(JOINT_NAMES)
-        if joint in (*_LIMBS[-2].joints, *_LIMBS[-1].joints)
+        for limb in _LIMBS
+        if limb.name.endswith("_arm")
+        for joint in limb.joints
     ]
-    return (*base, *arms)
+    return (*velocities, height, *arms)
 
 
 def _flips(name: str) -> bool:

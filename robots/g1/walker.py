@@ -147,6 +147,13 @@ def follow_pitch(pitch: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return _towards(pitch, np.clip(wanted, 0.0, DEEPEST_BOW_RAD), BOW_RATE_RAD_S)
 
 
+@lru_cache
+def _joint_range() -> tuple[np.ndarray, np.ndarray]:
+    """(29,) rad least and most of every joint."""
+    low, high = joint_facts("range_rad").T
+    return low.copy(), high.copy()  # each in one piece
+
+
 def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
     """What is wanted, or as near to it as `rate` per second allows in one control period."""
     step = rate / CONTROL_HZ
@@ -243,7 +250,7 @@ class ControlLaw:
         self.phase[...], self.unasked_s[...] = gait.advance_clock(
             self.phase, self.unasked_s, self.velocity, self.capture
         )
-        low, high = joint_facts("range_rad").T
+        low, high = _joint_range()
         return np.minimum(np.maximum(targets, low), high)
 
 
