@@ -1,0 +1,283 @@
+"""Whatever operators do, in whatever order and however late it arrives: what was stopped stays so.
+
+A robot's station and its operator port, whose sockets are lists here, are driven by hypothesis.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from bridge.contract import contract_hash
+from bridge.control.loop import PERIOD_S, ControlLoop
+from bridge.control.safety import Level, Safety
+from bridge.operator import messages as wire
+from bridge.operator.port import OperatorPort
+from bridge.robot_node import Station
+from tests.test_control_loop import Mailbox, Puppet
+from tests.test_safety import LIMITS, UPRIGHT, body
+
+LYING = np.array([1, 0, 0], np.float32)
+RISING_PERIODS = 10
+
+
+class Box:
+    """A black box that keeps nothing."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, int] = {}
+        self.trouble = ""
+
+    def add(self, moment: Any) -> None: ...
+
+    def write(self, reason: str) -> None: ...
+
+
+class Inbox:
+    """What has arrived at a socket, and who hears of the answers."""
+
+    def __init__(self, hear: Any) -> None:
+        self.arrived: list[tuple[bytes, bytes]] = []
+        self.answer = hear
+
+    def receive(self) -> Iterator[tuple[bytes, bytes]]:
+        while self.arrived:
+            yield self.arrived.pop(0)
+
+
+class Tumbler(Puppet):
+    """A puppet that can fall, and gets up in a few periods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gravity, self.risen = UPRIGHT, 0
+
+    def observe(self):
+        seen = body(self.time_s, gravity=self.gravity)
+        seen.joint_pos_rad[-14:] = self.joints
+        return seen
+
+    def get_up(self) -> bool | None:
+        self.steps += 1
+        self.risen += 1
+        if self.risen < RISING_PERIODS:
+            return None
+        self.gravity, self.risen = UPRIGHT, 0
+        return True
+
+    def new_scene(self, seed: int) -> None:
+        self.gravity, self.risen = UPRIGHT, 0
+
+
+class Person:
+    """An operator: what it asked and what of that is still on its way, what it was answered."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.session, self.peer = name, name * 16, name.encode()
+        self.sequence = self.stops = 0
+        self.epoch = 0
+        self.on_its_way: list[bytes] = []
+        self.unread: list[wire.AnyReply] = []
+
+    def read(self) -> None:
+        for reply in self.unread:
+            self.stops = reply.stops
+            if isinstance(reply, wire.Lease):
+                self.epoch = reply.epoch
+        self.unread = []
+
+
+LATE = st.booleans()
+
+
+class Operators(RuleBasedStateMachine):
+    """`asked` numbers each wish when it is made, what happened when it happened, by one count."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.robot, self.link = Tumbler(), Mailbox()
+        clock = lambda: self.robot.time_s  # noqa: E731
+        self.loop = ControlLoop(self.robot, self.link, Safety(LIMITS), clock)
+        self.folder = tempfile.TemporaryDirectory()
+        place = f"ipc://{Path(self.folder.name, 'robot.sock')}"
+        self.port = OperatorPort(place, simulated=True, clock=clock)
+        self.commands, self.halts = Inbox(self._answered), Inbox(self._halted)
+        self.port._commands, self.port._stop = self.commands, self.halts  # type: ignore[assignment]
+        self.station = Station(self.loop, self.port, Box(), new_scene=self.robot.new_scene)  # type: ignore[arg-type]
+        self.people = [Person("a"), Person("b")]
+        self.count, self.level = 0, Level.HOLD
+        self.asked: dict[tuple[str, int], tuple[type, int]] = {}
+        self.done: dict[type, int] = {}
+        self.stopped = self.latched = self.ended = -1
+        self.walk()
+
+    def teardown(self) -> None:
+        if hasattr(self, "port"):
+            self.port.close()
+            self.folder.cleanup()
+
+    @property
+    def person(self) -> Person:
+        """Who commands, or tries to."""
+        return self.people[0]
+
+    def _next(self) -> int:
+        self.count += 1
+        return self.count
+
+    # --- the robot ---
+
+    def _answered(self, peer: bytes, reply: wire.AnyReply) -> None:
+        person = next(person for person in self.people if person.peer == peer)
+        person.unread.append(reply)
+        kind, asked = self.asked[person.name, reply.sequence]
+        if isinstance(reply, wire.Done):
+            self.done[kind] = max(asked, self.done.get(kind, -1))
+            if kind in (wire.Leave, wire.NewScene):
+                self.ended = asked
+
+    def _halted(self, peer: bytes, reply: wire.Acknowledged) -> None:
+        self.stopped = self.latched = self._next()
+
+    def _period(self) -> None:
+        if self.link.questions and not self.link.trouble:
+            self.link.answer(self.link.questions[-1][1].time_s)
+            self.link.questions.clear()
+        commander = self.port.commander
+        level = self.station.period().order.level
+        if commander and not self.port.commander:
+            self.ended = self._next()
+        if level > Level.HOLD and level > self.level:
+            self.latched = self._next()
+        self.level = level
+        if level == Level.RUN:
+            release, instruct = (self.done.get(kind, -1) for kind in (wire.Release, wire.Instruct))
+            assert self.latched == -1 or release > self.latched, "no release asked since"
+            assert instruct > max(self.stopped, self.ended), "no instruction asked since"
+
+    # --- people ---
+
+    def _ask(self, person: Person, kind: type[wire.Request], **content: Any) -> None:
+        person.sequence += 1
+        self.asked[person.name, person.sequence] = (kind, self._next())
+        terms = {"session": person.session, "sequence": person.sequence, **content}
+        person.on_its_way.append(wire.pack(kind(**terms)))
+
+    def _deliver(self, person: Person) -> None:
+        self.commands.arrived += [(person.peer, frame) for frame in person.on_its_way]
+        person.on_its_way = []
+        for _ in range(3):  # to be asked for, and to be answered
+            self._period()
+        person.read()
+
+    def _command(self, late: bool, kind: type[wire.Leased], **content: Any) -> None:
+        """The commander's wish, which arrives at once or with the next that does."""
+        if issubclass(kind, wire.Moving):
+            content["stops"] = self.person.stops
+        self._ask(self.person, kind, epoch=self.person.epoch, **content)
+        if not late:
+            self.what_was_on_its_way_arrives()
+
+    @rule(late=LATE, text=st.sampled_from(["walk", "walk", "walk", "stop"]))
+    def instruct(self, late: bool, text: str) -> None:
+        self._command(late, wire.Instruct, text=text)
+
+    @rule(late=LATE)
+    def pause(self, late: bool) -> None:
+        self._command(late, wire.Pause)
+
+    @rule(late=LATE)
+    def resume(self, late: bool) -> None:
+        self._command(late, wire.Resume)
+
+    @rule(late=LATE)
+    def release(self, late: bool) -> None:
+        self._command(late, wire.Release)
+
+    @rule(late=LATE)
+    def new_scene(self, late: bool) -> None:
+        self._command(late, wire.NewScene, seed=7)
+
+    @rule()
+    def what_was_on_its_way_arrives(self) -> None:
+        self._deliver(self.person)
+
+    @rule()
+    def take_over(self) -> None:
+        """The other one leads from now on; what the first asked may still be on its way."""
+        self._ask(self.person, wire.Leave, epoch=self.person.epoch)
+        self._deliver(self.person)
+        self.people.reverse()
+        terms = {"protocol": wire.PROTOCOL, "contract": contract_hash(), "name": "somebody"}
+        self._ask(self.person, wire.Claim, **terms)
+        self._deliver(self.person)
+
+    @rule(kind=st.sampled_from([wire.Stop, wire.Stop, wire.Cut]))
+    def stop(self, kind: type[wire.Halt]) -> None:
+        self.halts.arrived.append((b"anyone", wire.pack(kind(sequence=1))))
+        self.time_passes(40, beating=True)
+
+    @rule()
+    def walk(self) -> None:
+        """As operators mostly do: claim, release, instruct, and wait until it walks."""
+        self.take_over()
+        for _ in range(2):  # one that lies gets up first
+            self.release(late=False)
+            self.time_passes(2 * RISING_PERIODS, beating=True)
+        self.instruct(late=False, text="walk")
+        self.time_passes(10, beating=True)
+
+    # --- the rest of the world ---
+
+    @rule(periods=st.integers(1, 60), beating=st.booleans())
+    def time_passes(self, periods: int, beating: bool) -> None:
+        """With `beating` the lease is kept, unless something is late: beats do not pass it."""
+        for period in range(periods):
+            if beating and period % 20 == 0:
+                self._command(bool(self.person.on_its_way), wire.Beat)
+            self._period()
+
+    @rule()
+    def the_server_is_lost_or_back(self) -> None:
+        self.link.session += bool(self.link.trouble)
+        self.link.trouble = "" if self.link.trouble else "nobody answers"
+        self.link.reset()
+
+    @rule()
+    def the_robot_falls(self) -> None:
+        self.robot.gravity = LYING
+        self.time_passes(10, beating=True)
+
+    @rule(seconds=st.sampled_from([0.1, 0.3, 0.6, 3.0]))
+    def the_loop_hangs(self, seconds: float) -> None:
+        self.robot.steps += round(seconds / PERIOD_S)
+        self._period()
+
+
+TestOperators = Operators.TestCase
+TestOperators.settings = settings(
+    max_examples=250, stateful_step_count=40, deadline=None, derandomize=True
+)
+
+
+def test_operators_do_get_it_to_walk() -> None:
+    """Or the machine above would prove nothing."""
+    machine = Operators()
+    machine.begin()
+    assert machine.level == Level.RUN
+    machine.stop(wire.Stop)
+    assert machine.level == Level.SAFE_STAND
+    machine.walk()
+    assert machine.level == Level.RUN
+    machine.the_robot_falls()
+    assert machine.level == Level.DAMP
+    machine.walk()
+    assert machine.level == Level.RUN
+    machine.teardown()
