@@ -7,27 +7,33 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 GL_PACKAGES := libegl1 libgl1 libgles2
 
-.PHONY: help demo test check smoke tables peers gl clean
+ROOMS := assets bench bridge console hitogata policy robots sim tasks
+
+.PHONY: help demo test lint check smoke tables docs peers gl clean
 
 help:
 	@echo "make demo    install, then walk to the red ball: leaves out/run.mp4"
 	@echo "make test    all tests"
-	@echo "make check   format, lint, types and fast tests"
+	@echo "make lint    format, lint and types"
+	@echo "make check   the same, and fast tests"
 	@echo "make smoke   collect, train, export, serve, evaluate and walk in miniature"
 	@echo "make peers   fetch the walkers of others, for hitogata bench walker"
 	@echo "make tables  renew the figures in README.md and the map in ARCHITECTURE.md"
+	@echo "make docs    pages of every module and function: build/docs/index.html"
 
 demo: $(STAMP)
 	$(BIN)/hitogata run "walk to the red ball"
 
-# One thread a worker: the workers already fill the cores.
+# One thread a worker: the workers already fill the cores. Files go in the order of tests/conftest.py.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-check: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+check: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 smoke: $(STAMP)
@@ -37,6 +43,10 @@ tables: $(STAMP)
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/map.py
 
+# Some libraries look for others by a process of their own, which pdoc else suppresses.
+docs: $(STAMP)
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -m pdoc --docformat google --output-directory build/docs $(ROOMS)
+
 # torch goes first and alone: its pinned release keeps CUDA off machines without a GPU.
 $(STAMP): pyproject.toml | gl
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -44,7 +54,7 @@ $(STAMP): pyproject.toml | gl
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "venv is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[all,test]'
 	touch $@
 
 # The head camera needs EGL; Mesa's renders in software where there is no GPU.

@@ -1,0 +1,1 @@
+"""The proving ground: measurements, faults, endurance, walkers; only the front door imports it."""

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
-from bridge.contract import CONTROL_HZ, UserError
+from bridge.contract import UserError
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.process import child_server
+from robots.g1.embodiment import CONTROL_HZ
 
 PAGES = (0, 1, 4)
 MOST_LOSS_PERCENT = 2.0

@@ -46,7 +46,7 @@ def _is_in(entry: str, session: int) -> bool:
 
 def _memory_bytes(process: int) -> int:
     try:
-        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+        text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8")
     except OSError:
         return 0  # it has ended meanwhile
     lines = [line for line in text.splitlines() if line.startswith("Pss:")]

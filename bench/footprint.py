@@ -23,7 +23,7 @@ def footprint_of(process: int | None = None) -> Footprint:
     """Of a process, or of this one; UserError where there is no /proc, or no such process."""
     folder = Path("/proc", str(process or os.getpid()))
     try:
-        lines = (folder / "status").read_text().splitlines()
+        lines = (folder / "status").read_text(encoding="utf-8").splitlines()
         files = len(list((folder / "fd").iterdir()))
     except OSError as error:
         raise UserError(

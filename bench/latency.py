@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ, STAND_COMMAND, YAW_RATE, Observation, Policy
+from bridge.contract import Observation, Policy
+from robots.g1.embodiment import CHUNK_HZ, STAND_COMMAND, YAW_RATE
 from sim.scene import sample_scene
 from sim.world import World
 from tasks.episode import warm_up

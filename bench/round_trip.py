@@ -16,21 +16,15 @@ import numpy as np
 import zmq
 from websockets.sync.client import connect
 
+from bench.doubles import InstantPolicy
 from bridge.compat.adapter import Door
 from bridge.compat.openpi import serve_openpi
-from bridge.contract import (
-    CHUNK_STEPS,
-    IMAGE_SIZE,
-    STAND_COMMAND,
-    STATE_DIM,
-    ActionChunk,
-    Observation,
-    Status,
-)
+from bridge.contract import Observation
 from bridge.wire import messages
 from bridge.wire.client import RemotePolicy
 from bridge.wire.messages import ServerInfo
 from bridge.wire.server import serve_policy
+from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
 INSTRUCTION = "walk to the red ball"
 # So many round trips of one kind before the next kind has its turn: all meet the same noise.
@@ -39,20 +33,6 @@ _INFO = ServerInfo("instant", "none")
 _START_S, _END_S = 60.0, 10.0
 
 Trip = Callable[[], None]
-
-
-class InstantPolicy:
-    """Stands, and takes no time over it."""
-
-    def __init__(self) -> None:
-        self._commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1)).astype(np.float32)
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        slots = {"task": "go_to", "colour": "red", "object": "ball"}
-        return ActionChunk(observation.time_s, self._commands, Status.ACTING, 0.9, slots)
-
-    def reset(self) -> None:
-        pass
 
 
 def rtt_figures(round_trips: int) -> dict[str, float]:
@@ -93,7 +73,7 @@ def _observation() -> Observation:
     """What a robot may see: noise, so that nothing on its way could be made smaller."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    return Observation.from_state(1.0, rng.random(STATE_DIM, np.float32), image)
+    return Observation(G1, 1.0, rng.random(STATE_DIM, np.float32), {"head": image})
 
 
 # --- the clients ---
@@ -113,7 +93,7 @@ def _trips(folder: Path) -> Iterator[tuple[str, Any]]:
 def _our_trip(address: str) -> Generator[Trip, None, None]:
     """Through the client of a robot and the policy server of `hitogata serve`."""
     observation = _observation()
-    with _server(_serve_ours, address) as place, RemotePolicy(place, _INFO) as policy:
+    with _server(_serve_ours, address) as place, RemotePolicy(place, G1, _INFO) as policy:
 
         def trip() -> None:
             policy.act(INSTRUCTION, observation)
@@ -149,8 +129,8 @@ def _openpi_trip() -> Generator[Trip, None, None]:
 
         def trip() -> None:
             sent = {
-                "observation/image": _packed(observation.image),
-                "observation/state": _packed(observation.state()),
+                "observation/image": _packed(observation.images["head"]),
+                "observation/state": _packed(observation.state),
                 "prompt": INSTRUCTION,
             }
             socket.send(msgspec.msgpack.encode(sent))
@@ -179,7 +159,7 @@ def _frames() -> tuple[list[bytes], list[bytes]]:
     chunk = InstantPolicy().act(INSTRUCTION, observation)
     return (
         messages.pack_observation("0" * 16, 1, INSTRUCTION, observation),
-        messages.pack_chunk("0" * 16, 1, chunk),
+        messages.pack_chunk("0" * 16, 1, chunk, G1),
     )
 
 
@@ -203,11 +183,11 @@ def _server(serve: Callable[[str, Connection], None], address: str) -> Generator
 
 
 def _serve_ours(address: str, ready: Connection) -> None:
-    serve_policy(InstantPolicy(), address, _INFO, ready.send)
+    serve_policy(InstantPolicy(), G1, address, _INFO, ready.send)
 
 
 def _serve_openpi(address: str, ready: Connection) -> None:
-    serve_openpi(InstantPolicy(), Door(address), _INFO, ready.send)
+    serve_openpi(InstantPolicy(), G1, Door(address), _INFO, ready.send)
 
 
 def _serve_raw(address: str, ready: Connection) -> None:

@@ -7,91 +7,36 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from bench.doubles import Puppet, WalkPolicy
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import (
-    ARMS,
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    CONTROL_HZ,
-    IMAGE_SIZE,
-    N_JOINTS,
-    STAND_COMMAND,
-    VEL_X,
-    ActionChunk,
-    Observation,
-    Status,
-    UserError,
-)
+from bridge.contract import UserError
 from bridge.control.loop import ControlLoop, DirectLink, Pace
-from bridge.control.safety import Level, Limits, Safety
+from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
+from robots.g1.embodiment import CONTROL_HZ, G1, PERIOD_S
 
 INSTRUCTION = "walk on"
 # For so long after a stop a port takes no instruction, and lets no further stop hurry its loop.
 DEAF_S = 0.6
 WAIT_S = 60.0
-LIMITS = Limits(
-    low=STAND_COMMAND - 1.0,
-    high=STAND_COMMAND + 1.0,
-    rate=np.full(COMMAND_DIM, 6.0),
-    rate_change=np.full(COMMAND_DIM, 40.0),
+# A robot whose limits a walk does not meet.
+FREE = replace(
+    G1,
+    commands=tuple(
+        replace(field, low=field.stand - 1, high=field.stand + 1, rate=6.0, rate_change=40.0)
+        for field in G1.commands
+    ),
 )
-
-
-class Puppet:
-    """A robot whose joints follow at once; remembers when it was given the newest command."""
-
-    def __init__(self) -> None:
-        self._joints = np.zeros(N_JOINTS, np.float32)
-        self._image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self.applied_s = 0.0
-
-    def observe(self) -> Observation:
-        return Observation(
-            time_s=time.monotonic(),
-            joint_pos_rad=self._joints.copy(),
-            joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
-            base_ang_vel_rad_s=np.zeros(3, np.float32),
-            gravity=np.array([0, 0, -1], np.float32),
-            command=STAND_COMMAND,
-            elapsed_s=0.0,
-            odometry=np.zeros(3, np.float32),
-            image=self._image,
-        )
-
-    def apply(self, command: np.ndarray) -> None:
-        self.applied_s = time.monotonic()
-        self._joints[-len(command[ARMS]) :] = command[ARMS]
-
-    def hold(self) -> None:
-        raise AssertionError("safety commands every period")
-
-    def damp(self) -> None:
-        raise AssertionError("nobody cuts it")
-
-    def begin_instruction(self) -> None:
-        pass
-
-
-class Walk:
-    """A policy that walks on, and takes no time over it."""
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, VEL_X] = 0.5
-        return ActionChunk(observation.time_s, commands, Status.ACTING, 1.0, {})
-
-    def reset(self) -> None:
-        pass
 
 
 def stop_figures(stops: int) -> dict[str, float]:
@@ -119,7 +64,7 @@ def stop_ms(stops: int) -> np.ndarray:
     The operator is a thread beside the loop's and reaches it through the port's own ipc sockets.
     """
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        port = OperatorPort(f"ipc://{folder}/robot.sock")
+        port = OperatorPort(f"ipc://{folder}/robot.sock", FREE)
         with (
             _walking(port, Path(folder)) as levels,
             Operator(port.addresses.commands, timeout_s=WAIT_S) as operator,
@@ -177,7 +122,7 @@ def _port_with_keys(folder: Path) -> OperatorPort:
     """A port at the first three loopback ports in a row that are free."""
     for number in range(20000, 30000, 3):
         try:
-            return OperatorPort(f"tcp://127.0.0.1:{number}", keys=server_keys(folder))
+            return OperatorPort(f"tcp://127.0.0.1:{number}", FREE, keys=server_keys(folder))
         except UserError:
             continue
     raise UserError("no three ports in a row are free on 127.0.0.1: end some programs")
@@ -190,11 +135,11 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Le
     That is the moment in which its robot was given the first command, on the monotonic clock.
     """
     puppet, stopping = Puppet(), threading.Event()
-    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS))
+    loop = ControlLoop(puppet, DirectLink(WalkPolicy()), Safety(FREE))
     levels: list[tuple[float, Level]] = []
 
     def work() -> None:
-        pace, last = Pace(), None
+        pace, last = Pace(PERIOD_S), None
         while not stopping.is_set():
             level = station.period(pace.overruns).order.level
             if level != last:
@@ -202,7 +147,7 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Le
             last = level
             pace.wait(port.sleep)
 
-    with port, Recorder(folder / "recordings") as recorder:
+    with port, Recorder(folder / "recordings", FREE) as recorder:
         station = Station(loop, port, recorder)
         thread = threading.Thread(target=work, name="robot")
         thread.start()

@@ -1,65 +1,21 @@
-"""The contract between mind and body: every type, name, unit and rate that crosses the doorway.
+"""The contract between mind and body: the types that cross the doorway.
 
-SI units, float32, quaternions wxyz. Images are uint8 RGB, row 0 at the top.
+Joints, commands, cameras and rates are those of a robot's `Embodiment`. SI units, float32,
+quaternions wxyz. Images are uint8 RGB, row 0 at the top.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import accumulate, pairwise
 from typing import Protocol
 
 import numpy as np
 
-# The 29 actuated joints in the order of Unitree's SDK.
-LEG_JOINTS = ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll")
-WAIST_JOINTS = ("waist_yaw", "waist_roll", "waist_pitch")
-ARM_JOINTS = (
-    "shoulder_pitch",
-    "shoulder_roll",
-    "shoulder_yaw",
-    "elbow",
-    "wrist_roll",
-    "wrist_pitch",
-    "wrist_yaw",
-)
-JOINT_NAMES: tuple[str, ...] = tuple(
-    f"{name}_joint"
-    for name in (
-        *(f"{side}_{joint}" for side in ("left", "right") for joint in LEG_JOINTS),
-        *WAIST_JOINTS,
-        *(f"{side}_{joint}" for side in ("left", "right") for joint in ARM_JOINTS),
-    )
-)
-N_JOINTS = len(JOINT_NAMES)
-N_ARM_JOINTS = 2 * len(ARM_JOINTS)
+from bridge.embodiment import Embodiment
 
-# What the walker and the arms are asked: base velocity in the base's own heading frame, pelvis
-# height above the floor, and the 14 arm joint targets.
-COMMAND_FIELDS: tuple[str, ...] = (
-    "base_vel_x_m_s",
-    "base_vel_y_m_s",
-    "base_yaw_rate_rad_s",
-    "base_height_m",
-    *(name.replace("_joint", "_rad") for name in JOINT_NAMES[-N_ARM_JOINTS:]),
-)
-COMMAND_DIM = len(COMMAND_FIELDS)
-VEL_X, VEL_Y, YAW_RATE, BASE_HEIGHT = range(4)
-ARMS = slice(4, COMMAND_DIM)
-
-STANDING_HEIGHT_M = 0.76
-ARM_HOME_RAD = np.array([0.2, 0.2, 0, 0.6, 0, 0, 0, 0.2, -0.2, 0, 0.6, 0, 0, 0], dtype=np.float32)
-STAND_COMMAND = np.concatenate([[0, 0, 0, STANDING_HEIGHT_M], ARM_HOME_RAD]).astype(np.float32)
-
-CHUNK_STEPS = 16
-CHUNK_HZ = 10.0
-CONTROL_HZ = 50.0
-DAMP_KD_NMS_RAD = 8.0
-IMAGE_SIZE = 96
 INSTRUCTION_MAX_BYTES = 1024
 
 
@@ -74,66 +30,56 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What the body knows at one moment.
+    """What a body knows at one moment.
 
-    Joint arrays are (29,) in the order of `JOINT_NAMES`. Angular velocity and gravity (a unit
-    vector, (0, 0, -1) when upright) are (3,) in the pelvis IMU's frame. `command` (18,) is the one
-    being executed. `elapsed_s` and `odometry` (x m, y m, yaw rad; continuous, not wrapped; with
-    drift) count from the moment the instruction began, in the base's heading frame of that moment.
-    `image` is (IMAGE_SIZE, IMAGE_SIZE, 3) uint8 from the head camera, taken `image_age_s` before;
-    the age stays with the robot, it is not sent.
+    `state` (STATE,) float32 has the parts that `Embodiment` describes, each also by name. `images`
+    has a (H, W, 3) uint8 picture of each camera by its name, taken `image_age_s` before; the age
+    stays with the robot, it is not sent.
     """
 
+    embodiment: Embodiment
     time_s: float
-    joint_pos_rad: np.ndarray
-    joint_vel_rad_s: np.ndarray
-    base_ang_vel_rad_s: np.ndarray
-    gravity: np.ndarray
-    command: np.ndarray
-    elapsed_s: float
-    odometry: np.ndarray
-    image: np.ndarray
+    state: np.ndarray
+    images: Mapping[str, np.ndarray]
     image_age_s: float = 0.0
 
-    def state(self) -> np.ndarray:
-        """All but time and image as one (STATE_DIM,) float32 vector, ordered as `STATE_FIELDS`."""
-        return np.concatenate(
-            [
-                self.joint_pos_rad,
-                self.joint_vel_rad_s,
-                self.base_ang_vel_rad_s,
-                self.gravity,
-                self.command,
-                [self.elapsed_s],
-                self.odometry,
-            ],
-            dtype=np.float32,
-            casting="same_kind",
-        )
+    @property
+    def joint_pos_rad(self) -> np.ndarray:
+        """(JOINTS,)"""
+        return self._part("joint_pos_rad")
 
-    @classmethod
-    def from_state(cls, time_s: float, state: np.ndarray, image: np.ndarray) -> Observation:
-        """The observation whose `state()` is `state` (STATE_DIM,)."""
-        *body, elapsed_s, odometry = [state[part] for part in _STATE_PARTS]
-        return cls(time_s, *body, elapsed_s=float(elapsed_s[0]), odometry=odometry, image=image)
+    @property
+    def joint_vel_rad_s(self) -> np.ndarray:
+        """(JOINTS,)"""
+        return self._part("joint_vel_rad_s")
 
+    @property
+    def base_ang_vel_rad_s(self) -> np.ndarray:
+        """(3,) in the frame of the base's IMU."""
+        return self._part("base_ang_vel_rad_s")
 
-STATE_FIELDS: tuple[str, ...] = (
-    *(name.replace("_joint", "_rad") for name in JOINT_NAMES),
-    *(name.replace("_joint", "_rad_s") for name in JOINT_NAMES),
-    *(f"base_ang_vel_{axis}_rad_s" for axis in "xyz"),
-    *(f"gravity_{axis}" for axis in "xyz"),
-    *(f"command_{field}" for field in COMMAND_FIELDS),
-    "elapsed_s",
-    "odometry_x_m",
-    "odometry_y_m",
-    "odometry_yaw_rad",
-)
-STATE_DIM = len(STATE_FIELDS)
-_STATE_ENDS = list(accumulate((N_JOINTS, N_JOINTS, 3, 3, COMMAND_DIM, 1, 3), initial=0))
-_STATE_PARTS = [slice(*ends) for ends in pairwise(_STATE_ENDS)]
-# The part of the state that counts from the start of an instruction: relabelling replaces it.
-STATE_CONTEXT = slice(STATE_DIM - 4, STATE_DIM)
+    @property
+    def gravity(self) -> np.ndarray:
+        """(3,) a unit vector in the frame of the base's IMU."""
+        return self._part("gravity")
+
+    @property
+    def command(self) -> np.ndarray:
+        """(COMMANDS,) the one being executed."""
+        return self._part("command")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the instruction began."""
+        return float(self._part("elapsed_s")[0])
+
+    @property
+    def odometry(self) -> np.ndarray:
+        """(3,) x m, y m, yaw rad since the instruction began."""
+        return self._part("odometry")
+
+    def _part(self, name: str) -> np.ndarray:
+        return self.state[self.embodiment.state_parts[name]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +97,7 @@ class Thinking:
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """The policy's answer: (CHUNK_STEPS, COMMAND_DIM) commands at CHUNK_HZ from `observed_at_s`.
+    """The policy's answer: (STEPS, COMMANDS) commands at the chunk rate from `observed_at_s`.
 
     `status_probability` belongs to `status`. `understood` is the policy's own reading of the
     instruction, slot name to value, for people to read.
@@ -189,7 +135,7 @@ class Robot(Protocol):
     def observe(self) -> Observation: ...
 
     def apply(self, command: np.ndarray) -> None:
-        """Executes a (18,) command for one control period (1 / CONTROL_HZ).
+        """Executes a (COMMANDS,) command for one control period.
 
         Whatever it raises ends in DAMP, and is told to the operator.
         """
@@ -200,7 +146,7 @@ class Robot(Protocol):
         ...
 
     def damp(self) -> None:
-        """Lets the motors only brake for one control period: kp 0, kd DAMP_KD_NMS_RAD."""
+        """Lets the motors only brake for one control period: kp 0."""
         ...
 
     def begin_instruction(self) -> None:
@@ -228,9 +174,3 @@ def check_instruction(instruction: object) -> str:
             f"the instruction is longer than {INSTRUCTION_MAX_BYTES} bytes: say it in fewer words"
         )
     return text
-
-
-def contract_hash() -> str:
-    """Twelve hex digits that change with any name, size or rate of the contract."""
-    terms = [JOINT_NAMES, COMMAND_FIELDS, STATE_FIELDS, CHUNK_STEPS, CHUNK_HZ, IMAGE_SIZE]
-    return hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never a part."""
+"""Files: written so that a reader sees the old content or the new, read so that damage is told."""
 
 from __future__ import annotations
 
@@ -6,13 +6,90 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
+import zipfile
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from bridge.contract import UserError
+
+_Content = TypeVar("_Content")
+_MOST_SHOWN = 40  # characters of a wrong value
+# What readers of JSON, zip, NumPy and Arrow raise when bytes are missing or wrong.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+# --- reading ---
+
+
+@contextmanager
+def reading(path: str | Path, remedy: str) -> Generator[None, None, None]:
+    """Turns whatever a damaged file makes its readers raise into one line that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        told = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read ({' '.join(told.split())}): {remedy}") from error
+
+
+def read_json(path: str | Path, remedy: str, kind: type[_Content] = object) -> _Content:
+    """The JSON in a file as a `kind`; the UserError names the file, the field and its value."""
+    with reading(path, remedy):
+        return checked(msgspec.json.decode(Path(path).read_bytes()), kind)
+
+
+def read_npz(path: str | Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of a file that `write_npz` wrote, which never packs them; no pickles."""
+    with reading(path, remedy), np.load(path, allow_pickle=False) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.zip.infolist()):
+            raise ValueError("its arrays are packed")  # to unknown sizes
+        return dict(archive.items())
+
+
+def checked(content: object, kind: type[_Content]) -> _Content:
+    """Plain values as a `kind`; ValueError names the field that is wrong, and its value."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        complaint, _, place = str(error).partition(" - at `")
+        field = place.strip("`$.") or "the whole"
+        raise ValueError(f"{field} is {_shown(content, place)}: {complaint}") from error
+
+
+def _shown(content: Any, place: str) -> str:
+    """The value at a place such as `$.objects[0].size_m`, shortened; of `[...]` the whole."""
+    for key, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", place.partition("[...]")[0]):
+        content = content[key] if key else content[int(index)]
+    text = json.dumps(content, default=repr)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- writing ---
 
 
 def write_bytes(path: str | Path, content: bytes, mode: int = 0o644) -> None:
@@ -62,9 +139,3 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
 def text_array(content: Any) -> np.ndarray:
     """JSON as uint8, because a NumPy archive keeps text only as pickles or padded strings."""
     return np.frombuffer(json.dumps(content, ensure_ascii=False).encode(), np.uint8)
-
-
-def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -54,7 +54,7 @@ def child_server(
     """
     with tempfile.TemporaryDirectory(prefix="hitogata-") as folder:
         address, log = f"ipc://{folder}/policy.sock", Path(folder, "log")
-        with log.open("w") as errors:
+        with log.open("wb") as errors:
             server = subprocess.Popen(
                 command_at(address),
                 stdout=subprocess.PIPE,
@@ -65,8 +65,9 @@ def child_server(
         try:
             ready, _, _ = select.select([server.stdout], [], [], START_S)
             if not (ready and server.stdout.readline()):
-                said = log.read_text().strip().splitlines() or [f"silent for {START_S:g} s"]
-                raise UserError(f"{name}: {said[-1].removeprefix('hitogata: ')}")
+                told = log.read_text(encoding="utf-8", errors="replace").strip()
+                last = (told or f"silent for {START_S:g} s").splitlines()[-1]
+                raise UserError(f"{name}: {last.removeprefix('hitogata: ')}")
             yield address
         finally:
             _end(server)

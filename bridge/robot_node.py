@@ -12,7 +12,7 @@ import numpy as np
 
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import Moment
-from bridge.contract import CHUNK_HZ, UserError
+from bridge.contract import UserError
 from bridge.control.loop import ControlLoop, Tick
 from bridge.control.safety import Level
 from bridge.operator import port as operators
@@ -60,7 +60,7 @@ class Station:
         self._accepted: deque[float] = deque()
         self._chunk_at_s: float | None = None
         self._latency_ms: float | None = None
-        self._image: np.ndarray | None = None
+        self._images: dict[str, np.ndarray] = {}
 
     def period(self, overruns: int = 0) -> Tick:
         """One control period."""
@@ -132,9 +132,9 @@ class Station:
         self._count_chunks(tick)
         self._note_level(tick, stops)
         counters = self._counters(overruns)
-        image = self._new_image(tick)
-        self.recorder.add(_moment(tick, counters, image))
-        self.port.publish(self._telemetry(tick, counters, overruns, image))
+        images = self._new_images(tick)
+        self.recorder.add(self._moment(tick, counters, images))
+        self.port.publish(self._telemetry(tick, counters, overruns, images))
 
     def _note_level(self, tick: Tick, stops: int) -> None:
         level, before, self._level = tick.order.level, self._level, tick.order.level
@@ -161,12 +161,14 @@ class Station:
             "overruns": overruns,
         }
 
-    def _new_image(self, tick: Tick) -> np.ndarray | None:
-        """The camera's picture in the period in which it is new."""
-        if tick.observation is None or tick.observation.image is self._image:
-            return None
-        self._image = tick.observation.image
-        return self._image
+    def _new_images(self, tick: Tick) -> dict[str, np.ndarray]:
+        """The pictures that are new in this period, by camera."""
+        if tick.observation is None:
+            return {}
+        seen = tick.observation.images.items()
+        new = {name: image for name, image in seen if image is not self._images.get(name)}
+        self._images |= new
+        return new
 
     def _news(self, cause: str) -> str:
         """All that a person should read now, in one line; each thing once."""
@@ -174,10 +176,12 @@ class Station:
         return "; ".join(dict.fromkeys(filter(None, lines)))
 
     def _telemetry(
-        self, tick: Tick, counters: dict[str, int], overruns: int, image: np.ndarray | None
+        self, tick: Tick, counters: dict[str, int], overruns: int, images: dict[str, np.ndarray]
     ) -> Telemetry:
         truth = self._truth() if self._truth else None
         chunk = tick.chunk
+        cameras = self.loop.safety.embodiment.cameras
+        image = images.get(cameras[0].name) if cameras else None
         return Telemetry(
             time_s=tick.time_s,
             level=tick.order.level,
@@ -187,7 +191,7 @@ class Station:
             status=int(chunk.status) if chunk else None,
             status_probability=chunk.status_probability if chunk else 0.0,
             understood=dict(chunk.understood) if chunk else {},
-            state=floats(tick.observation.state()) if tick.observation else b"",
+            state=floats(tick.observation.state) if tick.observation else b"",
             command=floats(tick.order.command),
             base_pose=truth.base_pose if truth else None,
             qpos=truth.qpos.astype(np.float64).tobytes() if truth else None,
@@ -203,19 +207,21 @@ class Station:
             image=encode_png(image) if image is not None else None,
         )
 
-
-def _moment(tick: Tick, counters: dict[str, int], image: np.ndarray | None) -> Moment:
-    chunk, asked = tick.chunk, None
-    if chunk is not None:
-        step = int((tick.time_s - chunk.observed_at_s) * CHUNK_HZ)
-        asked = chunk.commands[step] if 0 <= step < len(chunk.commands) else None
-    return Moment(
-        time_s=tick.time_s,
-        level=int(tick.order.level),
-        cause=tick.order.cause,
-        state=tick.observation.state() if tick.observation else None,
-        asked=asked,
-        sent=tick.order.command,
-        counters=counters,
-        image=image,
-    )
+    def _moment(
+        self, tick: Tick, counters: dict[str, int], images: dict[str, np.ndarray]
+    ) -> Moment:
+        chunk, asked = tick.chunk, None
+        if chunk is not None:
+            rate_hz = self.loop.safety.embodiment.chunk_hz
+            step = int((tick.time_s - chunk.observed_at_s) * rate_hz)
+            asked = chunk.commands[step] if 0 <= step < len(chunk.commands) else None
+        return Moment(
+            time_s=tick.time_s,
+            level=int(tick.order.level),
+            cause=tick.order.cause,
+            state=tick.observation.state if tick.observation else None,
+            asked=asked,
+            sent=tick.order.command,
+            counters=counters,
+            images=images,
+        )

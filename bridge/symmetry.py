@@ -6,45 +6,55 @@ from functools import lru_cache
 
 import numpy as np
 
-from bridge.contract import COMMAND_FIELDS, JOINT_NAMES, STATE_FIELDS
+from bridge.embodiment import Embodiment
 
 
 @lru_cache
-def joint_mirror() -> tuple[np.ndarray, np.ndarray]:
-    """(29,) source index and sign of every joint in a left-right mirror image."""
-    return _mirror(JOINT_NAMES)
+def joint_mirror(body: Embodiment) -> tuple[np.ndarray, np.ndarray]:
+    """(JOINTS,) source index and sign of every joint in a left-right mirror image."""
+    return _twins(body.joints), _signs(body, body.joints)
 
 
-def mirror_states(states: np.ndarray) -> np.ndarray:
-    """(..., STATE_DIM) the states of the mirrored robots."""
-    index, sign = _mirror(STATE_FIELDS)
-    return states[..., index] * sign
-
-
-def mirror_commands(commands: np.ndarray) -> np.ndarray:
-    """(..., COMMAND_DIM) the commands of the mirrored robots."""
-    index, sign = _mirror(COMMAND_FIELDS)
+def mirror_commands(body: Embodiment, commands: np.ndarray) -> np.ndarray:
+    """(..., COMMANDS) the commands of the mirrored robots."""
+    index, sign = _command_mirror(body)
     return commands[..., index] * sign
 
 
+def mirror_states(body: Embodiment, states: np.ndarray) -> np.ndarray:
+    """(..., STATE) the states of the mirrored robots."""
+    index, sign = _state_mirror(body)
+    return states[..., index] * sign
+
+
 @lru_cache
-def _mirror(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Where each named number comes from in the mirror image, and its sign there.
+def _command_mirror(body: Embodiment) -> tuple[np.ndarray, np.ndarray]:
+    return _twins(body.command_names), _signs(body, body.command_names)
 
-    What turns about the forward or the vertical axis changes its sign, and so does what points
-    sideways; an angular velocity and gravity are given in axes of their own.
-    """
-    return (
-        np.array([names.index(_twin(name)) for name in names]),
-        np.array([-1.0 if _flips(name) else 1.0 for name in names], dtype=np.float32),
+
+@lru_cache
+def _state_mirror(body: Embodiment) -> tuple[np.ndarray, np.ndarray]:
+    """As of `joint_mirror`, for states: an angular velocity is an axial vector, gravity a polar."""
+    joints, commands = _signs(body, body.joints), _signs(body, body.command_names)
+    sign = body.state(
+        joint_pos_rad=joints,
+        joint_vel_rad_s=joints,
+        base_ang_vel_rad_s=(-1, 1, -1),
+        gravity=(1, -1, 1),
+        command=commands,
+        elapsed_s=1,
+        odometry=(1, -1, -1),
     )
+    return _twins(body.state_names), sign
 
 
-def _twin(name: str) -> str:
-    return name.replace("left", "#").replace("right", "left").replace("#", "right")
+def _twins(names: tuple[str, ...]) -> np.ndarray:
+    """Where each named number comes from in the mirror image."""
+    twin = [
+        name.replace("left", "#").replace("right", "left").replace("#", "right") for name in names
+    ]
+    return np.array([names.index(name) for name in twin])
 
 
-def _flips(name: str) -> bool:
-    if "ang_vel" in name:
-        return "_x_" in name or "_z_" in name
-    return any(part in name for part in ("roll", "yaw", "vel_y", "gravity_y", "odometry_y"))
+def _signs(body: Embodiment, names: tuple[str, ...]) -> np.ndarray:
+    return np.array([-1 if name in body.flipped else 1 for name in names], np.float32)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import COMMAND_FIELDS, CONTROL_HZ, IMAGE_SIZE, UserError
+from bridge.contract import UserError
 from bridge.control.safety import Level
 from bridge.operator.messages import Telemetry
 from bridge.png import decode_png
 from console.scene import Painter, Stage, level_name, status_name
+from robots.g1.embodiment import COMMAND_FIELDS, CONTROL_HZ, G1, IMAGE_SIZE
 from sim.render.video import EVERY, shot, write_film
 
 STEP_S = EVERY / CONTROL_HZ
@@ -152,7 +153,7 @@ def _log(rerun: Any, stream: Any, moment: _Moment, begins: bool) -> None:
     stream.log("level", rerun.Scalars(told.level))
     if told.policy_latency_ms is not None:
         stream.log("policy_latency_ms", rerun.Scalars(told.policy_latency_ms))
-    command = told.command_vector()
+    command = told.command_vector(G1)
     for name, value in zip(COMMAND_FIELDS, [] if command is None else command, strict=False):
         stream.log(f"command/{name}", rerun.Scalars(float(value)))
     if begins:

@@ -16,21 +16,16 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from bridge.contract import (
-    IMAGE_SIZE,
-    JOINT_NAMES,
-    STANDING_HEIGHT_M,
-    Observation,
-    Status,
-    UserError,
-)
+from bridge.contract import Observation, Status, UserError
 from bridge.control.safety import Level, tilt
 from bridge.operator.messages import Telemetry
+from robots.g1.embodiment import G1, IMAGE_SIZE, JOINT_NAMES, STANDING_HEIGHT_M
+from sim.objects import SceneObject
 from sim.render.camera import ThirdPerson
-from sim.scene import Scene, SceneObject, sample_scene, scene_spec
-from tasks.catalogue import CATALOGUE
+from sim.scene import Scene, sample_scene, scene_spec
+from tasks.catalogue import SHIPPED
 from tasks.language.grammar import words_of
-from tasks.language.intent import SPLITS, Meaning, describe, grammars
+from tasks.language.intent import Meaning, describe
 
 _DRAWS = 3
 _JPEG_QUALITY = 80
@@ -87,9 +82,9 @@ class Stage:
         rng = np.random.default_rng(self.seed or 0)
         scene = self.scene if self.scene.objects else sample_scene(rng)
         found: set[str] = set()
-        for family in CATALOGUE.values():
-            meanings = {replace(family.meaning(rng, scene), manner=None) for _ in range(_DRAWS)}
-            found |= {grammars("train")[0].plainly(meaning.slots()) for meaning in meanings}
+        for task in SHIPPED.tasks:
+            meanings = (task.sample_meaning(rng, scene.objects) for _ in range(_DRAWS))
+            found |= {SHIPPED.language.plainly(replace(m, manner=None)) for m in meanings}
         return sorted(found)
 
 
@@ -101,10 +96,10 @@ def stage(seed: int | None, robot: Path | None = None) -> Stage:
 
 def sensors(told: Telemetry) -> Observation | None:
     """What the robot's sensors said, its picture left black; None unless all of it is known."""
-    state = told.state_vector()
+    state = told.state_vector(G1)
     if state is None or not np.isfinite(state).all():
         return None
-    return Observation.from_state(told.time_s, state, _NO_IMAGE)
+    return Observation(G1, told.time_s, state, {"head": _NO_IMAGE})
 
 
 def level_name(told: Telemetry) -> str:
@@ -120,8 +115,9 @@ def status_name(told: Telemetry) -> str:
 def reading(understood: dict[str, str]) -> str:
     """What a policy understood, in plain words."""
     try:
-        return describe(Meaning(**understood))
-    except (TypeError, ValueError):  # of another release, which knows other words
+        meaning = Meaning(**understood)
+        return describe(meaning, SHIPPED.skill(meaning).names_object)
+    except (TypeError, ValueError, KeyError):  # of another release, which knows other words
         return " ".join(f"{slot}={value}" for slot, value in understood.items())
 
 
@@ -134,8 +130,7 @@ def doubt(instruction: str) -> str:
 
 @lru_cache
 def _taught() -> frozenset[str]:
-    known = [grammar.vocabulary() for split in SPLITS for grammar in grammars(split)]
-    return frozenset().union(*known)
+    return SHIPPED.language.vocabulary()
 
 
 class Painter:

@@ -53,7 +53,7 @@ def _files(folder: str) -> list[Path]:
 
 
 def _row(path: Path) -> str:
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     first = " ".join(text.split("\n\n", 1)[0].split())
     if not first and path.name == "__init__.py":
         first = "Makes the folder a package."
@@ -67,13 +67,13 @@ def in_step(text: str) -> str:
 
 
 def main() -> None:
-    old = ARCHITECTURE.read_text()
+    old = ARCHITECTURE.read_text(encoding="utf-8")
     new = in_step(old)
     if "--check" in sys.argv[1:]:
         if new != old:
             sys.exit("ARCHITECTURE.md is out of step with the files: run `make tables`")
     elif new != old:
-        ARCHITECTURE.write_text(new)
+        ARCHITECTURE.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def read_figures(folder: Path) -> dict[str, tuple[Any, str]]:
     """
     found: dict[str, tuple[Any, str]] = {}
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         for key, value in content.get("figures", {}).items():
             source = content.get("sources", {}).get(key, content)
             command = source.get("command", "")
@@ -180,7 +180,7 @@ def in_step(text: str) -> str:
     text = _between(text, "promises", table(figures, BRIDGE_ROWS))
     text = _between(text, "endurance", table(figures, ENDURANCE_ROWS))
     text = _between(text, "faults", fault_table(figures))
-    return _between(text, "bundle", bundle_table(json.loads(MANIFEST.read_text())))
+    return _between(text, "bundle", bundle_table(json.loads(MANIFEST.read_text(encoding="utf-8"))))
 
 
 def _between(text: str, name: str, content: str) -> str:
@@ -194,14 +194,14 @@ def _between(text: str, name: str, content: str) -> str:
 
 def main() -> None:
     for document in DOCUMENTS:
-        old = document.read_text()
+        old = document.read_text(encoding="utf-8")
         new = in_step(old)
         if "--check" in sys.argv[1:]:
             if new != old:
                 name = document.relative_to(ROOT)
                 sys.exit(f"{name} is out of step with figures or bundle: run `make tables`")
         elif new != old:
-            document.write_text(new)
+            document.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

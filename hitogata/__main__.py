@@ -26,13 +26,13 @@ COMMANDS = {
     "console": Command("talk to the robot in a browser, and see what it sees", "console:console"),
     "simulate": Command("run a simulated robot that waits for its operators", "simulate:simulate"),
     "walk": Command("train the walker", "walk:walk"),
-    "bench": Command("measure how fast the policy answers", "bench_policy:bench"),
+    "bench": Command("measure how fast the policy answers", "bench.policy:bench"),
     "bench console": Command(
-        "measure what open pages cost the robot's loop", "bench_console:bench_console"
+        "measure what open pages cost the robot's loop", "bench.console:bench_console"
     ),
-    "bench walker": Command("examine walkers, ours and others'", "bench_walker:bench_walker"),
+    "bench walker": Command("examine walkers, ours and others'", "bench.walker:bench_walker"),
     "bench bridge": Command(
-        "measure round trips and stops against raw ZeroMQ", "bench_bridge:bench_bridge"
+        "measure round trips and stops against raw ZeroMQ", "bench.bridge:bench_bridge"
     ),
     "keys": Command("make and list the keys of a server and its clients", "keys:keys"),
     "replay": Command("show what a recording of the black box holds", "replay:replay"),

@@ -14,11 +14,16 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from bridge.contract import UserError
+from hitogata import __version__
+
+BARE = ""
+# As `av>=14; extra == "sim"`; what every tier has names no extra.
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:[^;]*;.*\bextra == [\"']([\w-]+)[\"'])?")
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,21 @@ def dispatch(commands: Mapping[str, Command], arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(commands))
         return
+    if arguments[0] == "--version":
+        print(f"hitogata {__version__}")
+        return
     # A command is one word or two: "bench", "bench walker".
     words = 2 if " ".join(arguments[:2]) in commands else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in commands:
         raise UserError(f"no command {name!r}: use one of {', '.join(commands)}")
-    call = _parse(name, commands[name].function(), rest)
-    call()
+    try:
+        _parse(name, commands[name].function(), rest)()
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if extra := extra_with(missing, preferred=name):
+            raise UserError(f'{name} needs {missing}: pip install "hitogata[{extra}]"') from error
+        raise
 
 
 def _overview(commands: Mapping[str, Command]) -> str:
@@ -116,7 +129,7 @@ def _overview(commands: Mapping[str, Command]) -> str:
             "",
             *lines,
             "",
-            "hitogata COMMAND --help shows a command's options and an example.",
+            "hitogata COMMAND --help shows a command's options and an example; hitogata --version.",
         ]
     )
 
@@ -157,3 +170,27 @@ def _valid_options(function: Callable[..., Any], prog: str) -> str:
         tyro.cli(function, prog=prog, args=["--help"])
     lines = re.findall(r"^[\s│]+(--[a-z][a-z0-9.-]*)", shown.getvalue(), re.MULTILINE)
     return f"{prog} takes {' '.join([*dict.fromkeys(lines), '--help'])}"
+
+
+def requirements() -> dict[str, list[str]]:
+    """Extra -> names of its distributions, in the order of pyproject.toml; BARE for all tiers."""
+    found: dict[str, list[str]] = {BARE: []}
+    for line in metadata.requires("hitogata") or ():
+        match = _REQUIREMENT.match(line)
+        if match and match[1] != "hitogata":  # as `all` does, by the names of other extras
+            found.setdefault(match[2] or BARE, []).append(match[1])
+    return found
+
+
+def extra_with(module: str, preferred: str) -> str | None:
+    """An extra that brings a module: the preferred one if it does, else the first; None for none.
+
+    A distribution is taken for its module's when it begins with its name: rsl-rl-lib has rsl_rl.
+    """
+    top = module.split(".")[0].lower() + "_"
+    known = [
+        extra
+        for extra, names in requirements().items()
+        if extra and any(f"{re.sub('[-.]', '_', name.lower())}_".startswith(top) for name in names)
+    ]
+    return preferred if preferred in known else next(iter(known), None)

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
-import onnxruntime
-
 from assets import ASSETS, asset_path
 from bridge.contract import UserError
+from hitogata.commandline import BARE, requirements
 
 OPENGL_REMEDY = "unset MUJOCO_GL; on Linux: apt-get install libegl1 libgl1 libgles2"
-PACKAGES = ("torch", "mujoco", "gymnasium", "onnx", "pyzmq", "rsl-rl-lib")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 SHIPPED = ("robots/g1.xml", "models/walker.onnx", "models/text_encoder", "models/bundle")
 
@@ -46,6 +44,7 @@ def examine() -> Iterator[tuple[str, str, str | None]]:
 
 
 def python() -> str:
+    """The interpreter's release."""
     version = f"Python {platform.python_version()}"
     if not (3, 11) <= sys.version_info < (3, 14):
         raise Missing(version, "install Python 3.11, 3.12 or 3.13")
@@ -53,19 +52,32 @@ def python() -> str:
 
 
 def machine() -> str:
+    """System, cores and memory."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = os.cpu_count()
     return f"{platform.system()} {platform.machine()}, {cores} cores, {memory_gb:.0f} GB of memory"
 
 
 def packages() -> str:
-    absent = [name for name in PACKAGES if not _installed(name)]
-    if absent:
-        raise Missing(f"no {', '.join(absent)}", f"pip install {' '.join(absent)}")
-    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    """What every tier needs, by release."""
+    names = [name for name in requirements()[BARE] if name not in RUNTIMES]
+    if absent := _absent(names):
+        raise Missing(f"no {', '.join(absent)}", "pip install hitogata")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+def extras() -> str:
+    """Which extras are there whole; none is missing, since each is for some commands alone."""
+    lacking = {extra: _absent(names) for extra, names in requirements().items() if extra != BARE}
+    there = ", ".join(extra for extra, absent in lacking.items() if not absent)
+    others = ", ".join(extra for extra, absent in lacking.items() if absent)
+    return f"{there or 'none'}{others and f'; pip install hitogata[EXTRA] brings {others}'}"
 
 
 def opengl() -> str:
+    """What renders the head camera."""
+    if not _installed("mujoco"):
+        return "not looked for: nothing is simulated without mujoco"
     try:
         from sim.render.camera import (
             opengl_renderer,  # MuJoCo itself fails without the OpenGL asked for
@@ -80,22 +92,26 @@ def opengl() -> str:
 
 
 def providers() -> str:
+    """Which wheel of ONNX Runtime is there, and on what it runs."""
     wheels = [name for name in RUNTIMES if _installed(name)]
     if len(wheels) != 1:
         found = " and ".join(wheels) or "no onnxruntime"
         raise Missing(found, f"pip uninstall {' '.join(RUNTIMES)}, then pip install hitogata")
-    compiled = onnxruntime.get_available_providers()
+    from assets.inference import ort  # missing, it would keep the doctor from telling
+
+    compiled = ort.get_available_providers()
     wanted = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in compiled]
-    onnxruntime.set_default_logger_severity(4)
+    ort.set_default_logger_severity(4)
     # Only a session tells which of the compiled-in providers this machine can use.
     model = asset_path("models/walker.onnx")
     if not model.exists():
         raise Missing(f"no {model} to try", "install hitogata again")
-    used = onnxruntime.InferenceSession(str(model), providers=wanted).get_providers()
-    return f"{wheels[0]} {onnxruntime.__version__} runs on {', '.join(used)}"
+    used = ort.InferenceSession(str(model), providers=wanted).get_providers()
+    return f"{wheels[0]} {ort.__version__} runs on {', '.join(used)}"
 
 
 def assets() -> str:
+    """Where the shipped models and robots are."""
     absent = [name for name in SHIPPED if not asset_path(name).exists()]
     if absent:
         raise Missing(f"no {', '.join(absent)} in {ASSETS}", "install hitogata again")
@@ -103,8 +119,13 @@ def assets() -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    check.__name__: check for check in (python, machine, packages, opengl, assets, providers)
+    check.__name__: check
+    for check in (python, machine, packages, extras, opengl, assets, providers)
 }
+
+
+def _absent(names: list[str]) -> list[str]:
+    return [name for name in names if not _installed(name)]
 
 
 def _installed(name: str) -> bool:

@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address, torch_policies
+from robots.g1.embodiment import G1
 from tasks.evaluation.evaluate import EvaluateConfig, heldout_drop
 from tasks.evaluation.evaluate import evaluate as evaluate_policy
 from tasks.evaluation.results import command_line, read_figures, write_results
@@ -53,14 +54,14 @@ def evaluate(
     name = "fp32" if checkpoint else blind and f"no_{blind}"
     config = dataclasses.replace(config, baseline=config.baseline or name)
     known = {} if expert else read_figures(results)
-    if expert or checkpoint:
+    if expert or checkpoint or config.floor:
         policy = torch_policies(checkpoint) if checkpoint else None
         figures = evaluate_policy(policy, config, out, known)
     else:
         options = ("--blind", blind) if blind else ()
         keys = server.client_keys()
         with policy_address(server.connect, bundle, *options) as address:
-            policies = partial(RemotePolicy, address, keys=keys)
+            policies = partial(RemotePolicy, address, G1, keys=keys)
             figures = evaluate_policy(policies, config, out, known)
     for key, value in figures.items():
         print(f"{key:32} {value}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,12 +12,15 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from bridge.contract import COMMAND_DIM, Policy, UserError
+from bridge.contract import Policy, UserError
 from bridge.files import write_bytes
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
+from robots.g1.embodiment import COMMAND_DIM, G1
 from sim.render.video import write_animation
+from tasks.catalogue import SHIPPED
 from tasks.evaluation.evaluate import draw_success
+from tasks.evaluation.results import read_figures
 from tasks.evaluation.run import RunConfig, fitting_seeds, perform, set_stage, verdict
 from tasks.language.parse import read_wording
 
@@ -64,7 +66,7 @@ def gallery(
     keys = server.client_keys()
     with (
         policy_address(server.connect, bundle) as address,
-        RemotePolicy(address, keys=keys) as policy,
+        RemotePolicy(address, G1, keys=keys) as policy,
     ):
         draw_gallery(policy, config)
 
@@ -83,7 +85,7 @@ def draw_gallery(policy: Policy, config: GalleryConfig) -> None:
 
 
 def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
-    meaning = read_wording(instruction)
+    meaning = read_wording(instruction, SHIPPED.language)
     seeds = islice(fitting_seeds(meaning), tries)
     for number, seed in enumerate(seeds, 1):
         stage = set_stage(instruction, RunConfig(seed=seed))
@@ -91,7 +93,7 @@ def _animate(policy: Policy, instruction: str, path: Path, tries: int) -> None:
         said = verdict(outcome, meaning)
         print(f"told        {instruction!r}, scene {number} of at most {tries}: {said}")
         if outcome.success or number == tries:
-            write_animation(path, stage.world, frames, instruction, MOST_BYTES)
+            write_animation(path, stage.world.model, frames, instruction, MOST_BYTES)
             print(f"animation   {path}, {path.stat().st_size / 1e6:.2f} MB")
             return
         stage.world.close()
@@ -101,7 +103,7 @@ def write_plots(results: Path, folder: Path) -> list[Path]:
     """A PNG for every kind of figure that the files in `results` hold; the paths written."""
     figures: dict[str, Any] = {}
     for path in sorted(results.glob("*.json")):
-        figures |= json.loads(path.read_text()).get("figures", {})
+        figures |= read_figures(path)
     made = []
     if any(key.endswith(("_success_interval", "_both_interval")) for key in figures):
         made.append(folder / "success.png")

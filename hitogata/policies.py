@@ -13,7 +13,8 @@ from bridge.contract import Policy
 from bridge.process import child_server
 
 BUNDLE = asset_path("models/bundle")
-HITOGATA = (sys.executable, "-m", "hitogata")
+# -P: no file of the folder in which a user happens to be is taken for a module of ours.
+HITOGATA = (sys.executable, "-P", "-m", "hitogata")
 
 
 @contextlib.contextmanager
@@ -44,8 +45,8 @@ def policies_of(path: Path) -> Callable[[], Policy]:
     return torch_policies(path)
 
 
-def torch_policies(checkpoint: Path) -> Callable[[], Policy]:
+def torch_policies(checkpoint: Path, threads: int = 1) -> Callable[[], Policy]:
     """Makes float32 policies of a checkpoint, in whichever process calls it."""
     from policy.training.torch_policy import TorchPolicy
 
-    return partial(TorchPolicy, checkpoint, threads=1)
+    return partial(TorchPolicy, checkpoint, threads)

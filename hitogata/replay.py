@@ -11,6 +11,7 @@ from bridge.blackbox.recording import read_recording
 from bridge.blackbox.replay import draw, tables
 from bridge.contract import UserError
 from bridge.files import write_bytes
+from policy.runtime.legacy import release_0_1
 
 
 def replay(recording: Positional[Path], out: Path = Path("out/replay.png")) -> None:
@@ -24,7 +25,7 @@ def replay(recording: Positional[Path], out: Path = Path("out/replay.png")) -> N
     """
     if out.suffix != ".png":
         raise UserError(f"{out} is no PNG: choose a name that ends in .png")
-    found = read_recording(recording)
+    found = read_recording(recording, unnamed=release_0_1())
     console = Console()
     spanned_s = found.time_s[-1] - found.time_s[0]
     console.print(

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from bridge.contract import check_instruction
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
+from robots.g1.embodiment import G1
 from tasks.evaluation.run import RunConfig, carry_out, set_stage
 
 
@@ -24,13 +25,13 @@ def run(
     Example: hitogata run "walk to the red ball" --seed 7
 
     Args:
-        instruction: What the robot is command_line, at most 1 KiB.
+        instruction: What the robot is told, at most 1 KiB.
         bundle: The exported policy to serve, in a process of its own.
     """
     keys = server.client_keys()
     stage = set_stage(check_instruction(instruction), config)
     with (
         policy_address(server.connect, bundle) as address,
-        RemotePolicy(address, keys=keys) as policy,
+        RemotePolicy(address, G1, keys=keys) as policy,
     ):
         carry_out(stage, policy, config)

@@ -60,7 +60,9 @@ def serve(
         print(f"serving {bundle} at {place} on {policy.device}", flush=True)
 
     if wire == "hitogata":
-        serve_policy(policy, address or "tcp://127.0.0.1:5757", info, ready, pair)
+        serve_policy(
+            policy, policy.embodiment, address or "tcp://127.0.0.1:5757", info, ready, pair
+        )
     else:
         serve_foreign = gr00t.serve_gr00t if wire == "gr00t" else openpi.serve_openpi
-        serve_foreign(policy, door, info, ready)
+        serve_foreign(policy, policy.embodiment, door, info, ready)

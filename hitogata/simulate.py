@@ -13,6 +13,7 @@ from bridge.control.policy_link import PolicyLink
 from bridge.supervisor import is_supervised, supervise
 from bridge.wire.client import Connection
 from hitogata.policies import BUNDLE, HITOGATA, policy_address
+from robots.g1.embodiment import G1
 from sim.live import SimulateConfig, run_live
 
 CONNECT_S = 60.0
@@ -38,7 +39,7 @@ def simulate(
     keys = server.client_keys()
     with (
         policy_address(server.connect, bundle) as address,
-        PolicyLink(address, keys=keys) as link,
+        PolicyLink(address, G1, keys=keys) as link,
     ):
         link.wait_connected(CONNECT_S)
         run_live(link, config, lambda place: print(f"robot at {place}", flush=True))

@@ -1,0 +1,1 @@
+"""Bodies, whatever they are made of: neither MuJoCo nor torch."""

@@ -1,0 +1,1 @@
+"""MuJoCo: scenes, worlds and their pictures, environments, the walker's training."""

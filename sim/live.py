@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import COMMAND_TIMEOUT_S, CONTROL_HZ, Observation
+from bridge.contract import COMMAND_TIMEOUT_S, Observation
 from bridge.control.loop import ControlLoop, Pace
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Safety
@@ -20,7 +20,7 @@ from bridge.robot_node import Station, Truth
 from bridge.supervisor import Heartbeat
 from bridge.wire.keys import server_keys
 from bridge.wire.server import stop_on_signals
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CONTROL_HZ, G1, PERIOD_S
 from sim.scene import sample_scene
 from sim.world import World
 
@@ -130,14 +130,14 @@ def run_live(
     """
     keys = server_keys(config.operator_keys) if config.operator_keys else None
     robot = LiveRobot(config.seed, config.robot, config.speed)
-    loop = ControlLoop(robot, link, Safety(command_limits()), lambda: robot.time_s)
+    loop = ControlLoop(robot, link, Safety(G1), lambda: robot.time_s)
     with (
         stop_on_signals() as stopping,
-        OperatorPort(config.address, simulated=True, keys=keys) as port,
-        Recorder(config.recordings) as recorder,
+        OperatorPort(config.address, G1, simulated=True, keys=keys) as port,
+        Recorder(config.recordings, G1) as recorder,
     ):
         station = Station(loop, port, recorder, robot.truth, robot.new_scene)
-        pace = Pace(config.speed)
+        pace = Pace(PERIOD_S, config.speed)
         if ready is not None:
             ready(config.address)
         heart = Heartbeat()

@@ -7,17 +7,20 @@ from pathlib import Path
 import mujoco
 
 from assets import asset_path
-from bridge.contract import JOINT_NAMES, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import facts
 
 CONTROL_SUBSTEPS = 3
 TIMESTEP_S = 0.02 / CONTROL_SUBSTEPS
+TORSO = "torso_link"
+FEET = ("left_ankle_roll_link", "right_ankle_roll_link")
 
 
 def robot_spec(path: Path | str | None = None) -> mujoco.MjSpec:
     """Our G1, or the one in an MJCF file, with our gains, motors and physics options.
 
-    Raises UserError for a file that is missing, is no MJCF or lacks one of the 29 joints.
+    Raises UserError for a file that is missing, is no MJCF or holds no free G1.
     """
     path = Path(path) if path else asset_path("robots/g1.xml")
     if not path.is_file():
@@ -27,19 +30,29 @@ def robot_spec(path: Path | str | None = None) -> mujoco.MjSpec:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"robot file {path} is no valid MJCF ({reason})") from error
-    missing = set(JOINT_NAMES) - {joint.name for joint in spec.joints}
-    if missing:
-        some = ", ".join(sorted(missing)[:3])
-        raise UserError(
-            f"robot file {path} lacks {len(missing)} of the 29 joints ({some}, ...);"
-            " use an MJCF with the G1's joint names"
-        )
+    if lack := _lack(spec):
+        raise UserError(f"robot file {path} {lack}; use an MJCF with the G1's names")
     _use_our_motors(spec)
     spec.option.timestep = TIMESTEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     # MuJoCo 4.0.0's sparse Newton factor is wrong.
     spec.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     return spec
+
+
+def _lack(spec: mujoco.MjSpec) -> str:
+    """What a model lacks to be a G1 that stands by itself, or nothing."""
+    hinges = {j.name for j in spec.joints if j.type == mujoco.mjtJoint.mjJNT_HINGE}
+    if missing := sorted(set(JOINT_NAMES) - hinges):
+        return f"lacks {len(missing)} of the 29 joints ({', '.join(missing[:3])}, ...)"
+    if missing := [name for name in (TORSO, *FEET) if spec.body(name) is None]:
+        return f"lacks the body {missing[0]}"
+    base, root = spec.joints[0], spec.body(TORSO)
+    while root.parent.name != "world":
+        root = root.parent
+    if base.type != mujoco.mjtJoint.mjJNT_FREE or base.parent.name != root.name:
+        return f"has no free joint in {root.name}, or other joints before it"
+    return ""
 
 
 def _use_our_motors(spec: mujoco.MjSpec) -> None:

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import colorsys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import mujoco
 import numpy as np
 
 from bridge.contract import UserError
-from sim.robot import robot_spec
+from bridge.files import checked
+from sim.objects import (
+    COLOURS,
+    FLOOR_BIT,
+    OBJECT_BIT,
+    SHAPES,
+    Rgb,
+    SceneObject,
+    add_object,
+    sample_object,
+)
+from sim.robot import FEET, robot_spec
 
-SHAPES = ("cube", "ball", "cylinder", "cone")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-# Hue in degrees and its spread, then the range of brightness. Yellow and orange have no dark
-# shades: those are olive and brown to people.
-SHADES: dict[str, tuple[float, float, float, float]] = {
-    "red": (0, 6, 0.6, 1.0),
-    "green": (122, 14, 0.45, 0.9),
-    "blue": (220, 10, 0.6, 1.0),
-    "yellow": (55, 4, 0.85, 1.0),
-    "purple": (283, 9, 0.45, 0.9),
-    "orange": (27, 4, 0.9, 1.0),
-}
 N_OBJECTS = (3, 5)
-DISTANCE_M = (1.2, 3.5)
 LEAST_BEARING_RAD = np.deg2rad(40)
-HALF_HEIGHT_M = (0.12, 0.18)
 WALL_M = (5.0, 6.0)
-WALL_HEIGHT_M = 2.6
-# Radius over half height: all shapes look about as wide as high.
-RADIUS = {"cube": 1.0, "ball": 1.0, "cylinder": 0.8, "cone": 0.95}
-OBJECT_KG = 0.6
-CONE_EDGES = 20
+WALL_HEIGHT_M, WALL_THICKNESS_M = 2.6, 0.05
+# Arms at its sides, the robot keeps within this of the origin.
+ROBOT_RADIUS_M = 0.35
 
-# Contact bits. The robot's limbs meet objects and, in a fall, the floor, but never each other.
-FLOOR_BIT, OBJECT_BIT = 1, 2
 # Geom groups. The shell is what the head camera sits in, and what is never in its view.
 SCENERY_GROUP, SHELL_GROUP, VISUAL_GROUP, COLLISION_GROUP = 0, 1, 2, 3
 HEAD_CAMERA = "head"
@@ -52,17 +47,8 @@ SHELL_PARTS = (
 )
 
 
-@dataclass(frozen=True)
-class SceneObject:
-    """A free body on the floor. `size_m` is half its height; `rgb` is in 0..1."""
-
-    shape: str
-    colour: str
-    rgb: tuple[float, float, float]
-    size_m: float
-    x_m: float
-    y_m: float
-    yaw_rad: float
+_Component = Annotated[float, msgspec.Meta(ge=-1e3, le=1e3)]
+_Offset = Annotated[float, msgspec.Meta(ge=-0.1, le=0.1)]
 
 
 @dataclass(frozen=True)
@@ -73,48 +59,62 @@ class Scene:
     head camera is off its nominal pose.
     """
 
-    objects: tuple[SceneObject, ...] = ()
-    floor_rgb: tuple[float, float, float] = (0.55, 0.55, 0.55)
-    wall_rgb: tuple[float, float, float] = (0.8, 0.8, 0.78)
-    wall_m: float = 5.5
-    light_direction: tuple[float, float, float] = (0.3, 0.2, -1.0)
-    light_level: float = 1.0
-    friction: float = 0.8
-    camera_pitch_rad: float = 0.0
-    camera_offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    objects: Annotated[
+        tuple[SceneObject, ...], msgspec.Meta(max_length=len(COLOURS) * len(SHAPES))
+    ] = ()
+    floor_rgb: tuple[Rgb, Rgb, Rgb] = (0.55, 0.55, 0.55)
+    wall_rgb: tuple[Rgb, Rgb, Rgb] = (0.8, 0.8, 0.78)
+    wall_m: Annotated[float, msgspec.Meta(ge=2, le=20)] = 5.5
+    light_direction: tuple[_Component, _Component, _Component] = (0.3, 0.2, -1.0)
+    light_level: Annotated[float, msgspec.Meta(ge=0, le=3)] = 1.0
+    friction: Annotated[float, msgspec.Meta(ge=0.05, le=2)] = 0.8
+    camera_pitch_rad: Annotated[float, msgspec.Meta(ge=-0.5, le=0.5)] = 0.0
+    camera_offset_m: tuple[_Offset, _Offset, _Offset] = (0.0, 0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and dicts alone, fit for JSON."""
-        return _plain(asdict(self))
+        return msgspec.to_builtins(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Scene:
-        """The scene that `to_dict` described; UserError if it is no scene."""
+    def from_dict(cls, values: object) -> Scene:
+        """The scene that `to_dict` described; UserError names the field that is none of a scene."""
         try:
-            objects = tuple(
-                SceneObject(**{key: _frozen(value) for key, value in thing.items()})
-                for thing in values["objects"]
-            )
-            rest = {key: _frozen(value) for key, value in values.items() if key != "objects"}
-            scene = cls(objects=objects, **rest)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"this is no scene ({error}); write one with Scene.to_dict()"
-            ) from error
-        for thing in scene.objects:
-            if thing.shape not in SHAPES:
-                raise UserError(f"no shape {thing.shape!r}; choose one of {', '.join(SHAPES)}")
+            scene = checked(values, cls)
+            assert isinstance(values, dict), "what became a scene is a dict"
+            _refuse_unknown(values, cls)
+            for thing in values.get("objects", ()):
+                _refuse_unknown(thing, SceneObject)
+            _refuse_crowd(scene)
+        except ValueError as error:
+            raise UserError(f"this is no scene: {error}; {_REMEDY}") from error
         return scene
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+_REMEDY = "correct it, or write one with Scene.to_dict()"
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _refuse_unknown(values: dict[str, Any], kind: type) -> None:
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"there is no field {name!r}, but {', '.join(known)}")
+
+
+def _refuse_crowd(scene: Scene) -> None:
+    """ValueError where things are in each other, the robot or a wall, or the lamp shines up."""
+    if scene.light_direction[2] >= 0:
+        raise ValueError(f"light_direction is {scene.light_direction}: its z must be negative")
+    room_m = scene.wall_m - WALL_THICKNESS_M
+    for i, thing in enumerate(scene.objects):
+        place = f"objects[{i}] at x_m {thing.x_m:g}, y_m {thing.y_m:g}"
+        if np.hypot(thing.x_m, thing.y_m) < ROBOT_RADIUS_M + thing.radius_m:
+            raise ValueError(f"{place} is in the robot, which stands at 0, 0")
+        if max(abs(thing.x_m), abs(thing.y_m)) > room_m - thing.radius_m:
+            raise ValueError(f"{place} is outside the walls: they are at {scene.wall_m:g} m")
+    for (i, one), (j, other) in combinations(enumerate(scene.objects), 2):
+        apart_m = np.hypot(one.x_m - other.x_m, one.y_m - other.y_m)
+        if apart_m < one.radius_m + other.radius_m:
+            raise ValueError(f"objects[{i}] and objects[{j}] are in each other")
 
 
 def sample_scene(rng: np.random.Generator, n_objects: int | None = None) -> Scene:
@@ -126,7 +126,7 @@ def sample_scene(rng: np.random.Generator, n_objects: int | None = None) -> Scen
     n = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1)) if n_objects is None else n_objects
     kinds = rng.choice(len(COLOURS) * len(SHAPES), n, replace=False)
     objects = tuple(
-        _sample_object(rng, COLOURS[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], bearing)
+        sample_object(rng, COLOURS[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], bearing)
         for kind, bearing in zip(kinds, _sample_bearings(rng, n), strict=True)
     )
     tilt, towards = rng.uniform(0.1, 0.6), rng.uniform(-np.pi, np.pi)
@@ -152,36 +152,33 @@ def _sample_bearings(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.uniform(-np.pi, np.pi) + np.cumsum(gaps)
 
 
-def _sample_object(
-    rng: np.random.Generator, colour: str, shape: str, bearing: float
-) -> SceneObject:
-    distance = rng.uniform(*DISTANCE_M)
-    return SceneObject(
-        shape=shape,
-        colour=colour,
-        rgb=sample_shade(rng, colour),
-        size_m=float(rng.uniform(*HALF_HEIGHT_M)),
-        x_m=float(distance * np.cos(bearing)),
-        y_m=float(distance * np.sin(bearing)),
-        yaw_rad=float(rng.uniform(-np.pi, np.pi)),
-    )
-
-
-def sample_shade(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
-    """A shade that people call by the colour's name: rgb in 0..1."""
-    hue, spread, dark, bright = SHADES[colour]
-    degrees = hue + rng.uniform(-spread, spread)
-    return colorsys.hsv_to_rgb(degrees / 360 % 1, rng.uniform(0.8, 1), rng.uniform(dark, bright))
-
-
 def _dull_rgb(rng: np.random.Generator, dark: float, bright: float) -> tuple[float, float, float]:
     """A grey with a hint of a tint: too dull to be taken for any object's colour."""
     return colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.14), rng.uniform(dark, bright))
 
 
 def scene_spec(scene: Scene, robot_path: Path | str | None = None) -> mujoco.MjSpec:
-    """The room, its objects (bodies and free joints "object_0", ...) and the robot, to compile."""
+    """The room, its objects (bodies and free joints "object_0", ...) and the robot, to compile.
+
+    Raises UserError for a robot's file that cannot be used.
+    """
     spec = robot_spec(robot_path)
+    if robot_path is None:
+        _furnish(spec, scene)
+        return spec
+    try:
+        _furnish(spec, scene)
+        spec.compile()
+    except ValueError as error:
+        reason = " ".join(str(error).split()).removeprefix("Error: ")
+        raise UserError(
+            f"robot file {robot_path} cannot stand in a scene ({reason}): correct it, and leave the"
+            " robot alone in it"
+        ) from error
+    return spec
+
+
+def _furnish(spec: mujoco.MjSpec, scene: Scene) -> None:
     for key in list(spec.keys):
         spec.delete(key)  # written for the robot alone, they do not fit its qpos in a scene
     spec.option.iterations, spec.option.ls_iterations = 10, 20
@@ -190,27 +187,37 @@ def scene_spec(scene: Scene, robot_path: Path | str | None = None) -> mujoco.MjS
     _add_look(spec, scene)
     _add_room(spec, scene)
     for index, thing in enumerate(scene.objects):
-        _add_object(spec, index, thing)
-    return spec
+        add_object(spec, index, thing)
 
 
 def _prepare_robot(spec: mujoco.MjSpec, scene: Scene) -> None:
     """Sets what the robot's geoms may touch, and hides the shell from its own camera."""
-    feet = {"left_ankle_roll_link", "right_ankle_roll_link"}
+    for pair in list(spec.pairs):  # these would touch whatever their geoms may
+        spec.delete(pair)
+    soles = _soles(spec)
     for geom in spec.geoms:
-        sphere = geom.type == mujoco.mjtGeom.mjGEOM_SPHERE
         if geom.group == VISUAL_GROUP:
             geom.contype = geom.conaffinity = 0
             if any(part in geom.parent.name for part in SHELL_PARTS):
                 geom.group = SHELL_GROUP
-        elif geom.parent.name in feet and sphere:
+        elif geom in soles:
             geom.contype, geom.conaffinity = 0, FLOOR_BIT | OBJECT_BIT
             geom.priority = 1
             geom.friction[0] = scene.friction
         else:
             geom.contype = 0
-            geom.conaffinity = OBJECT_BIT if geom.parent.name in feet else FLOOR_BIT | OBJECT_BIT
+            geom.conaffinity = OBJECT_BIT if geom.parent.name in FEET else FLOOR_BIT | OBJECT_BIT
             geom.group = COLLISION_GROUP
+
+
+def _soles(spec: mujoco.MjSpec) -> list[mujoco.MjsGeom]:
+    """What the feet stand on: their spheres, or all of a foot that has none."""
+    soles = []
+    for name in FEET:
+        geoms = [geom for geom in spec.body(name).geoms if geom.group != VISUAL_GROUP]
+        spheres = [geom for geom in geoms if geom.type == mujoco.mjtGeom.mjGEOM_SPHERE]
+        soles += spheres or geoms
+    return soles
 
 
 def _add_camera(spec: mujoco.MjSpec, scene: Scene) -> None:
@@ -260,45 +267,10 @@ def _add_room(spec: mujoco.MjSpec, scene: Scene) -> None:
         world.add_geom(
             name=f"wall_{index}",
             type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[0.05, size, WALL_HEIGHT_M / 2],
+            size=[WALL_THICKNESS_M, size, WALL_HEIGHT_M / 2],
             pos=[size * np.cos(angle), size * np.sin(angle), WALL_HEIGHT_M / 2],
             quat=[np.cos(angle / 2), 0, 0, np.sin(angle / 2)],
             rgba=[*(shade * np.array(scene.wall_rgb)), 1],
             contype=FLOOR_BIT,
             conaffinity=0,
         )
-
-
-def _add_object(spec: mujoco.MjSpec, index: int, thing: SceneObject) -> None:
-    name, half = f"object_{index}", thing.size_m
-    body = spec.worldbody.add_body(
-        name=name,
-        pos=[thing.x_m, thing.y_m, half],
-        quat=[np.cos(thing.yaw_rad / 2), 0, 0, np.sin(thing.yaw_rad / 2)],
-    )
-    body.add_freejoint(name=name)
-    radius = RADIUS[thing.shape] * half
-    look = {
-        "cube": {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": [half, half, half]},
-        "ball": {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": [half, 0, 0]},
-        "cylinder": {"type": mujoco.mjtGeom.mjGEOM_CYLINDER, "size": [radius, half, 0]},
-        "cone": {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": f"{name}_cone"},
-    }[thing.shape]
-    # All scenes of n objects have one memory layout, which a batch of them needs: each object has
-    # this mesh, used or not, and the inertia of a cylinder around its centre, whatever its shape.
-    body.explicitinertial = True
-    body.mass, body.ipos = OBJECT_KG, [0, 0, 0]
-    across = OBJECT_KG * (3 * radius**2 + 4 * half**2) / 12
-    body.inertia = [across, across, OBJECT_KG * radius**2 / 2]
-    mesh = spec.add_mesh(name=f"{name}_cone", scale=[radius, radius, half])
-    mesh.make_cone(CONE_EDGES, 0.0)
-    body.add_geom(
-        name=name,
-        rgba=[*thing.rgb, 1],
-        contype=OBJECT_BIT,
-        conaffinity=FLOOR_BIT | OBJECT_BIT,
-        # Balls resist rolling, so that one that was only brushed comes to rest.
-        condim=6 if thing.shape == "ball" else 3,
-        friction=[0.8, 0.01, 0.01],
-        **look,
-    )

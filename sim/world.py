@@ -8,21 +8,21 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import Observation
+from robots.g1.embodiment import (
     ARMS,
     COMMAND_DIM,
     CONTROL_HZ,
     DAMP_KD_NMS_RAD,
+    G1,
     IMAGE_SIZE,
-    JOINT_NAMES,
     N_JOINTS,
     STAND_COMMAND,
-    Observation,
 )
-from robots.g1.facts import facts, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from robots.g1.walker import Walker
-from robots.rotations import gravity_in_base, yaw_of
+from sim.batch import Body
 from sim.odometry import Odometry
 from sim.render.camera import HeadCamera
 from sim.render.visibility import Sight
@@ -30,8 +30,6 @@ from sim.robot import CONTROL_SUBSTEPS
 from sim.scene import Scene, scene_spec
 
 CAMERA_HZ = 10.0
-FALLEN_HEIGHT_M = 0.45
-FALLEN_TILT_COS = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,7 @@ class World:
         self.scene = scene
         self.model = scene_spec(scene, robot_path).compile()
         self.data = mujoco.MjData(self.model)
-        joints = [self.model.joint(name) for name in JOINT_NAMES]
-        self._joint_qpos = np.array([int(joint.qposadr[0]) for joint in joints])
-        self._joint_dof = np.array([int(joint.dofadr[0]) for joint in joints])
+        self._body = Body(self.model, self.data)
         bodies = [self.model.body(f"object_{i}").id for i in range(len(scene.objects))]
         self._objects = np.array(bodies, dtype=np.int64)
         self._walker = Walker(walker_path)
@@ -92,9 +88,7 @@ class World:
     def reset(self) -> None:
         """Back to the beginning: the robot stands at the origin, faces +x, and objects rest."""
         mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[:7] = [0, 0, facts()["pelvis_home_height_m"], 1, 0, 0, 0]
-        self.data.qpos[self._joint_qpos] = joint_facts("home_rad")
-        self.data.ctrl[:] = joint_facts("home_rad")
+        self._body.place(joint_facts("home_rad"))
         mujoco.mj_forward(self.model, self.data)
         self._walker.reset()
         self._getting_up: GetUp | None = None
@@ -104,7 +98,7 @@ class World:
         self._forget_picture()
 
     def close(self) -> None:
-        """Frees the camera's OpenGL memory."""
+        """Frees the camera's OpenGL memory; a world that is dropped leaves that to the next one."""
         if self._camera is not None:
             self._camera.close()
             self._camera = None
@@ -122,18 +116,19 @@ class World:
 
     def observe(self) -> Observation:
         """What the body knows now. Its picture is renewed at CAMERA_HZ, as a camera's is."""
-        return Observation(
-            time_s=self.time_s,
-            joint_pos_rad=self.data.qpos[self._joint_qpos].astype(np.float32),
-            joint_vel_rad_s=self.data.qvel[self._joint_dof].astype(np.float32),
-            base_ang_vel_rad_s=self.data.qvel[3:6].astype(np.float32),
-            gravity=self._gravity().astype(np.float32),
-            command=self.command,
+        joint_pos, joint_vel, ang_vel, gravity = self._body.proprioception()
+        state = G1.state(
+            joint_pos_rad=joint_pos,
+            joint_vel_rad_s=joint_vel,
+            base_ang_vel_rad_s=ang_vel,
+            gravity=gravity,
+            command=self._command,
             elapsed_s=(self._steps - self._begin_step) / CONTROL_HZ,
-            odometry=self._odometry.pose.astype(np.float32),
-            image=self._picture_now(),
-            image_age_s=(self._steps - (self._picture_step or 0)) / CONTROL_HZ,
+            odometry=self._odometry.pose,
         )
+        images = {"head": self._picture_now()}
+        image_age_s = (self._steps - (self._picture_step or 0)) / CONTROL_HZ
+        return Observation(G1, self.time_s, state, images, image_age_s)
 
     def apply(self, command: np.ndarray) -> None:
         """Walks, balances and moves the arms for one control period as an (18,) command asks."""
@@ -149,15 +144,9 @@ class World:
         self._command = command.copy()
         self._getting_up = None
         if self._other_gains:
-            self._set_gains(joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad"))
+            self._body.set_gains(joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad"))
             self._other_gains = False
-        self.data.ctrl[:] = self._walker.step(
-            command,
-            self.data.qpos[self._joint_qpos],
-            self.data.qvel[self._joint_dof],
-            self.data.qvel[3:6],
-            self._gravity(),
-        )
+        self._body.set_targets(self._walker.step(command, *self._body.proprioception()))
 
     def arrive(self) -> None:
         """The last third of `apply`, once physics has moved `data` by one control period."""
@@ -177,7 +166,7 @@ class World:
         """Lets the motors only brake for one control period; a standing robot sinks and falls."""
         self._getting_up = None
         self._leave_walker()
-        self._set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
+        self._body.set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
         mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
         self.arrive()
 
@@ -187,14 +176,13 @@ class World:
             self._getting_up = GetUp()
             self._leave_walker()
             kp, kd = joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
-            self._set_gains(STIFFNESS_RATIO * kp, DAMPING_RATIO * kd)
-        targets = self._getting_up.step(
-            self.data.qpos[self._joint_qpos], self.data.qvel[3:6], self._gravity()
-        )
+            self._body.set_gains(STIFFNESS_RATIO * kp, DAMPING_RATIO * kd)
+        joint_pos, _, ang_vel, gravity = self._body.proprioception()
+        targets = self._getting_up.step(joint_pos, ang_vel, gravity)
         if targets is None:
             stands, self._getting_up = not self._getting_up.failed, None
             return stands
-        self.data.ctrl[:] = targets
+        self._body.set_targets(targets)
         mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
         self.arrive()
         return None
@@ -202,14 +190,9 @@ class World:
     def _leave_walker(self) -> None:
         """Another than the walker moves the joints: it starts anew, arms from where they are."""
         self._command = STAND_COMMAND.copy()
-        self._command[ARMS] = self.data.qpos[self._joint_qpos][-len(STAND_COMMAND[ARMS]) :]
+        self._command[ARMS] = self._body.joint_pos[N_LEG_WAIST_JOINTS:]
         self._walker.reset()
         self._other_gains = True
-
-    def _set_gains(self, kp: np.ndarray, kd: np.ndarray) -> None:
-        self.model.actuator_gainprm[:, 0] = kp
-        self.model.actuator_biasprm[:, 1] = -kp
-        self.model.actuator_biasprm[:, 2] = -kd
 
     # --- instructions and disturbances ---
 
@@ -220,14 +203,14 @@ class World:
 
     def push(self, delta_velocity_xy: np.ndarray) -> None:
         """Changes the base's velocity at once by (2,) m/s in the world's frame, like a shove."""
-        self.data.qvel[:2] += delta_velocity_xy
+        self._body.push(delta_velocity_xy)
 
     # --- truth ---
 
     def base_pose(self) -> tuple[float, float, float]:
         """True x m, y m and yaw rad, in (-pi, pi], of the pelvis in the world."""
         x, y = self.data.qpos[:2]
-        return float(x), float(y), float(yaw_of(self.data.qpos[3:7]))
+        return float(x), float(y), float(self._body.yaw())
 
     def object_pose(self, index: int) -> tuple[np.ndarray, float]:
         """An object's true centre (3,) m in the world, and the cosine of its tilt."""
@@ -235,7 +218,8 @@ class World:
         return self.data.xpos[body].copy(), float(self.data.xmat[body, 8])
 
     def fallen(self) -> bool:
-        return bool(self.data.qpos[2] < FALLEN_HEIGHT_M or self._gravity()[2] > -FALLEN_TILT_COS)
+        """Whether it lies, or is about to: `sim.batch.Body.fallen`."""
+        return bool(self._body.fallen())
 
     def visible(self, index: int) -> bool:
         """Whether the head camera sees an object, and nothing hides most of it."""
@@ -272,9 +256,6 @@ class World:
         self.data.qvel[:] = 0
         mujoco.mj_forward(self.model, self.data)
         self._forget_picture()
-
-    def _gravity(self) -> np.ndarray:
-        return gravity_in_base(self.data.qpos[3:7])
 
     def _look(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._look_step != self._steps:

@@ -1,0 +1,1 @@
+"""What is asked, how it is shown and how it is judged."""

@@ -1,140 +1,96 @@
-"""The catalogue of task families: what is asked, in which scene, judged how, for how long."""
+"""Catalogues: which tasks there are, as a value, and the one that is shipped."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
-import numpy as np
+from bridge.contract import UserError
+from tasks.expert import refuse
+from tasks.families import gesture, go_to, walk
+from tasks.language.intent import SLOTS, UNKNOWN, Meaning
+from tasks.language.language import Language
+from tasks.success import NoSuccess
+from tasks.task import Skill, Task
 
-from bridge.contract import ARMS, STAND_COMMAND, VEL_X, UserError
-from sim.scene import Scene, sample_scene
-from tasks import arms
-from tasks.language.intent import FAMILIES, Meaning, sample_meaning
-from tasks.success import Judge
-
-# Half the width that a walking robot needs, and how far before its feet an object must stay.
-WAY_HALF_WIDTH_M = 0.5
-WAY_MARGIN_M = 0.5
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One drawn episode: a scene, what is asked in it, and the command in force when it begins."""
-
-    family: str
-    scene: Scene
-    meaning: Meaning
-    start_command: np.ndarray
-    time_limit_s: float
-
-    def judge(self) -> Judge:
-        return CATALOGUE[self.family].judge(self.meaning, self.scene)
+# What no task is about; its wordings are in tasks/language.
+OUT_OF_SCOPE = Skill(UNKNOWN.action, refuse, NoSuccess, time_limit_s=20.0, label_share=0.03)
 
 
-@dataclass(frozen=True)
-class Family:
-    """A kind of task. `trial` draws one; the scene has `n_objects`, or any number if None."""
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Tasks, and the values of the slot "action" in the order in which data sets and bundles keep
+    them: the name of every skill, and "unknown"."""
 
-    summary: str
-    scene: Callable[[np.random.Generator, int | None], Scene]
-    meaning: Callable[[np.random.Generator, Scene], Meaning]
-    time_limit_s: Callable[[Meaning], float]
-    judge: Callable[[Meaning, Scene], Judge] = Judge
+    tasks: tuple[Task, ...]
+    actions: tuple[str, ...]
 
-    def trial(self, rng: np.random.Generator, n_objects: int | None = None) -> Trial:
-        scene = self.scene(rng, n_objects)
-        meaning = self.meaning(rng, scene)
-        return Trial(
-            family=next(name for name, family in CATALOGUE.items() if family is self),
-            scene=clear_way(scene, meaning),
-            meaning=meaning,
-            start_command=start_command(meaning, rng),
-            time_limit_s=self.time_limit_s(meaning),
-        )
+    def __post_init__(self) -> None:
+        skills = chain.from_iterable(task.skills for task in self.tasks)
+        names = [*(skill.name for skill in skills), UNKNOWN.action]
+        assert sorted(names) == sorted(self.actions)
 
+    def __getitem__(self, name: str) -> Task:
+        """A task by its name; raises UserError with the nearest names for an unknown one."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        nearest = difflib.get_close_matches(name, self.names, n=3, cutoff=0.4) or self.names
+        raise UserError(f"unknown task {name!r}: did you mean {' or '.join(nearest)}?")
 
-def family(name: str) -> Family:
-    """A family by its name; raises UserError with the nearest names for an unknown one."""
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    nearest = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
-    raise UserError(f"unknown task {name!r}: did you mean {' or '.join(nearest)}?")
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
 
+    @cached_property
+    def skills(self) -> dict[str, Skill]:
+        """Skills by name, what is out of scope included."""
+        own = {skill.name: skill for task in self.tasks for skill in task.skills}
+        return own | {OUT_OF_SCOPE.name: OUT_OF_SCOPE}
 
-def family_of(meaning: Meaning | None) -> Family | None:
-    """The family to which what is asked belongs; None for what is no task."""
-    names = (name for name, actions in FAMILIES.items() if meaning and meaning.action in actions)
-    return next((CATALOGUE[name] for name in names), None)
+    def skill(self, meaning: Meaning) -> Skill:
+        """The skill that a meaning asks for."""
+        return self.skills[meaning.action]
 
+    @cached_property
+    def slots(self) -> dict[str, tuple[str, ...]]:
+        """The values of every slot, as data sets and bundles keep them."""
+        return {"action": self.actions} | SLOTS
 
-def start_command(meaning: Meaning, rng: np.random.Generator) -> np.ndarray:
-    """The (18,) command before the instruction: there must be something to stop or to lower."""
-    command = STAND_COMMAND.copy()
-    if meaning.action == "stop":
-        command[VEL_X] = rng.uniform(0.3, 0.6)
-    if meaning.action == "lower_arms":
-        side = arms.SIDES[int(rng.integers(2))]
-        command[ARMS] = arms.raised((side,))
-    return command
+    @cached_property
+    def language(self) -> Language:
+        """The ways to say its meanings. Raises UserError for words that clash."""
+        return Language.of(self.slots, [task.wordings() for task in self.tasks])
 
-
-def walk_direction(meaning: Meaning) -> tuple[float, float] | None:
-    """Unit vector (x forward, y left) of a walk or step; None for what stays in its place."""
-    return {
-        "walk_forward": (1.0, 0.0),
-        "walk_backward": (-1.0, 0.0),
-        "step_left": (0.0, 1.0),
-        "step_right": (0.0, -1.0),
-    }.get(meaning.action)
-
-
-def in_the_way(meaning: Meaning, xy_m: Sequence[float]) -> bool:
-    """Whether an object at (x, y) in the heading frame stands where a walk will lead."""
-    direction = walk_direction(meaning)
-    if direction is None:
-        return False
-    along = direction[0] * xy_m[0] + direction[1] * xy_m[1]
-    across = direction[0] * xy_m[1] - direction[1] * xy_m[0]
-    return 0 < along < meaning.distance_m + WAY_MARGIN_M and abs(across) < WAY_HALF_WIDTH_M
+    def with_task(self, task: Task) -> Catalogue:
+        """Another catalogue, which has this task as well. Raises UserError for a name in use."""
+        own = tuple(skill.name for skill in task.skills)
+        values = (*chain.from_iterable(self.slots.values()), *own)
+        taken = [name for name in own if values.count(name) > 1]
+        taken += [task.name] if task.name in self.names else []
+        if taken:
+            raise UserError(f"the name {taken[0]!r} is in use: choose another")
+        return Catalogue((*self.tasks, task), self.actions + own)
 
 
-def clear_way(scene: Scene, meaning: Meaning) -> Scene:
-    """The scene without the objects that a walk from its origin would run into."""
-    kept = tuple(o for o in scene.objects if not in_the_way(meaning, (o.x_m, o.y_m)))
-    return replace(scene, objects=kept)
-
-
-def _walk_limit_s(meaning: Meaning) -> float:
-    if meaning.action == "stop":
-        return 6.0
-    if meaning.action.startswith("turn"):
-        return 6.0 + meaning.angle_rad / 0.2
-    return 6.0 + meaning.distance_m / 0.1
-
-
-def _gesture_limit_s(meaning: Meaning) -> float:
-    return 40.0 if meaning.action == "point_at" else 12.0
-
-
-CATALOGUE: dict[str, Family] = {
-    "walk": Family(
-        summary="walk, step or turn by an amount; stop",
-        scene=sample_scene,
-        meaning=lambda rng, scene: sample_meaning("walk", rng),
-        time_limit_s=_walk_limit_s,
+# A new task comes with a line `.with_task(...)`: the order of actions must not change.
+SHIPPED = Catalogue(
+    (walk.TASK, go_to.TASK, gesture.TASK),
+    (
+        "stop",
+        "walk_forward",
+        "walk_backward",
+        "step_left",
+        "step_right",
+        "turn_left",
+        "turn_right",
+        "go_to",
+        "raise_hand",
+        "wave",
+        "point_at",
+        "lower_arms",
+        "unknown",
     ),
-    "go_to": Family(
-        summary="stand before the object named by colour and shape, facing it",
-        scene=sample_scene,
-        meaning=lambda rng, scene: sample_meaning("go_to", rng, scene.objects),
-        time_limit_s=lambda meaning: 40.0,
-    ),
-    "gesture": Family(
-        summary="raise, wave or lower a hand; point at an object",
-        scene=sample_scene,
-        meaning=lambda rng, scene: sample_meaning("gesture", rng, scene.objects),
-        time_limit_s=_gesture_limit_s,
-    ),
-}
+)

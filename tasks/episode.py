@@ -1,4 +1,4 @@
-"""One episode: a policy carries out an instruction, and a judge watches.
+"""One episode: a policy carries out an instruction, and its success is watched.
 
 The policy answers while simulated time stands still, so that success does not depend on how fast
 the machine is; how long each answer took is measured.
@@ -11,18 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ, CONTROL_HZ, ActionChunk, Observation, Policy, Status
+from bridge.contract import ActionChunk, Observation, Policy, Status
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Safety
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import CHUNK_HZ, CONTROL_HZ, G1
 from sim.render.video import Frame
 from sim.world import World
-from tasks import expert as experts
-from tasks.expert import Context
+from tasks.expert import Context, Expert, act
 from tasks.language.intent import Meaning
-from tasks.success import Judge, true_state
+from tasks.success import Success, true_state
 
-# After the judge is satisfied the policy may still say so itself.
+# After success the policy may still say so itself.
 GRACE_S = 1.0
 DONE_S = 3.0
 WARM_UP_S = 1.5
@@ -46,19 +45,60 @@ class Outcome:
 
 
 class ExpertPolicy:
-    """The scripted expert as a policy: it knows its world and the meaning of its instruction."""
+    """A scripted expert as a policy: it knows its world and the meaning of its instruction."""
 
-    def __init__(self, world: World, meaning: Meaning):
-        self._world, self._meaning = world, meaning
+    def __init__(self, world: World, meaning: Meaning, expert: Expert):
+        self._world, self._meaning, self._expert = world, meaning, expert
 
     def act(self, instruction: str, observation: Observation) -> ActionChunk:
         view = self._world.snapshot()
-        commands, status = experts.act(self._meaning, view, context_of(observation))
+        commands, status = act(self._expert, self._meaning, view, context_of(observation))
         understood = self._meaning.slots()
         return ActionChunk(observation.time_s, commands, status, 1.0, understood)
 
     def reset(self) -> None:
         pass
+
+
+class Rollout:
+    """A policy in a world, through the loop and the safety that a robot has.
+
+    The policy answers every `replan_steps` chunk steps, while the world stands still.
+    """
+
+    def __init__(self, world: World, policy: Policy, replan_steps: int):
+        self.world = world
+        self.link = DirectLink(policy)
+        self.safety = Safety(G1, start=world.command)
+        self._loop = ControlLoop(
+            world, self.link, self.safety, lambda: world.time_s, replan_steps / CHUNK_HZ
+        )
+        self._done_s: float | None = None
+
+    def instruct(self, instruction: str) -> None:
+        """Begins another instruction."""
+        self._loop.instruct(instruction)
+        self._done_s = None
+
+    @property
+    def chunk(self) -> ActionChunk | None:
+        """The newest answer to the instruction."""
+        return self._loop.chunk
+
+    @property
+    def said_s(self) -> float | None:
+        """How long the policy has said that it is not acting any more; None while it acts."""
+        return None if self._done_s is None else self.world.time_s - self._done_s
+
+    def advance(self, steps: int, after_tick: Callable[[], None] = lambda: None) -> None:
+        """Goes on for so many chunk steps; calls `after_tick` after every control period."""
+        for _ in range(steps * PERIODS_PER_STEP):
+            self._loop.tick()
+            after_tick()
+        if self.chunk is None or self.chunk.status == Status.ACTING:
+            self._done_s = None
+        elif self._done_s is None:
+            self._done_s = self.chunk.observed_at_s
 
 
 def context_of(observation: Observation) -> Context:
@@ -75,52 +115,44 @@ def run_episode(
     world: World,
     policy: Policy,
     instruction: str,
-    judge: Judge,
+    success: Success,
     time_limit_s: float,
     replan_steps: int = 3,
     on_frame: Callable[[Frame], None] | None = None,
 ) -> Outcome:
-    """Runs until the judge is satisfied, the robot has fallen, the policy has been done for
-    DONE_S, or the time is over. The policy answers every `replan_steps` chunk steps."""
-    link = DirectLink(policy)
-    safety = Safety(command_limits(), start=world.command)
-    loop = ControlLoop(world, link, safety, lambda: world.time_s, replan_steps / CHUNK_HZ)
-    loop.instruct(instruction)
-    judge.begin(true_state(world))
+    """Runs until success, the robot has fallen, the policy has been done for DONE_S, or the time is
+    over. The policy answers every `replan_steps` chunk steps."""
+    rollout = Rollout(world, policy, replan_steps)
+    rollout.instruct(instruction)
+    success.begin(true_state(world))
     begun = world.time_s
-    satisfied_s = done_s = None
+    satisfied_s: float | None = None
+
+    def watch() -> None:
+        nonlocal satisfied_s
+        if success.watch(true_state(world)) and satisfied_s is None:
+            satisfied_s = world.time_s
+        if on_frame:
+            on_frame(Frame(world.time_s - begun, world.qpos(), rollout.chunk))
+
     while True:
-        for _ in range(replan_steps * PERIODS_PER_STEP):
-            loop.tick()
-            if judge.watch(true_state(world)) and satisfied_s is None:
-                satisfied_s = world.time_s
-            if on_frame:
-                on_frame(Frame(world.time_s - begun, world.qpos(), loop.chunk))
-        chunk = loop.chunk
-        if chunk is None or chunk.status == Status.ACTING:
-            done_s = None
-        elif done_s is None:
-            done_s = chunk.observed_at_s
-        said_long_enough = done_s is not None and world.time_s - done_s >= DONE_S
-        if said_long_enough or _content(satisfied_s, done_s, world.time_s):
+        rollout.advance(replan_steps, watch)
+        said_s = rollout.said_s
+        if said_s is not None and (satisfied_s is not None or said_s >= DONE_S):
             break
-        if judge.fell or world.time_s - begun >= time_limit_s:
+        if satisfied_s is not None and world.time_s - satisfied_s >= GRACE_S:
             break
+        if success.fell or world.time_s - begun >= time_limit_s:
+            break
+    chunk = rollout.chunk
     return Outcome(
-        success=satisfied_s is not None and not judge.spoilt,
-        fell=judge.fell,
-        knocked=judge.knocked,
+        success=satisfied_s is not None and not success.failed,
+        fell=success.fell,
+        knocked=success.knocked,
         done_said=chunk is not None and chunk.status == Status.DONE,
         said=chunk.status.name.lower() if chunk else "nothing",
         time_s=(satisfied_s or world.time_s) - begun,
         understood=dict(chunk.understood) if chunk else {},
-        details=judge.details(),
-        latencies_ms=link.latencies_ms,
+        details=success.details(),
+        latencies_ms=rollout.link.latencies_ms,
     )
-
-
-def _content(satisfied_s: float | None, done_s: float | None, now_s: float) -> bool:
-    """Whether nothing more is to come: success, and the policy has said so or had the time to."""
-    if satisfied_s is None:
-        return False
-    return done_s is not None or now_s - satisfied_s >= GRACE_S

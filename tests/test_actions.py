@@ -1,10 +1,12 @@
+"""Action tokens: the DCT of chunks, its bins, and what coarser chunks keep."""
+
 import itertools
 
 import numpy as np
 import torch
 
-from bridge.contract import BASE_HEIGHT, STAND_COMMAND, VEL_X, YAW_RATE
 from policy.model.action_codec import BANDS, ActionCodec, band_zero_step, dct_basis
+from robots.g1.embodiment import BASE_HEIGHT, G1, STAND_COMMAND, VEL_X, YAW_RATE
 
 
 def smooth_chunks(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -23,13 +25,13 @@ def smooth_chunks(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def fitted(rng: np.random.Generator) -> ActionCodec:
-    codec = ActionCodec()
+    codec = ActionCodec(G1)
     codec.fit(smooth_chunks(rng, 4000))
     return codec
 
 
 def test_basis_is_orthonormal_and_first_band_is_the_mean():
-    basis = dct_basis(16)
+    basis = dct_basis(16, 16)
     np.testing.assert_allclose(basis @ basis.T, np.eye(16), atol=1e-12)
     np.testing.assert_allclose(basis[0], np.full(16, 0.25))
     # cos(pi * 1 * 0.5 / 16) * sqrt(2 / 16)

@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import ARM_HOME_RAD, ARM_JOINTS
+from robots.g1.embodiment import ARM_HOME_RAD, ARM_JOINTS
 from robots.g1.facts import joint_facts
 from sim.robot import robot_spec
 from tasks import arms

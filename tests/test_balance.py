@@ -4,10 +4,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import JOINT_NAMES
 from robots.g1 import gait
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import joint_facts
-from robots.g1.walker import advance_clock, hold_heading, is_stepping, start_phase
+from robots.g1.walker import hold_heading
 from robots.rotations import gravity_in_base
 from sim.robot import walk_model
 
@@ -21,9 +21,9 @@ def test_balance_starts_the_clock_with_the_foot_it_falls_on_and_a_step_is_ended(
     assert not gait.is_tipping(capture, np.array(0.1)), "a step sways as much"
     left = gait.capture_offset(np.array([0.0, 0.1, -1]), np.array([-0.72, 0, 0]), *still_joints)
     assert left == pytest.approx([0.0, 0.3])
-    assert start_phase(np.array(0.0), still, left) == 0.5, "the left foot swings first"
-    assert start_phase(np.array(0.0), still, -left) == 0.0
-    assert _periods_to_rest(start_phase(np.array(0.0), still, left)) == 19  # half of 0.74 s
+    assert gait.start_phase(np.array(0.0), still, left) == 0.5, "the left foot swings first"
+    assert gait.start_phase(np.array(0.0), still, -left) == 0.0
+    assert _periods_to_rest(gait.start_phase(np.array(0.0), still, left)) == 19  # half of 0.74 s
 
 
 def test_a_clock_asked_no_more_takes_one_whole_step_in_place():
@@ -34,8 +34,8 @@ def test_a_clock_asked_no_more_takes_one_whole_step_in_place():
 
 def _periods_to_rest(phase):
     still, upright, unasked_s, periods = np.zeros(3), np.zeros(2), np.array(0.0), 0
-    while is_stepping(phase, still, upright):
-        phase, unasked_s = advance_clock(phase, unasked_s, still, upright)
+    while gait.is_stepping(phase, still, upright):
+        phase, unasked_s = gait.advance_clock(phase, unasked_s, still, upright)
         periods += 1
     return periods
 
@@ -68,7 +68,7 @@ def test_a_walker_that_turns_wrongly_is_held_to_a_25th_of_its_error():
 def test_a_clock_runs_twice_as_fast_while_the_balance_is_far_off():
     walking, unasked_s = np.array([0.5, 0, 0]), np.array(0.0)
     for capture, periods in (([0.2, 0.2], 1), ([0.25, 0.25], 2), ([0.0, -0.31], 2)):
-        phase, _ = advance_clock(np.array(0.1), unasked_s, walking, np.array(capture))
+        phase, _ = gait.advance_clock(np.array(0.1), unasked_s, walking, np.array(capture))
         assert phase == pytest.approx(0.1 + periods / (0.74 * 50))
 
 

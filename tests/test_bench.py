@@ -12,16 +12,9 @@ from assets import asset_path
 from bench.console import BROWSERS, PAGES, console_figures, draw_figures, table_of
 from bench.demo import session_bytes
 from bench.latency import chunk_figures
-from bridge.contract import (
-    CHUNK_STEPS,
-    IMAGE_SIZE,
-    STAND_COMMAND,
-    STATE_DIM,
-    ActionChunk,
-    Observation,
-    Status,
-)
+from bridge.contract import ActionChunk, Observation, Status
 from hitogata.policies import HITOGATA
+from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, STAND_COMMAND, STATE_DIM
 
 SLOW_S = 0.02
 
@@ -44,7 +37,7 @@ class SlowPolicy:
 
 def test_latencies_are_those_of_the_policy() -> None:
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    seen = [Observation.from_state(0.0, np.zeros(STATE_DIM, np.float32), image)] * 2
+    seen = [Observation(G1, 0.0, np.zeros(STATE_DIM, np.float32), {"head": image})] * 2
     policy = SlowPolicy()
     figures = chunk_figures(policy, seen, chunks=10, suffix="_slow")
     assert figures["chunk_p50_ms_slow"] >= 1000 * SLOW_S

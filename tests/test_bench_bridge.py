@@ -13,9 +13,9 @@ from bench.round_trip import BLOCK, interleaved_ms
 from bench.stop import waits_ms
 from bridge.contract import UserError
 from bridge.control.safety import Level
-from hitogata import bench_bridge
 from hitogata.__main__ import COMMANDS
-from hitogata.bench_bridge import ROWS
+from hitogata.bench import bridge as bench_bridge
+from hitogata.bench.bridge import ROWS
 from hitogata.commandline import dispatch
 
 
@@ -70,7 +70,7 @@ def test_a_missed_promise_is_kept_shown_and_told_by_the_exit_status(tmp_path, mo
     told = capsys.readouterr()
     assert ended.value.code == 1 and told.out.count("MISSED") == 1
     assert told.err == "hitogata: missed rtt_p50_ratio_tcp\n"
-    assert json.loads(results.read_text())["figures"]["rtt_p50_ratio_tcp"] == 1.31
+    assert json.loads(results.read_text(encoding="utf-8"))["figures"]["rtt_p50_ratio_tcp"] == 1.31
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_the_command_writes_every_figure(tmp_path, capsys):
     options = ["--round-trips", "20", "--stops", "2", "--results", str(results)]
     with suppress(SystemExit):  # a machine that is busy misses a promise
         dispatch(COMMANDS, ["bench", "bridge", *options])
-    figures = json.loads(results.read_text())["figures"]
+    figures = json.loads(results.read_text(encoding="utf-8"))["figures"]
     told = capsys.readouterr().out
     for key, _, most in ROWS:
         assert np.isfinite(figures[key]) and (figures[key] > 0 or not most), key

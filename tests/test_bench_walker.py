@@ -7,7 +7,7 @@ import pytest
 
 from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, WalkBenchConfig, bench_walkers
 from bridge.contract import UserError
-from hitogata import bench_walker
+from hitogata.bench import walker as bench_walker
 
 
 def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys):
@@ -26,7 +26,7 @@ def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys
     bench_walker.bench_walker(replace(both, peers=False), results)
     monkeypatch.delattr(bench_walker, "step_ms")  # others have none
     bench_walker.bench_walker(replace(both, ours=False, bodies=("mesh",)), results)
-    figures = json.loads(results.read_text())["figures"]
+    figures = json.loads(results.read_text(encoding="utf-8"))["figures"]
     assert set(figures["mesh"]) == {"ours", "holosoma_ppo"} and set(figures["ours"]) == {"ours"}
     assert figures["step_ms"] == 0.1 and figures["ours"]["ours"]["falls"] == 0.25
     assert "holosoma_ppo" in capsys.readouterr().out.replace("\n", "")

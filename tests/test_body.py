@@ -1,6 +1,7 @@
 """The compiled robot against the published facts, and against the real mesh model."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import facts, joint_facts
 from sim.robot import robot_spec
 from sim.scene import Scene, scene_spec
@@ -107,7 +109,9 @@ def test_the_shipped_model_is_what_its_script_writes(tmp_path):
     for name in ("make_g1.py", "g1_facts.json"):
         (tmp_path / name).write_bytes(asset_path(f"robots/{name}").read_bytes())
     subprocess.run([sys.executable, tmp_path / "make_g1.py"], check=True)
-    assert (tmp_path / "g1.xml").read_text() == asset_path("robots/g1.xml").read_text()
+    assert (tmp_path / "g1.xml").read_text(encoding="utf-8") == asset_path(
+        "robots/g1.xml"
+    ).read_text(encoding="utf-8")
 
 
 def test_looks_stay_near_the_real_robots_shape(model):
@@ -156,17 +160,76 @@ def test_a_robot_without_the_joints_is_refused_by_name(tmp_path):
     path = tmp_path / "stick.xml"
     path.write_text(
         '<mujoco><worldbody><body><joint name="left_knee_joint"/>'
-        '<geom size="0.1"/></body></worldbody></mujoco>'
+        '<geom size="0.1"/></body></worldbody></mujoco>',
+        encoding="utf-8",
     )
     with pytest.raises(UserError, match="lacks 28 of the 29 joints"):
         robot_spec(path)
-    path.write_text("no XML")
+    path.write_text("no XML", encoding="utf-8")
     with pytest.raises(UserError, match="no valid MJCF"):
         robot_spec(path)
     with pytest.raises(UserError, match="does not exist"):
         robot_spec(tmp_path / "none.xml")
 
 
+HAND = '<body name="left_wrist_yaw_link"'
+BALL = '<geom type="sphere" size="0.1"/>'
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    """Our robot's file with one thing replaced."""
+    text = asset_path("robots/g1.xml").read_text(encoding="utf-8")
+    assert re.search(old, text)
+    (tmp_path / "g1.xml").write_text(re.sub(old, new, text), encoding="utf-8")
+    return tmp_path / "g1.xml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("<freejoint.*?/>", "", "has no free joint in pelvis"),
+        (
+            "<worldbody>",
+            f'<worldbody><body name="box"><freejoint/>{BALL}</body>',
+            "has no free joint in pelvis, or other joints before it",
+        ),
+        ('"torso_link"', '"chest"', "lacks the body torso_link"),
+        ("<worldbody>", '<worldbody><geom name="floor" size="1"/>', "name 'floor'"),
+        (
+            "<worldbody>",
+            '<asset><mesh name="m" file="none.stl"/></asset>'
+            '<worldbody><geom type="mesh" mesh="m"/>',
+            "opening file .*none.stl",
+        ),
+        (
+            f"({HAND}.*?>)",
+            rf'\1<body><joint name="finger"/>{BALL}</body>',
+            "range.* 'finger'",
+        ),
+    ],
+)
+def test_a_robot_that_cannot_stand_in_a_scene_is_refused_in_a_line(tmp_path, old, new, complaint):
+    path = changed(tmp_path, old, new)
+    with pytest.raises(UserError, match=rf"robot file .*g1\.xml .*{complaint}") as caught:
+        scene_spec(Scene(), path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_robot_on_other_soles_stands_and_its_limbs_never_touch(tmp_path):
+    """Soles of capsules, as others' models have, and a pair that would touch all the same."""
+    sole = '(name="(?:left|right)_foot_.") class="foot" size="0.005" pos="(.*?)"'
+    path = changed(tmp_path, sole, r'\1 type="capsule" group="3" size="0.005 0.01" pos="\2"')
+    text = path.read_text(encoding="utf-8")
+    pair = '<contact><pair geom1="left_foot_0" geom2="right_foot_0" margin="1"/></contact>'
+    path.write_text(text.replace("</mujoco>", f"{pair}</mujoco>"), encoding="utf-8")
+    world = World(Scene(), robot_path=path, render=False)
+    for _ in range(25):
+        world.apply(STAND_COMMAND)
+    pairs = [{world.model.geom(int(g)).name for g in c.geom} for c in world.data.contact]
+    assert pairs and all("floor" in pair for pair in pairs)
+    assert world.data.qpos[2] == pytest.approx(facts()["pelvis_home_height_m"], abs=0.02)
+
+
 def test_facts_name_their_source():
-    about = json.loads(asset_path("robots/g1_facts.json").read_text())["about"]
+    about = json.loads(asset_path("robots/g1_facts.json").read_text(encoding="utf-8"))["about"]
     assert "Menagerie" in about and "BSD-3-Clause" in about

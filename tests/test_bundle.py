@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
+from bridge.embodiment import Camera
 from policy.runtime.bundle import (
     MANIFEST_FILE,
     REQUIRED_FILES,
@@ -18,6 +19,7 @@ from policy.runtime.bundle import (
     verify_bundle,
     write_bundle,
 )
+from robots.g1.embodiment import G1
 
 
 def graph(weight: float = 1.0) -> bytes:
@@ -41,7 +43,7 @@ def files() -> dict[str, bytes]:
 MANIFEST = Manifest(
     model_id="m1",
     normalisation_id="n1",
-    contract=contract_hash(),
+    embodiment=G1,
     slots={"action": ["stop", "wave"]},
     bands=6,
     quantization={"bits": 8},
@@ -58,7 +60,9 @@ def bundle(tmp_path: Path) -> Path:
 
 def alter_manifest(bundle: Path, **changes: object) -> None:
     path = bundle / MANIFEST_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 def test_a_whole_bundle_is_read_back(bundle: Path) -> None:
@@ -92,9 +96,25 @@ def test_a_link_is_not_followed(bundle: Path, tmp_path: Path) -> None:
         verify_bundle(bundle)
 
 
-def test_another_contract_is_refused_with_both_values(bundle: Path) -> None:
-    alter_manifest(bundle, contract="0123456789ab")
-    with pytest.raises(UserError, match=f"contract 0123456789ab, this is {contract_hash()}"):
+def earlier(bundle: Path, contract: str) -> None:
+    """Makes the bundle one of release 0.1, which named its robot by a hash alone."""
+    path = bundle / MANIFEST_FILE
+    content = json.loads(path.read_text(encoding="utf-8")) | {"format": 2, "contract": contract}
+    del content["embodiment"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_bundles_of_release_0_1_are_for_its_g1(bundle: Path) -> None:
+    earlier(bundle, "258f4b459637")
+    known = verify_bundle(bundle).embodiment
+    assert known == G1 and known.embodiment_hash == G1.embodiment_hash
+    added = dataclasses.replace(G1, cameras=(*G1.cameras, Camera("wrist", 48, 64)))
+    assert added.lacks(known) is None
+
+
+def test_a_contract_of_no_release_is_refused(bundle: Path) -> None:
+    earlier(bundle, "0123456789ab")
+    with pytest.raises(UserError, match=r"manifest\.json .*contract 0123456789ab.*: make it again"):
         load_manifest(bundle)
 
 
@@ -111,14 +131,14 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret.onnx", "/etc/passwd", "a/b.onnx", "..", "a\\b"])
 def test_no_path_leaves_the_folder(bundle: Path, name: str) -> None:
-    records = json.loads((bundle / MANIFEST_FILE).read_text())["files"]
+    records = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     alter_manifest(bundle, files=records | {name: {"sha256": "0", "size": 0}})
     with pytest.raises(UserError, match="outside its folder"):
         verify_bundle(bundle)
 
 
 def test_an_incomplete_manifest_is_refused(bundle: Path) -> None:
-    records = json.loads((bundle / MANIFEST_FILE).read_text())["files"]
+    records = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     del records["decode.onnx"]
     alter_manifest(bundle, files=records)
     with pytest.raises(UserError, match=r"does not list decode\.onnx"):

@@ -14,8 +14,9 @@ from bench.faults.proxy import Chaos, ChaosProxy
 from bridge.contract import ActionChunk, UserError
 from bridge.control.policy_link import PolicyLink
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
-from tests.test_link import SOON_S, wait_for
-from tests.test_server import INFO, observe, running_server
+from robots.g1.embodiment import G1
+from tests.doubles import INFO, await_true, observe, running_server
+from tests.test_link import SOON_S
 
 WAIT_MS = 20_000  # room for a busy machine
 SILENCE_MS = 300
@@ -211,7 +212,7 @@ def test_a_policy_behind_it(transport, tmp_path):
     with (
         running_server(f"ipc://{tmp_path}/p.sock") as process,
         ChaosProxy(front, process.address) as proxy,
-        RemotePolicy(proxy.address, INFO, timeout_s=2.0) as policy,
+        RemotePolicy(proxy.address, G1, INFO, timeout_s=2.0) as policy,
     ):
         assert np.isfinite(policy.act("go", observe(1.0)).commands).all()
         proxy.disturb(Chaos(duplication=1.0))
@@ -227,12 +228,12 @@ def test_a_question_whose_answer_is_lost_is_asked_again(tmp_path):
     with (
         running_server(f"ipc://{tmp_path}/p.sock") as process,
         ChaosProxy(f"ipc://{tmp_path}/front.sock", process.address) as proxy,
-        PolicyLink(proxy.address, timeout_s=SOON_S, patience_s=0.5) as link,
+        PolicyLink(proxy.address, G1, timeout_s=SOON_S, patience_s=0.5) as link,
     ):
         link.wait_connected(SOON_S)
         proxy.replies = Chaos(loss=1.0)
         link.ask("go", observe(1.0))
-        wait_for(lambda: proxy.counters["lost"] >= 2)
+        await_true(lambda: proxy.counters["lost"] >= 2)
         link.ask("go", observe(2.0))  # in place of the first
         proxy.replies = Chaos()
 
@@ -240,7 +241,7 @@ def test_a_question_whose_answer_is_lost_is_asked_again(tmp_path):
             answer = link.take()
             return isinstance(answer, ActionChunk) and answer.observed_at_s == 2.0
 
-        wait_for(answered)
+        await_true(answered)
         assert link.session == 1 and link.trouble == ""
 
 
@@ -249,10 +250,10 @@ def test_a_server_that_dies_behind_it_is_noticed_in_front_of_it(tmp_path):
     with (
         ChaosProxy(f"ipc://{tmp_path}/front.sock", place) as proxy,
         running_server(place) as process,
-        PolicyLink(proxy.address) as link,
+        PolicyLink(proxy.address, G1) as link,
     ):
         link.wait_connected(SOON_S)
         process.kill()
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         with running_server(place):
-            wait_for(lambda: link.session == 2)
+            await_true(lambda: link.session == 2)

@@ -7,13 +7,17 @@ import resource
 import shlex
 import subprocess
 import sys
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
 from assets import asset_path
+from bridge.contract import UserError
 from hitogata import commandline
 from hitogata.__main__ import COMMANDS
+from hitogata.commandline import Command
+from hitogata.policies import BUNDLE, serving
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +60,67 @@ def test_help_of_a_command_has_an_example(name: str, capsys: pytest.CaptureFixtu
     assert f"Example: hitogata {name}" in capsys.readouterr().out
 
 
+def test_version() -> None:
+    assert _hitogata("--version").stdout == f"hitogata {metadata.version('hitogata')}\n"
+
+
+def test_what_is_missing_is_told_with_the_extra_that_brings_it(monkeypatch) -> None:
+    for module in ("mujoco", "rsl_rl", "rerun", "torch.nn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    told = {
+        "collect": ("mujoco", "sim"),
+        "console": ("mujoco", "console"),
+        "walk": ("rsl_rl", "train"),
+        "rerun": ("rerun", "rerun"),
+    }
+
+    for name, (module, extra) in told.items():
+        monkeypatch.setattr(Command, "function", lambda _, module=module: import_module(module))
+        with pytest.raises(UserError) as caught:
+            commandline.dispatch({name: Command("", "")}, [name])
+        assert str(caught.value) == f'{name} needs {module}: pip install "hitogata[{extra}]"'
+
+
+def test_a_module_that_no_extra_brings_is_our_own_fault(monkeypatch) -> None:
+    def broken(_: Command) -> None:
+        import_module("bridge.none_such")
+
+    monkeypatch.setattr(Command, "function", broken)
+    with pytest.raises(ModuleNotFoundError):
+        commandline.dispatch({"serve": Command("", "")}, ["serve"])
+
+
+def test_a_user_s_own_files_are_not_taken_for_ours(tmp_path, monkeypatch) -> None:
+    """A folder may hold files of the names that we and our libraries have."""
+    for name in ("assets", "bridge", "policy", "numpy", "select"):
+        text = f"raise SystemExit('{name}.py of the user')"
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with serving(BUNDLE) as address:
+        assert address.startswith("ipc://")
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """With telemetry it opens a database in the home folder, and then a socket."""
+    script = """
+import contextlib, time
+from pathlib import Path
+from robots.g1.walker import Walker
+Walker()
+time.sleep(1)
+for file in Path("/proc/self/fd").iterdir():
+    with contextlib.suppress(OSError):
+        print(file.readlink())
+"""
+    environment = os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "socket:" not in done.stdout and "onnxruntime" not in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_command_is_answered_with_the_valid_ones() -> None:
     line = _fault(_hitogata("dance"))
     assert all(name in line for name in COMMANDS)
@@ -85,7 +150,9 @@ def test_missing_bundle(tmp_path: Path) -> None:
 
 
 def test_foreign_bundle(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"name": "something else"}))
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"name": "something else"}), encoding="utf-8"
+    )
     assert "manifest" in _fault(_hitogata("serve", tmp_path))
 
 
@@ -96,7 +163,9 @@ def test_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_robot_file_without_the_joints(tmp_path: Path) -> None:
     robot = tmp_path / "box.xml"
-    robot.write_text("<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>")
+    robot.write_text(
+        "<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>", encoding="utf-8"
+    )
     assert "29 joints" in _fault(_hitogata("run", "stop", "--robot", robot))
 
 

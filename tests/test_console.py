@@ -19,7 +19,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from bridge.compat.adapter import Door
-from bridge.contract import STATE_DIM
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry, floats
 from bridge.png import encode_png
@@ -30,9 +29,10 @@ from console.scene import Painter, Stage, doubt, reading
 from console.server import page_file
 from console.studio import Studio
 from console.web import listen, web_server
+from robots.g1.embodiment import STATE_DIM
 from sim.render.video import VIEW_SIZE
+from tests.doubles import working_station
 from tests.test_console_web import WAIT_S, fetched, free_port
-from tests.test_station import working_station
 
 # --- pages without a browser ---
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -22,14 +22,15 @@ import pytest
 
 from bridge.operator.client import Operator
 from sim.scene import sample_scene
+from tests.doubles import working_station
 from tests.test_console import console_of, free_port
-from tests.test_station import working_station
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+pytest.importorskip("selenium", reason="pip install selenium")
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 ROOT = Path(__file__).parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -152,7 +153,7 @@ def a_browser(width: int = 1280, height: int = 900) -> Iterator[webdriver.Chrome
 
 @contextmanager
 def a_commanding_page(
-    folder: Path, window: tuple[int, int] = (1280, 900), metrics: dict[str, float] | None = None
+    folder: Path, window: tuple[int, int] = (1280, 900), metrics: Mapping[str, float] | None = None
 ) -> Iterator[Page]:
     """A console in front of a robot without a scene, and the page that commands it.
 
@@ -165,7 +166,7 @@ def a_commanding_page(
         a_browser(*window) as driver,
     ):
         if metrics:
-            given = metrics | {"mobile": False}
+            given = {**metrics, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", given)
         page = Page(driver, f"http://127.0.0.1:{port}/")
         page.wait(lambda: "commands" in page.text("role"))

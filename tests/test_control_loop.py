@@ -8,60 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CHUNK_STEPS, STAND_COMMAND, VEL_X, ActionChunk, Status, UserError
-from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink, Pace, Rejected
+from bridge.contract import UserError
+from bridge.control.loop import ControlLoop, DirectLink, Pace, Rejected
 from bridge.control.safety import Level, Safety
-from tests.test_safety import LIMITS, body
-
-
-class Puppet:
-    """A robot on rails: it goes where it is sent and keeps its own time."""
-
-    def __init__(self):
-        self.steps, self.sent, self.begun, self.damped, self.silent = 0, [], 0, 0, False
-        self.joints = STAND_COMMAND[ARMS].copy()
-
-    @property
-    def time_s(self):
-        return self.steps * PERIOD_S
-
-    def observe(self):
-        if self.silent:
-            raise UserError("no state came")
-        seen = body(self.time_s)
-        seen.joint_pos_rad[-14:] = self.joints
-        return seen
-
-    def apply(self, command):
-        self.sent.append(command)
-        self.joints = command[ARMS].copy()
-        self.steps += 1
-
-    def hold(self):
-        raise AssertionError("safety commands every period")
-
-    def damp(self):
-        self.damped += 1
-        self.steps += 1
-
-    def begin_instruction(self):
-        self.begun += 1
-
-
-class Walk:
-    """Answers with 0.5 m/s; `bend` changes its chunks."""
-
-    def __init__(self, bend=lambda commands: commands):
-        self.bend, self.asked, self.resets = bend, [], 0
-
-    def act(self, instruction, observation):
-        self.asked.append((instruction, observation.time_s))
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, VEL_X] = 0.5
-        return ActionChunk(observation.time_s, self.bend(commands), Status.ACTING, 1.0, {})
-
-    def reset(self):
-        self.resets += 1
+from robots.g1.embodiment import ARMS, PERIOD_S, STAND_COMMAND, VEL_X
+from tests.doubles import BODY, LIMITS, Puppet, Walk, body
 
 
 class Mailbox:
@@ -87,7 +38,7 @@ class Mailbox:
 
 def loop_of(link) -> tuple[ControlLoop, Puppet]:
     puppet = Puppet()
-    return ControlLoop(puppet, link, Safety(LIMITS), lambda: puppet.time_s), puppet
+    return ControlLoop(puppet, link, Safety(BODY), lambda: puppet.time_s), puppet
 
 
 def ticks(loop: ControlLoop, seconds: float) -> list[Level]:
@@ -236,14 +187,15 @@ def test_a_loop_that_slept_stands_safely():
 
 
 MALFORMED = {
-    "base_ang_vel_rad_s is (2,)": {"base_ang_vel_rad_s": np.zeros(2)},
-    "joint_pos_rad is (28,)": {"joint_pos_rad": np.zeros(28)},
-    "the picture is uint8 (4, 4, 3)": {"image": np.zeros((4, 4, 3), np.uint8)},
-    "the picture is float64": {"image": np.zeros((128, 128, 3))},
-    "'list' object": {"gravity": [0, 0, -1]},
-    "'NoneType' object": {"image": None},
+    "the state is float32 (85,)": {"state": np.zeros(85, np.float32)},
+    "the state is float64 (86,)": {"state": np.zeros(86)},
+    "the state is object (86,)": {"state": np.array([None] * 86)},
+    "'list' object": {"state": [0.0] * 86},
+    "the picture of head is uint8 (4, 4)": {"images": {"head": np.zeros((4, 4), np.uint8)}},
+    "the picture of head is float64": {"images": {"head": np.zeros((128, 128, 3))}},
+    "'NoneType' object": {"images": {"head": None}},
+    "'head'": {"images": {}},
     "must be real number": {"time_s": "now"},
-    "Cannot cast": {"odometry": np.array([None] * 3)},
 }
 
 
@@ -339,7 +291,7 @@ def test_joins_are_bounded_in_value_and_rate():
 
 
 def test_pace_skips_whole_periods_and_counts_them():
-    pace = Pace()
+    pace = Pace(PERIOD_S)
     pace.wait()
     time.sleep(5.5 * PERIOD_S)
     pace.wait()
@@ -347,11 +299,11 @@ def test_pace_skips_whole_periods_and_counts_them():
     before = time.monotonic()
     pace.wait()
     assert time.monotonic() - before <= 50 * PERIOD_S
-    Pace(speed=np.inf).wait()
+    Pace(PERIOD_S, speed=np.inf).wait()
 
 
 def test_a_period_may_begin_early_and_the_next_ones_count_from_there():
-    pace, slept = Pace(speed=0.01), []
+    pace, slept = Pace(PERIOD_S, speed=0.01), []
     pace.wait(slept.append)
     pace.wait(slept.append)
     assert slept == pytest.approx([100 * PERIOD_S, 100 * PERIOD_S], abs=0.5) and not pace.overruns

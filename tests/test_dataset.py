@@ -16,29 +16,32 @@ import pyarrow.parquet as pq
 import pytest
 
 from bridge import files
-from bridge.contract import IMAGE_SIZE, STATE_DIM, UserError
+from bridge.contract import UserError
 from bridge.data.dataset import (
     DatasetWriter,
-    Labels,
     episode_count,
+    read_embodiment,
     read_episode,
     read_episodes,
     read_slots,
-    write_labels,
 )
+from bridge.data.labels import Labels, write_labels
 from bridge.data.stats import image_stats, merge_stats, vector_stats
 from bridge.png import decode_png, encode_png
+from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
 SLOTS = {"action": ("stop", "go_to"), "colour": ("red", "blue")}
 
 
-def make_labels(rng: np.random.Generator, length: int, per_frame: int = 2) -> Labels:
+def make_labels(
+    rng: np.random.Generator, length: int, per_frame: int = 2, fields: int = 18
+) -> Labels:
     shape = (length, per_frame)
     return Labels(
         instructions=("go to the ball", "geh zum blauen Würfel"),
         instruction=rng.integers(0, 2, shape).astype(np.int32),
         context=rng.normal(size=(*shape, 4)).astype(np.float32),
-        commands=rng.normal(size=(*shape, 16, 18)).astype(np.float16),
+        commands=rng.normal(size=(*shape, 16, fields)).astype(np.float16),
         status=rng.integers(0, 4, shape).astype(np.int8),
         slots=rng.integers(-1, 2, (*shape, len(SLOTS))).astype(np.int8),
         place=rng.uniform(0, 1, (*shape, 2)).astype(np.float16),
@@ -47,7 +50,9 @@ def make_labels(rng: np.random.Generator, length: int, per_frame: int = 2) -> La
 
 def make_episode(rng: np.random.Generator, length: int = 3, task: str = "go") -> dict:
     return {
-        "images": rng.integers(0, 256, (length, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8),
+        "images": {
+            "head": rng.integers(0, 256, (length, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+        },
         "state": rng.normal(size=(length, STATE_DIM)).astype(np.float32),
         "action": rng.normal(size=(length, 18)).astype(np.float32),
         "task": task,
@@ -67,10 +72,11 @@ def assert_labels_equal(found: Labels, expected: Labels) -> None:
 def test_an_episode_comes_back_as_it_was_written(tmp_path):
     rng = np.random.default_rng(0)
     written = make_episode(rng)
-    writer = DatasetWriter(tmp_path, SLOTS)
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
     assert writer.add_episode(**written) == 0
     episode = read_episode(tmp_path, 0)
-    for name in ("images", "state", "action", "qpos"):
+    np.testing.assert_array_equal(episode.images["head"], written["images"]["head"])
+    for name in ("state", "action", "qpos"):
         np.testing.assert_array_equal(getattr(episode, name), written[name])
     assert episode.task == "go" and episode.scene == written["scene"]
     assert_labels_equal(episode.labels, written["labels"])
@@ -81,11 +87,11 @@ def test_an_episode_comes_back_as_it_was_written(tmp_path):
 
 def test_layout_is_lerobot_v3(tmp_path):
     rng = np.random.default_rng(1)
-    writer = DatasetWriter(tmp_path, SLOTS)
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
     for length, task in ((3, "go"), (2, "wave"), (4, "go")):
         writer.add_episode(**make_episode(rng, length, task))
     writer.finalize()
-    info = json.loads((tmp_path / "meta/info.json").read_text())
+    info = json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))
     assert info["codebase_version"] == "v3.0" and info["fps"] == 10
     assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (3, 9, 2)
     assert info["splits"] == {"train": "0:3"}
@@ -113,14 +119,14 @@ def test_layout_is_lerobot_v3(tmp_path):
 
 def test_stats_of_the_whole_are_those_of_all_frames(tmp_path):
     rng = np.random.default_rng(2)
-    writer = DatasetWriter(tmp_path, SLOTS)
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
     for length in (3, 7):
         writer.add_episode(**make_episode(rng, length))
     writer.finalize()
-    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    stats = json.loads((tmp_path / "meta/stats.json").read_text(encoding="utf-8"))
     episodes = list(read_episodes(tmp_path))
     state = np.concatenate([episode.state for episode in episodes]).astype(float)
-    pixels = np.concatenate([episode.images for episode in episodes]).reshape(-1, 3) / 255
+    pixels = np.concatenate([episode.images["head"] for episode in episodes]).reshape(-1, 3) / 255
     found = stats["observation.state"]
     np.testing.assert_allclose(found["mean"], state.mean(0), rtol=1e-9)
     np.testing.assert_allclose(found["std"], state.std(0), rtol=1e-9)
@@ -147,21 +153,37 @@ def test_statistics_by_hand():
 
 def test_reopening_continues_and_repairs(tmp_path):
     rng = np.random.default_rng(3)
-    first = DatasetWriter(tmp_path, SLOTS)
+    first = DatasetWriter(tmp_path, G1, SLOTS)
     first.add_episode(**make_episode(rng, 3, "go"))  # never finalized, as after a crash
-    second = DatasetWriter(tmp_path, SLOTS)
+    second = DatasetWriter(tmp_path, G1, SLOTS)
     assert second.add_episode(**make_episode(rng, 2, "wave")) == 1
     second.finalize()
     assert [episode.task for episode in read_episodes(tmp_path)] == ["go", "wave"]
-    assert json.loads((tmp_path / "meta/info.json").read_text())["total_frames"] == 5
+    assert (
+        json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))["total_frames"] == 5
+    )
     assert read_slots(tmp_path) == SLOTS
     with pytest.raises(UserError, match="choose a new folder"):
-        DatasetWriter(tmp_path, {"action": ("stop",)})
+        DatasetWriter(tmp_path, G1, {"action": ("stop",)})
+
+
+def test_datasets_of_release_0_1_name_no_robot(tmp_path):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(3)))
+    writer.finalize()
+    path = tmp_path / "meta/info.json"
+    info = json.loads(path.read_text(encoding="utf-8"))
+    assert read_embodiment(tmp_path, unnamed=G1) == G1
+    del info["hitogata"]["embodiment"]
+    path.write_text(json.dumps(info), encoding="utf-8")
+    assert read_embodiment(tmp_path, unnamed=G1) is G1
+    again = DatasetWriter(tmp_path, G1, SLOTS)
+    assert again.add_episode(**make_episode(np.random.default_rng(4))) == 1
 
 
 def test_episode_cut_before_its_row_does_not_count(tmp_path, monkeypatch):
     rng = np.random.default_rng(4)
-    writer = DatasetWriter(tmp_path, SLOTS)
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
     writer.add_episode(**make_episode(rng, 3, "go"))
 
     def fail(*_):
@@ -175,14 +197,14 @@ def test_episode_cut_before_its_row_does_not_count(tmp_path, monkeypatch):
     writer.add_episode(**make_episode(rng, 2, "kept"))
     assert [episode.task for episode in read_episodes(tmp_path)] == ["go", "kept"]
     writer.finalize()
-    assert json.loads((tmp_path / "meta/info.json").read_text())["total_tasks"] == 2
+    assert json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))["total_tasks"] == 2
 
 
 def test_kill_while_recording_loses_the_open_episode_at_most(tmp_path):
     record = (
         "import sys, numpy as np; sys.path.insert(0, 'tests')\n"
-        "from test_dataset import DatasetWriter, SLOTS, make_episode\n"
-        "writer = DatasetWriter(sys.argv[1], SLOTS)\n"
+        "from test_dataset import G1, DatasetWriter, SLOTS, make_episode\n"
+        "writer = DatasetWriter(sys.argv[1], G1, SLOTS)\n"
         "episode = make_episode(np.random.default_rng(0), 4)\n"
         "while True: print(writer.add_episode(**episode), flush=True)\n"
     )
@@ -202,12 +224,12 @@ def test_kill_while_recording_loses_the_open_episode_at_most(tmp_path):
     process.wait()
     process.stdout.close()
     assert episode_count(tmp_path) in (confirmed, confirmed + 1)
-    assert all(len(episode.images) == 4 for episode in read_episodes(tmp_path))
+    assert all(len(episode.images["head"]) == 4 for episode in read_episodes(tmp_path))
 
 
 def test_wrong_shapes_are_refused(tmp_path):
     rng = np.random.default_rng(5)
-    writer = DatasetWriter(tmp_path, SLOTS)
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
     episode = make_episode(rng)
     for name in ("state", "action", "qpos"):
         with pytest.raises(ValueError):
@@ -220,6 +242,38 @@ def test_wrong_shapes_are_refused(tmp_path):
 def test_a_folder_without_a_dataset_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match="hitogata collect"):
         list(read_episodes(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta/info.json",
+        "meta/episodes/chunk-000/file-000.parquet",
+        "data/chunk-000/file-000.parquet",
+        "sim/episode-000000.npz",
+        "labels/episode-000000.npz",
+    ],
+)
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_cut_file_is_named_with_the_remedy(tmp_path, name, share):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(3)))
+    writer.finalize()
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(
+        UserError, match=rf"{name} cannot be read \(.*: copy the data set"
+    ) as caught:
+        list(read_episodes(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_values_of_info_are_told_by_field(tmp_path):
+    (tmp_path / "meta").mkdir()
+    for wrong, name in (({"slots": 3}, "hitogata.slots is 3"), ({"embodiment": {}}, "embodiment")):
+        (tmp_path / "meta/info.json").write_text(json.dumps({"hitogata": wrong}))
+        with pytest.raises(UserError, match=rf"info\.json cannot be read \(.*{name}"):
+            read_embodiment(tmp_path, unnamed=G1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5, 3), (96, 96, 3)])
@@ -238,7 +292,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*free some space"):
         files.write_text(path, "new")
-    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old" and list(path.parent.iterdir()) == [path]
 
 
 def test_sha256(tmp_path):

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hitogata import commandline
 from hitogata.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-GUIDE = (ROOT / "docs" / "commands.md").read_text()
+GUIDE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## hitogata ([\w ]+)\n(.*?)(?=^## |\Z)", GUIDE, re.M | re.S))
 OPTION = re.compile(r"(?<=[`\s])--[a-z][\w.-]*")
 # Sections that speak of the options of other commands as well.
@@ -21,7 +23,9 @@ DOCUMENTS = ("README.md", "docs/commands.md", "docs/tutorial.md", "docs/model_ca
 def _commands_of(document: str) -> list[tuple[str, list[str]]]:
     """The commands in a document's fenced blocks: name, and the options that they are given."""
     blocks = re.findall(
-        r"^```(?:sh|console)\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S
+        r"^```(?:sh|console)\n(.*?)^```$",
+        (ROOT / document).read_text(encoding="utf-8"),
+        re.M | re.S,
     )
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = []
@@ -68,7 +72,7 @@ def test_examples_have_commands_and_options_that_exist(
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_anchors_lead_to_headings(document: str) -> None:
-    text = (ROOT / document).read_text()
+    text = (ROOT / document).read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.*)$", text, re.M)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
@@ -76,4 +80,18 @@ def test_anchors_lead_to_headings(document: str) -> None:
 
 def test_documents_speak_of_nothing_left_to_do() -> None:
     for document in DOCUMENTS:
-        assert not re.search(r"\b(TODO|FIXME|TBD|lorem)\b", (ROOT / document).read_text())
+        assert not re.search(
+            r"\b(TODO|FIXME|TBD|lorem)\b", (ROOT / document).read_text(encoding="utf-8")
+        )
+
+
+@pytest.mark.slow
+def test_pages_of_the_api_are_built(tmp_path: Path) -> None:
+    """As `make docs` does, of the rooms that import quickly."""
+    command = [sys.executable, "-m", "pdoc", "--docformat", "google", "bridge", "robots"]
+    done = subprocess.run(
+        [*command, "--output-directory", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "bridge" / "control" / "safety.html").read_text(encoding="utf-8")
+    assert "stopping_rate" in page

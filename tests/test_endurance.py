@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bench.doubles import walk_commands
 from bench.endurance.fuzz import fuzz, mutated, played, replies
 from bench.endurance.load import LoadConfig, put_load
 from bench.endurance.soak import Soak, SoakConfig, soak
-from bench.faults.peer import walk_commands
 from bench.footprint import footprint_of
-from bridge.contract import VEL_X, ActionChunk, Status, UserError
-from bridge.operator import messages as operator_wire
-from robots.g1.walker import command_limits
+from bridge.contract import ActionChunk, Status, UserError
+from hitogata.policies import HITOGATA
+from robots.g1.embodiment import VEL_X
 
 
 def test_mutations_differ_and_repeat_by_seed():
@@ -32,9 +32,9 @@ def test_mutations_differ_and_repeat_by_seed():
 
 def test_a_chunk_that_can_be_read_is_played():
     chunk = ActionChunk(0.0, walk_commands(), Status.ACTING, 1.0, {})
-    assert played(chunk, command_limits())[-1][VEL_X] > 0.3
+    assert played(chunk)[-1][VEL_X] > 0.3
     late = replace(chunk, observed_at_s=-10.0)
-    assert played(late, command_limits())[-1][VEL_X] == 0
+    assert played(late)[-1][VEL_X] == 0
 
 
 def test_fuzz_in_miniature():
@@ -52,7 +52,7 @@ def test_a_footprint_sees_memory_files_and_threads(tmp_path):
     held = mmap.mmap(-1, 32_000_000)  # pages of its own, whatever was freed before
     for start in range(0, len(held), mmap.PAGESIZE):  # no copy, which might stay as well
         held[start] = 1
-    with (tmp_path / "file").open("w"):
+    with (tmp_path / "file").open("w", encoding="utf-8"):
         now = footprint_of()
     assert now.memory_mb - before.memory_mb == pytest.approx(32, abs=4)
     assert now.files == before.files + 1 and now.threads >= 1
@@ -63,7 +63,7 @@ def test_a_footprint_sees_memory_files_and_threads(tmp_path):
 
 @pytest.mark.slow
 def test_load_in_miniature():
-    figures = put_load(LoadConfig(clients=3, hz=2.0, seconds=4.0))
+    figures = put_load(HITOGATA, LoadConfig(clients=3, hz=2.0, seconds=4.0))
     assert figures["clients"] == 3 and figures["faults"] == 0
     assert figures["answered_hz"] > 1.0 and figures["p99_ms"] >= figures["p50_ms"] > 0
 
@@ -78,7 +78,7 @@ def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkey
         if soaked.counts["kill"] == 3:
             raise TimeoutError("the robot never showed it; last seen HOLD")
 
-    def begin(soaked, folder, rng):
+    def begin(soaked, trial, rng):
         soaked.counts, soaked.wrong = Counter(), {"it limped"}
         soaked.rig = SimpleNamespace(station=station, forget=lambda: ["a command was not finite"])
 
@@ -86,7 +86,7 @@ def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkey
     monkeypatch.setattr(Soak, "settled", lambda soaked: footprint_of())
     monkeypatch.setattr(Soak, "befall", befall)
     monkeypatch.setattr(Soak, "close", lambda soaked: None)
-    figures = soak(SoakConfig(minutes=1.0))
+    figures = soak(HITOGATA, SoakConfig(minutes=1.0))
     assert not figures["passed"]
     for wrong in ("kill: the robot never showed it", "it limped", "not finite"):
         assert wrong in figures["robot"]
@@ -95,9 +95,8 @@ def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkey
 
 
 @pytest.mark.slow
-def test_soak_in_miniature(monkeypatch):
-    monkeypatch.setattr(operator_wire, "STALE_S", 30.0)
-    figures = soak(SoakConfig(minutes=1 / 3, seed=1))
+def test_soak_in_miniature(patient):
+    figures = soak(HITOGATA, SoakConfig(minutes=1 / 3, seed=1))
     assert sum(figures["faults"].values()) >= 1
     # Too short to tell a leak from what only begins.
     assert "fallen" not in figures["robot"] and "command" not in figures["robot"]

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.contract import (
+from bridge.contract import Status
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     STAND_COMMAND,
@@ -13,12 +14,12 @@ from bridge.contract import (
     VEL_X,
     VEL_Y,
     YAW_RATE,
-    Status,
 )
 from sim.world import WorldView
 from tasks import arms, expert
-from tasks.expert import Context, act
-from tasks.language.intent import FAMILIES, UNKNOWN, Meaning, sample_meaning
+from tasks.catalogue import SHIPPED
+from tasks.expert import Context
+from tasks.language.intent import UNKNOWN, Meaning
 
 COLOURS, SHAPES = ("red", "blue", "red"), ("cube", "ball", "cone")
 RED_CUBE = Meaning("go_to", "red", "cube")
@@ -37,6 +38,10 @@ def view(red_cube=(2.0, 0.0), blue_ball=(-2.0, 1.0), red_cone=(-2.0, -1.0), visi
         extent_px=np.where(visible, 8.0, 0.0),
         place=np.full((3, 2), 0.5),
     )
+
+
+def act(meaning, seen, now):
+    return expert.act(SHIPPED.skill(meaning).expert, meaning, seen, now)
 
 
 def context(elapsed_s=0.0, odometry=(0.0, 0.0, 0.0), command=STAND_COMMAND):
@@ -162,7 +167,7 @@ def test_out_of_scope_is_refused_standing():
 @given(st.integers(0, 2**32 - 1))
 def test_chunks_are_smooth_and_equal_for_equal_moments(seed):
     rng = np.random.default_rng(seed)
-    meaning = sample_meaning(str(rng.choice(list(FAMILIES))), rng)
+    meaning = SHIPPED.tasks[rng.integers(3)].sample_meaning(rng)
     command = STAND_COMMAND.copy()
     command[:3] = rng.uniform(-0.3, 0.3, 3)
     command[ARMS] += rng.normal(0, 0.5, 14)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, UserError
+from bridge.contract import UserError
 from policy.export.bundle_writer import (
     NORMALISATION,
     count_operators,
@@ -37,6 +37,7 @@ from policy.runtime.bundle import (
 from policy.runtime.disambiguation import insist_on, no_prior
 from policy.runtime.onnx_policy import OnnxParts, OnnxPolicy
 from policy.runtime.text_encoder import TextEncoder
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, G1, STATE_DIM
 
 SLOTS = (("action", ("stop", "go_to", "wave")), ("colour", ("red", "blue")))
 CONFIG = ModelConfig(
@@ -48,7 +49,7 @@ Graphs = dict[str, onnx.ModelProto]
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    model = Model(CONFIG).eval()
+    model = Model(CONFIG, G1).eval()
     chunks = np.random.default_rng(0).normal(size=(64, CHUNK_STEPS, COMMAND_DIM))
     model.codec.fit(chunks.astype(np.float32))
     return model

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from bench.walker.falls import examine_falls, examine_getting_up
-from bridge.contract import CHUNK_STEPS, JOINT_NAMES, STAND_COMMAND, VEL_X, ActionChunk, Status
+from bridge.contract import ActionChunk, Status
 from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import FALLEN, Level, Safety
 from bridge.symmetry import joint_mirror
+from robots.g1.embodiment import CHUNK_STEPS, G1, JOINT_NAMES, STAND_COMMAND, VEL_X
 from robots.g1.facts import joint_facts
 from robots.g1.getup import RISE, ROLL, STRAIGHT, GetUp
-from robots.g1.walker import command_limits
 from sim.scene import Scene
 from sim.world import World
 
@@ -37,7 +37,7 @@ class Onwards:
 
 def test_a_robot_shoved_over_brakes_tells_and_gets_up_when_released():
     world = World(Scene(), render=False)
-    loop = ControlLoop(world, DirectLink(Onwards()), Safety(command_limits()), lambda: world.time_s)
+    loop = ControlLoop(world, DirectLink(Onwards()), Safety(G1), lambda: world.time_s)
     loop.instruct("walk")
     for period in range(150):
         if period == 50:
@@ -66,7 +66,7 @@ def test_a_robot_shoved_over_brakes_tells_and_gets_up_when_released():
 
 
 def test_poses_are_alike_on_both_sides_within_ranges_and_end_at_home():
-    source, sign = joint_mirror()
+    source, sign = joint_mirror(G1)
     low, high = joint_facts("range_rad").T
     for pose in (*RISE, STRAIGHT, *ROLL):
         targets = pose.targets()
@@ -98,7 +98,7 @@ def test_face_down_it_rolls_over_first_and_the_other_way_next():
     down = np.array([1.0, 0, 0])
     path = [way.step(joints, still, down) for _ in range(50 + 40 + 30 + 50 + 40)]
     assert path[50 + 39] == pytest.approx(ROLL[0].targets())
-    source, sign = joint_mirror()
+    source, sign = joint_mirror(G1)
     assert path[-1] == pytest.approx(ROLL[0].targets()[source] * sign)
     assert path[-1][JOINT_NAMES.index("waist_yaw_joint")] == pytest.approx(0.8)
 

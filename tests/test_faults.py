@@ -8,24 +8,18 @@ import pytest
 from bench.faults.catalogue import FAULTS, choose, purpose, try_fault
 from bench.faults.report import bench_faults, faults_table
 from bench.faults.trace import breaches, joint_breaches, verdict
-from bridge.contract import STAND_COMMAND, VEL_X, UserError
+from bridge.contract import UserError
 from bridge.control.safety import Limiter
-from bridge.operator import messages
+from hitogata.policies import HITOGATA
+from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from robots.g1.facts import joint_facts
-from robots.g1.walker import command_limits
 from tasks.evaluation.results import read_figures
-
-
-@pytest.fixture
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(messages, "STALE_S", 30.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_robot_stays_safe(name, patient):
-    outcome = try_fault(name)
+    outcome = try_fault(name, HITOGATA)
     assert outcome.passed, outcome
     assert outcome.robot and outcome.operator and "\n" not in outcome.operator
     assert "Traceback" not in outcome.operator
@@ -44,7 +38,7 @@ def test_an_unknown_fault_is_answered_with_the_nearest():
 
 
 def test_a_trace_within_its_limits():
-    limits, rng = command_limits(), np.random.default_rng(0)
+    limits, rng = G1.limits, np.random.default_rng(0)
     limiter = Limiter(limits, STAND_COMMAND)
     sent = [STAND_COMMAND, STAND_COMMAND]
     sent += [limiter.step(STAND_COMMAND + rng.normal(0, 3, 18)) for _ in range(500)]
@@ -78,7 +72,7 @@ def test_a_trace_beyond_its_limits(field, values, wrong):
         command = STAND_COMMAND.copy()
         command[field] = value
         sent.append(command)
-    assert any(wrong in line for line in breaches(sent, command_limits()))
+    assert any(wrong in line for line in breaches(sent, G1.limits))
 
 
 def test_what_does_not_hold_is_told():
@@ -88,17 +82,17 @@ def test_what_does_not_hold_is_told():
 
 
 def test_the_table_shows_failures(tmp_path, monkeypatch):
-    monkeypatch.setitem(FAULTS, "good", lambda folder: verdict([], "stood", "read"))
-    monkeypatch.setitem(FAULTS, "bad", lambda folder: verdict(["not upright"], "fell", "read"))
+    monkeypatch.setitem(FAULTS, "good", lambda trial: verdict([], "stood", "read"))
+    monkeypatch.setitem(FAULTS, "bad", lambda trial: verdict(["not upright"], "fell", "read"))
 
-    def hopeless(folder):
+    def hopeless(trial):
         raise TimeoutError("the robot never showed it")
 
     monkeypatch.setitem(FAULTS, "hopeless", hopeless)
     results = tmp_path / "bridge.json"
-    bench_faults(["good"], results)
+    bench_faults(HITOGATA, ["good"], results)
     with pytest.raises(UserError, match="2 faults failed: read the lines of bad, hopeless"):
-        bench_faults(["bad", "hopeless"], results)
+        bench_faults(HITOGATA, ["bad", "hopeless"], results)
     kept = read_figures(results)["faults"]
     assert {name: outcome["passed"] for name, outcome in kept.items()} == {
         "good": True,

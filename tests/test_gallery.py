@@ -14,11 +14,12 @@ from hitogata.gallery import INSTRUCTIONS, GalleryConfig, draw_gallery, write_pl
 from sim.render.video import EVERY, Frame, write_animation
 from sim.scene import Scene, sample_scene
 from sim.world import World
+from tasks.catalogue import SHIPPED
 from tasks.episode import ExpertPolicy
 from tasks.evaluation.run import fitting_seeds
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
-from tasks.success import Judge
+from tasks.success import named_object
 
 BLUE_CUBE = Meaning("point_at", colour="blue", shape="cube")
 
@@ -31,7 +32,7 @@ def still_run(length: int) -> tuple[World, list[Frame]]:
 def test_an_animation_has_a_picture_of_every_fourth_frame(tmp_path: Path) -> None:
     world, frames = still_run(4 * EVERY)
     frames[-EVERY].qpos[0] += 0.5  # pictures that are alike would be joined
-    write_animation(tmp_path / "run.webp", world, frames, "stop", 2_000_000)
+    write_animation(tmp_path / "run.webp", world.model, frames, "stop", 2_000_000)
     with Image.open(tmp_path / "run.webp") as picture:
         assert picture.size == (560, 264)
         assert picture.n_frames >= 2
@@ -46,12 +47,12 @@ def test_an_animation_has_a_picture_of_every_fourth_frame(tmp_path: Path) -> Non
 def test_an_animation_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     world, frames = still_run(2)
     with pytest.raises(UserError, match="larger than 100 bytes"):
-        write_animation(tmp_path / "run.webp", world, frames, "stop", 100)
+        write_animation(tmp_path / "run.webp", world.model, frames, "stop", 100)
     assert not list(tmp_path.iterdir())
 
 
 def test_every_instruction_of_the_gallery_can_be_judged() -> None:
-    assert [read_wording(text) for text in INSTRUCTIONS.values()] == [
+    assert [read_wording(text, SHIPPED.language) for text in INSTRUCTIONS.values()] == [
         Meaning("go_to", colour="red", shape="ball"),
         Meaning("wave", side="left"),
         Meaning("walk_forward", amount="distance_2"),
@@ -64,7 +65,7 @@ def test_scenes_that_fit_have_the_object() -> None:
     assert seeds == sorted(set(seeds))
     for seed in seeds:
         scene = sample_scene(np.random.default_rng(seed))
-        assert Judge(BLUE_CUBE, scene).target() is not None
+        assert named_object(BLUE_CUBE, scene) is not None
     assert list(islice(fitting_seeds(None), 3)) == [0, 1, 2]
 
 
@@ -73,16 +74,17 @@ def test_plots_show_what_was_measured(tmp_path: Path) -> None:
     results, folder = tmp_path / "results", tmp_path / "images"
     results.mkdir()
     assert write_plots(results, folder) == []
-    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    (results / "chain.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     assert [path.name for path in write_plots(results, folder)] == ["success.png"]
     figures |= {"chunk_p50_ms": 10.0, "chunk_p95_ms": 12.0, "chunk_p50_ms_36_tokens": 9.0}
-    (results / "chain.json").write_text(json.dumps({"figures": figures}))
+    (results / "chain.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     for path in write_plots(results, folder):
         Image.open(io.BytesIO(path.read_bytes())).verify()
 
 
 @pytest.mark.parametrize("config", [GalleryConfig(only=("dance",)), GalleryConfig(tries=0)])
 def test_what_cannot_be_drawn_is_refused(config: GalleryConfig) -> None:
-    policy = ExpertPolicy(World(Scene(), render=False), Meaning("wave"))
+    expert = SHIPPED.skills["wave"].expert
+    policy = ExpertPolicy(World(Scene(), render=False), Meaning("wave"), expert)
     with pytest.raises(UserError):
         draw_gallery(policy, config)

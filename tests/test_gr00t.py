@@ -17,7 +17,12 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compat import (
+
+from bridge.compat.adapter import Door
+from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
+from bridge.contract import Observation, Status, UserError
+from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STATE_DIM
+from tests.test_compat import (
     INFO,
     JOINTS,
     LANGUAGE,
@@ -30,18 +35,6 @@ from test_compat import (
     encode,
     seen,
     served,
-)
-
-from bridge.compat.adapter import Door
-from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
-from bridge.contract import (
-    CHUNK_STEPS,
-    IMAGE_SIZE,
-    N_JOINTS,
-    STATE_DIM,
-    Observation,
-    Status,
-    UserError,
 )
 
 
@@ -127,7 +120,7 @@ def test_actions(address: str) -> None:
 
 
 def test_clients_may_know_more(address: str) -> None:
-    wanted = Observation.from_state(0.0, np.arange(STATE_DIM, dtype=np.float32), np.zeros(0))
+    wanted = Observation(G1, 0.0, np.arange(STATE_DIM, dtype=np.float32), {"head": np.zeros(0)})
     more = {
         "joint_vel": wanted.joint_vel_rad_s,
         "base_ang_vel": wanted.base_ang_vel_rad_s,
@@ -139,7 +132,7 @@ def test_clients_may_know_more(address: str) -> None:
     packed = {key: npy(np.asfortranarray(value[None, None])) for key, value in more.items()}
     with req(address) as socket:
         _, info = call(socket, "get_action", nested(**packed))
-    np.testing.assert_array_equal(seen(info).state()[N_JOINTS:], wanted.state()[N_JOINTS:])
+    np.testing.assert_array_equal(seen(info).state[N_JOINTS:], wanted.state[N_JOINTS:])
 
 
 def test_each_client_has_its_own_time_and_reset(address: str) -> None:
@@ -240,8 +233,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "batch": (nested(left_leg=npy(np.zeros((2, 1, 6), np.float32))), r"send float32 \(6,\)"),
     "nan": (nested(left_leg=npy(np.full((1, 1, 6), np.nan, np.float32))), "not finite"),
     "huge": (nested(left_leg=npy(np.full((1, 1, 6), 1e300))), "not finite"),
-    "landscape": (nested(ego_view=npy(np.zeros((1, 1, 96, 128, 3), np.uint8))), "square"),
-    "small": (nested(ego_view=npy(np.zeros((1, 1, 64, 64, 3), np.uint8))), "square"),
+    "too wide": (nested(ego_view=npy(np.zeros((1, 1, 1, 1281, 3), np.uint8))), "sides up to 1280"),
+    "grey": (nested(ego_view=npy(np.zeros((1, 1, 96, 96, 1), np.uint8))), "one uint8"),
     "float image": (nested(ego_view=npy(np.zeros((1, 1, 96, 96, 3), np.float32))), "uint8"),
     "two frames": (nested(ego_view=npy(np.zeros((1, 2, 96, 96, 3), np.uint8))), "one uint8"),
     "no words": (nested(text=""), "empty"),
@@ -321,7 +314,7 @@ def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
 
 def test_an_address_in_use(address: str) -> None:
     with pytest.raises(UserError, match="Address already in use"):
-        serve_gr00t(EchoPolicy(), Door(address), INFO)
+        serve_gr00t(EchoPolicy(), G1, Door(address), INFO)
 
 
 @pytest.mark.slow

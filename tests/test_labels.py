@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND, Status
+from bridge.contract import Status
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND
 from sim.world import WorldView
 from tasks import expert as experts
-from tasks.demonstrations.relabel import Frame, LabelConfig, earlier_start, imagined_start, relabel
+from tasks.catalogue import SHIPPED
+from tasks.demonstrations.relabel import Frame, LabelConfig, earlier_start, relabel
 from tasks.expert import SEARCH_LIMIT_RAD, Context
-from tasks.language.intent import SLOTS, Meaning
+from tasks.language.intent import Meaning
 
 COLOURS, SHAPES = ("red", "blue", "green"), ("cube", "ball", "cone")
 OWN = Meaning("go_to", "red", "cube")
@@ -37,7 +39,7 @@ FRAMES = [frame(t) for t in range(60)]
 
 @pytest.fixture(scope="module")
 def labels():
-    return relabel(FRAMES, np.random.default_rng(0), CONFIG)
+    return relabel(SHIPPED, FRAMES, np.random.default_rng(0), CONFIG)
 
 
 def test_shapes(labels):
@@ -45,7 +47,7 @@ def test_shapes(labels):
     assert labels.instruction.shape == labels.status.shape == shape
     assert labels.context.shape == (*shape, 4)
     assert labels.commands.shape == (*shape, CHUNK_STEPS, COMMAND_DIM)
-    assert labels.slots.shape == (*shape, len(SLOTS))
+    assert labels.slots.shape == (*shape, len(SHIPPED.slots))
     assert labels.place.shape == (*shape, 2)
     assert labels.instruction.max() < len(labels.instructions)
 
@@ -53,10 +55,11 @@ def test_shapes(labels):
 def test_every_label_is_what_the_expert_says_directly(labels):
     for t, moment in enumerate(FRAMES):
         for k in range(CONFIG.per_frame):
-            meaning = Meaning.from_slots(labels.slots[t, k])
+            meaning = SHIPPED.language.from_slots(labels.slots[t, k])
             elapsed_s, *odometry = labels.context[t, k]
             context = Context(elapsed_s, np.array(odometry), moment.context.command)
-            commands, status = experts.act(meaning, moment.view, context)
+            expert = SHIPPED.skill(meaning).expert
+            commands, status = experts.act(expert, meaning, moment.view, context)
             np.testing.assert_allclose(labels.commands[t, k], commands, atol=2e-3)
             assert labels.status[t, k] == status
 
@@ -64,13 +67,13 @@ def test_every_label_is_what_the_expert_says_directly(labels):
 def test_the_first_label_is_the_instruction_itself(labels):
     assert {labels.instructions[i] for i in labels.instruction[:, 0]} == {"to the red cube"}
     np.testing.assert_allclose(labels.context[:, 0, 0], np.arange(60) / 10, rtol=1e-6)
-    assert {Meaning.from_slots(slots) for slots in labels.slots[:, 0]} == {OWN}
+    assert {SHIPPED.language.from_slots(slots) for slots in labels.slots[:, 0]} == {OWN}
 
 
 def test_the_place_is_that_of_the_one_object_named_if_it_is_seen(labels):
     assert np.allclose(labels.place[:, 0], [0.45, 0.4], atol=1e-3), "the red cube is in view"
     for t, k in np.ndindex(labels.status.shape):
-        meaning, place = Meaning.from_slots(labels.slots[t, k]), labels.place[t, k]
+        meaning, place = SHIPPED.language.from_slots(labels.slots[t, k]), labels.place[t, k]
         if meaning.action not in ("go_to", "point_at"):
             assert np.isnan(place).all()
         elif (meaning.colour, meaning.shape) == ("blue", "ball"):
@@ -80,14 +83,16 @@ def test_the_place_is_that_of_the_one_object_named_if_it_is_seen(labels):
 
 
 def test_the_others_say_many_things(labels):
-    actions = {Meaning.from_slots(slots).action for slots in labels.slots[:, 1:].reshape(-1, 6)}
+    actions = {
+        SHIPPED.language.from_slots(slots).action for slots in labels.slots[:, 1:].reshape(-1, 6)
+    }
     assert len(actions) >= 11
     assert {int(Status.ACTING), int(Status.DONE), int(Status.REFUSED)} <= set(labels.status.flat)
 
 
 def test_half_of_the_objects_asked_for_are_in_view():
-    labels = relabel(FRAMES * 2, np.random.default_rng(1), CONFIG)
-    asked = [Meaning.from_slots(slots) for slots in labels.slots[:, 1:].reshape(-1, 6)]
+    labels = relabel(SHIPPED, FRAMES * 2, np.random.default_rng(1), CONFIG)
+    asked = [SHIPPED.language.from_slots(slots) for slots in labels.slots[:, 1:].reshape(-1, 6)]
     pairs = list(zip(COLOURS, SHAPES, strict=True))
     there = [m for m in asked if m.action == "go_to" and (m.colour, m.shape) in pairs]
     seen = np.mean([m.shape != "cone" for m in there])
@@ -95,7 +100,7 @@ def test_half_of_the_objects_asked_for_are_in_view():
 
 
 def test_equal_seeds_give_equal_labels(labels):
-    again = relabel(FRAMES, np.random.default_rng(0), CONFIG)
+    again = relabel(SHIPPED, FRAMES, np.random.default_rng(0), CONFIG)
     assert again.instructions == labels.instructions
     np.testing.assert_array_equal(again.commands, labels.commands)
 
@@ -115,7 +120,8 @@ def test_an_earlier_start_counts_from_there():
 def test_an_imagined_search_comes_to_its_end():
     rng = np.random.default_rng(4)
     meaning = Meaning("go_to", "purple", "ball")
-    turned = [imagined_start(meaning, FRAMES[0].context, True, rng).odometry[2] for _ in range(200)]
+    start, now = SHIPPED.skill(meaning).imagined_start, FRAMES[0].context
+    turned = [start(meaning, now, True, rng).odometry[2] for _ in range(200)]
     past = np.mean(np.array(turned) > SEARCH_LIMIT_RAD)
     assert 0.1 < past < 0.35
 
@@ -123,6 +129,7 @@ def test_an_imagined_search_comes_to_its_end():
 def test_an_imagined_walk_is_often_nearly_over():
     rng = np.random.default_rng(5)
     meaning = Meaning("walk_backward", amount="distance_2")
-    gone = [-imagined_start(meaning, FRAMES[0].context, False, rng).odometry[0] for _ in range(200)]
+    start, now = SHIPPED.skill(meaning).imagined_start, FRAMES[0].context
+    gone = [-start(meaning, now, False, rng).odometry[0] for _ in range(200)]
     assert min(gone) < 0.5
     assert np.mean(np.abs(np.array(gone) - 2.0) < 0.3) > 0.4

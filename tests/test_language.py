@@ -7,23 +7,31 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from policy.runtime.text_encoder import MAX_TOKENS, TextEncoder
-from tasks.language import intent
-from tasks.language.grammar import Grammar, patterns_of, with_typo
-from tasks.language.intent import FAMILIES, SLOTS, SPLITS, UNKNOWN, Meaning
+from tasks.catalogue import SHIPPED
+from tasks.families import gesture, walk
+from tasks.language import intent, language
+from tasks.language.grammar import Grammar
+from tasks.language.intent import UNKNOWN, Meaning
+from tasks.language.language import SPLITS
+from tasks.task import Task
 
-TRAIN, HELDOUT = (intent.grammars(split) for split in SPLITS)
-ACTIONS = SLOTS["action"]
+LANGUAGE = SHIPPED.language
+TRAIN, HELDOUT = (LANGUAGE.grammars[split] for split in SPLITS)
+SLOTS, ACTIONS = SHIPPED.slots, SHIPPED.actions
+AMOUNTS = {"walk": walk.WALKED, "step": walk.STEPPED, "turn": walk.TURNED}
+SIDES = {"raise_hand": gesture.ANY, "wave": gesture.ANY, "point_at": gesture.ONE}
 
 
 def all_meanings() -> list[Meaning]:
     """Everything that `sample_meaning` may say."""
     meanings = [UNKNOWN]
     manners = (None, *SLOTS["manner"])
-    for action in itertools.chain(*FAMILIES.values()):
+    for action in ACTIONS:
         kind = action.split("_")[0]
-        if kind in intent.AMOUNTS:
-            amounts = (None, *intent.AMOUNTS[kind])
+        if action == UNKNOWN.action:
+            continue
+        if kind in AMOUNTS:
+            amounts = (None, *AMOUNTS[kind])
             meanings += [
                 Meaning(action, amount=amount, manner=manner)
                 for amount, manner in itertools.product(amounts, manners)
@@ -32,7 +40,7 @@ def all_meanings() -> list[Meaning]:
         names = [(None, None)]
         if action in ("go_to", "point_at"):
             names = list(itertools.product((None, *SLOTS["colour"]), (None, *SLOTS["shape"])))[1:]
-        sides = (None, *intent.SIDES.get(action, ((), 0))[0])
+        sides = (None, *SIDES.get(action, ()))
         meanings += [
             Meaning(action, colour, shape, side, manner=manner)
             for (colour, shape), side in itertools.product(names, sides)
@@ -88,9 +96,9 @@ class Reader:
 
     def _may_mean(self, action: str) -> bool:
         self.action, ends = action, set()
-        for pattern in patterns_of(self.grammar.sentences, action):
+        for pattern in self.grammar.sentences.get(action, []):
             ends |= self.ends(pattern, {0})
-        imperatives = patterns_of(self.grammar.imperatives, action)
+        imperatives = self.grammar.imperatives.get(action, [])
         bodies: dict[frozenset[int], set[int]] = {}
         for starts, after in self.bodies:
             key = frozenset(starts)
@@ -145,27 +153,28 @@ def spoken(grammar: Grammar, n: int, seed: int) -> list[tuple[Meaning, str]]:
 
 
 def test_colours_and_shapes_are_those_of_the_scenes() -> None:
-    scene = pytest.importorskip("sim.scene")
-    assert intent.COLOURS == scene.COLOURS and intent.SHAPES == scene.SHAPES
+    objects = pytest.importorskip("sim.objects")
+    assert intent.COLOURS == objects.COLOURS and intent.SHAPES == objects.SHAPES
 
 
 def test_slot_vectors() -> None:
     values = list(itertools.chain(*SLOTS.values()))
     assert len(values) == len(set(values))
-    vector = Meaning("go_to", "blue", "cone", manner="quickly").slot_vector()
+    vector = LANGUAGE.slot_vector(Meaning("go_to", "blue", "cone", manner="quickly"))
     assert vector.dtype == np.int8 and vector.tolist() == [7, 2, 3, -1, -1, 1]
     for meaning in all_meanings():
-        assert Meaning.from_slots(meaning.slot_vector()) == meaning
+        assert LANGUAGE.from_slots(LANGUAGE.slot_vector(meaning)) == meaning
 
 
 def test_amounts_and_their_defaults() -> None:
-    assert Meaning("walk_forward", amount="distance_1.5").distance_m == 1.5
-    assert Meaning("walk_backward").distance_m == 1.0
-    assert Meaning("step_left").distance_m == 0.3
-    assert Meaning("turn_right", amount="angle_180").angle_rad == pytest.approx(np.pi)
-    assert Meaning("turn_left").angle_rad == pytest.approx(np.pi / 2)
+    assert walk.distance_m(Meaning("walk_forward", amount="distance_1.5")) == 1.5
+    assert walk.distance_m(Meaning("walk_backward")) == 1.0
+    assert walk.distance_m(Meaning("step_left")) == 0.3
+    turn = Meaning("turn_right", amount="angle_180")
+    assert walk.angle_rad(turn) == pytest.approx(np.pi)
+    assert walk.angle_rad(Meaning("turn_left")) == pytest.approx(np.pi / 2)
     with pytest.raises(ValueError, match="has no angle"):
-        _ = Meaning("walk_forward", amount="distance_1").angle_rad
+        walk.angle_rad(Meaning("walk_forward", amount="distance_1"))
 
 
 def test_a_meaning_knows_its_values() -> None:
@@ -178,16 +187,17 @@ def test_descriptions() -> None:
     turn = Meaning("turn_left", amount="angle_90", manner="slowly")
     assert intent.describe(turn) == "turn left 90 degrees slowly"
     assert intent.describe(Meaning("go_to", "red")) == "go to the red object"
+    assert intent.describe(Meaning("point_at"), names_object=True) == "point at something"
     descriptions = [intent.describe(meaning) for meaning in all_meanings()]
     assert len(descriptions) == len(set(descriptions))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sampled_meanings(family: str) -> None:
+@pytest.mark.parametrize("task", SHIPPED.tasks, ids=lambda task: task.name)
+def test_sampled_meanings(task: Task) -> None:
     rng = np.random.default_rng(0)
-    sampled = {intent.sample_meaning(family, rng, partial=0.2) for _ in range(3000)}
+    sampled = {task.sample_meaning(rng, partial=0.2) for _ in range(3000)}
     assert sampled <= set(all_meanings())
-    assert {meaning.action for meaning in sampled} == set(FAMILIES[family])
+    assert {meaning.action for meaning in sampled} == {skill.name for skill in task.skills}
 
 
 def test_objects_named_are_in_the_scene() -> None:
@@ -196,15 +206,23 @@ def test_objects_named_are_in_the_scene() -> None:
     objects = scene.sample_scene(rng).objects
     present = {(thing.colour, thing.shape) for thing in objects}
     for _ in range(50):
-        meaning = intent.sample_meaning("go_to", rng, objects)
+        meaning = SHIPPED["go_to"].sample_meaning(rng, objects)
         assert (meaning.colour, meaning.shape) in present
-        part = intent.sample_meaning("go_to", rng, objects, partial=1.0)
+        part = SHIPPED["go_to"].sample_meaning(rng, objects, partial=1.0)
         assert (part.colour is None) != (part.shape is None)
+
+
+@pytest.mark.parametrize("task", SHIPPED.tasks, ids=lambda task: task.name)
+def test_every_pattern_beside_a_task_is_one_of_its_skills(task: Task) -> None:
+    assert task.words is not None
+    for tables in language.read_toml(task.words).values():
+        for key in (*tables["imperatives"], *tables["sentences"]):
+            assert any(skill.name.startswith(key) for skill in task.skills), key
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_meaning_can_be_said(split: str) -> None:
-    for grammar in intent.grammars(split):
+    for grammar in LANGUAGE.grammars[split]:
         rng = np.random.default_rng(0)
         for meaning in all_meanings():
             assert grammar.say(meaning.slots(), rng)
@@ -214,7 +232,7 @@ def test_equal_seeds_say_the_same() -> None:
     def drawn(seed: int) -> list[str]:
         rng = np.random.default_rng(seed)
         return [
-            intent.sample_wording(intent.sample_meaning("walk", rng), rng, split)
+            LANGUAGE.sample_wording(SHIPPED["walk"].sample_meaning(rng), rng, split)
             for split in SPLITS * 20
         ]
 
@@ -236,9 +254,8 @@ def test_heldout_sentences_cannot_come_out_of_the_training_grammar() -> None:
 def test_no_heldout_sentence_was_ever_typed_in_training() -> None:
     def typed(split: str, n: int) -> set[str]:
         rng = np.random.default_rng(5)
-        families = [*FAMILIES]
-        meanings = [intent.sample_meaning(families[i % 3], rng) for i in range(n)]
-        said = (intent.sample_wording(meaning, rng, split) for meaning in meanings)
+        meanings = [SHIPPED.tasks[i % 3].sample_meaning(rng) for i in range(n)]
+        said = (LANGUAGE.sample_wording(meaning, rng, split) for meaning in meanings)
         return {re.sub(r"\W+", " ", text.lower()).strip() for text in said}
 
     assert not typed("train", 10_000) & typed("heldout", 3000)
@@ -269,11 +286,7 @@ def test_heldout_patterns_and_frames_are_new() -> None:
     for name in ("imperatives", "sentences"):
         for action in ACTIONS:
             trained, fresh = (
-                {
-                    choice
-                    for text in patterns_of(getattr(g, name), action)
-                    for choice in choices(text)
-                }
+                {choice for text in getattr(g, name)[action] for choice in choices(text)}
                 for g in (TRAIN[0], HELDOUT[0])
             )
             assert len(fresh) >= 2 and not trained & fresh
@@ -284,14 +297,14 @@ def test_half_of_the_heldout_objects_have_a_new_name() -> None:
     new = object_words(HELDOUT[-1]) - all_words(TRAIN[0])
     rng = np.random.default_rng(0)
     meaning = Meaning("go_to", "green", "cylinder")
-    texts = [intent.sample_wording(meaning, rng, "heldout").lower() for _ in range(500)]
+    texts = [LANGUAGE.sample_wording(meaning, rng, "heldout").lower() for _ in range(500)]
     share = np.mean([bool(set(re.findall(r"[a-z]+", text)) & new) for text in texts])
     assert 0.4 < share < 0.6
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_left_is_never_said_with_right(split: str) -> None:
-    for grammar in intent.grammars(split):
+    for grammar in LANGUAGE.grammars[split]:
         for meaning, sentence in spoken(grammar, 650, 3):
             words = set(re.findall(r"[a-z]+", sentence.lower()))
             side = meaning.side or meaning.action.split("_")[-1]
@@ -303,49 +316,26 @@ def test_left_is_never_said_with_right(split: str) -> None:
 def test_out_of_scope_requests_are_many_and_apart() -> None:
     rng = np.random.default_rng(0)
     train, heldout = (
-        {re.sub(r"\W+", " ", intent.out_of_scope(rng, split).lower()) for _ in range(2000)}
+        {
+            re.sub(r"\W+", " ", LANGUAGE.sample_wording(UNKNOWN, rng, split).lower())
+            for _ in range(2000)
+        }
         for split in SPLITS
     )
     assert len(train) > 500 and len(heldout) > 150 and not train & heldout
     for split, least in zip(SPLITS, (30, 15), strict=True):
-        grammar = intent.grammars(split)[0]
+        grammar = LANGUAGE.grammars[split][0]
         tables = (grammar.imperatives, grammar.sentences)
-        assert sum(len(patterns_of(table, "unknown")) for table in tables) >= least
-
-
-def test_sentences_fit_the_text_encoder() -> None:
-    tokenizer = TextEncoder(threads=1).tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    for grammar in (*TRAIN, *HELDOUT):
-        texts = [sentence for _, sentence in spoken(grammar, 650, 4)]
-        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-        assert np.mean(np.array(lengths) > MAX_TOKENS) < 0.01
-
-
-def test_a_typing_error_is_one_slip_inside_a_long_word() -> None:
-    rng = np.random.default_rng(0)
-    text = "go 1.5 m to the purple cylinder"
-    seen = set()
-    for _ in range(300):
-        wrong = with_typo(text, rng)
-        seen.add(len(wrong) - len(text))
-        assert wrong.startswith("go 1.5 m to the ")
-        differing = [(a, b) for a, b in zip(text.split(), wrong.split(), strict=True) if a != b]
-        assert len(differing) <= 1
-        for word, slip in differing:
-            assert slip[0] == word[0] and len(set(word) ^ set(slip)) <= 2
-    assert seen == {-1, 0, 1}
-    assert with_typo("go 2 m", rng) == "go 2 m"
+        assert sum(len(table["unknown"]) for table in tables) >= least
 
 
 def test_one_training_sentence_in_ten_has_a_typing_error(monkeypatch) -> None:
     slips = []
-    monkeypatch.setattr(intent, "with_typo", lambda text, rng: slips.append(text) or text)
+    monkeypatch.setattr(language, "with_typo", lambda text, rng: slips.append(text) or text)
     rng = np.random.default_rng(0)
     for _ in range(1000):
-        intent.sample_wording(UNKNOWN, rng)
-        intent.sample_wording(UNKNOWN, rng, "heldout")
+        LANGUAGE.sample_wording(UNKNOWN, rng)
+        LANGUAGE.sample_wording(UNKNOWN, rng, "heldout")
     assert 70 < len(slips) < 130
 
 
@@ -380,15 +370,3 @@ def test_plain_orders_are_part_of_training(sentence: str, action: str) -> None:
 def test_other_everyday_orders_are_held_out(sentence: str) -> None:
     assert any(Reader(grammar, sentence).actions() for grammar in HELDOUT)
     assert not Reader(TRAIN[0], sentence).actions()
-
-
-def test_the_first_of_the_words_is_said_more_often() -> None:
-    words = {"greeting": ["hello", "hi", "hey", "howdy"]}
-    grammar = Grammar(words, {"wave": ["{greeting}"]}, {}, [], ["~"], {}, usual_share=0.4)
-    rng = np.random.default_rng(0)
-    said = [grammar.say({"action": "wave"}, rng) for _ in range(4000)]
-    shares = {word: said.count(word) / 4000 for word in words["greeting"]}
-    rest = 0.6 / 4
-    assert shares == pytest.approx(
-        {"hello": 0.4 + rest, "hi": rest, "hey": rest, "howdy": rest}, abs=0.03
-    )

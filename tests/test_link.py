@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import zmq
 
-from bridge.contract import CHUNK_STEPS, ActionChunk, UserError, contract_hash
+from bridge.contract import ActionChunk, UserError
 from bridge.control.loop import Rejected
 from bridge.control.policy_link import PolicyLink
 from bridge.wire import messages
 from bridge.wire.client import NoAnswer, RemotePolicy
 from bridge.wire.keys import allow, client_keys, make_pair
 from bridge.wire.messages import ServerInfo
-from tests.test_client import scripted_server
-from tests.test_server import INFO, EchoPolicy, observe, running_server
+from robots.g1.embodiment import CHUNK_STEPS, G1
+from tests.doubles import INFO, EchoPolicy, await_true, observe, running_server, scripted_server
 
 SOON_S = 60.0  # room for a busy machine
 FLOOD_S = 6.0
 Answer = ActionChunk | Rejected
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def answers_of(link: PolicyLink, count: int = 1) -> list[Answer]:
@@ -42,7 +35,7 @@ def answers_of(link: PolicyLink, count: int = 1) -> list[Answer]:
             found.append(answer)
         return len(found) == count
 
-    wait_for(taken)
+    await_true(taken)
     return found
 
 
@@ -70,7 +63,7 @@ def address(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def link(address) -> Iterator[PolicyLink]:
-    with PolicyLink(address, patience_s=SOON_S) as link:
+    with PolicyLink(address, G1, patience_s=SOON_S) as link:
         link.wait_connected(SOON_S)
         yield link
 
@@ -118,7 +111,7 @@ def test_faults_are_rejections_of_one_line_and_the_link_stands(link):
 
 def test_replies_outside_the_contract_are_rejections(place):
     def replies(act: messages.Act) -> list[list[bytes]]:
-        good = messages.pack_chunk("s", act.sequence, EchoPolicy().act("go", observe(1.0)))
+        good = messages.pack_chunk("s", act.sequence, EchoPolicy().act("go", observe(1.0)), G1)
         poisoned = np.full((CHUNK_STEPS, 18), np.nan, np.float32).tobytes()
         short = np.zeros((CHUNK_STEPS - 1, 18), np.float32)
         chunk, _ = messages.unpack_reply(good)
@@ -129,12 +122,12 @@ def test_replies_outside_the_contract_are_rejections(place):
             "garbage": [b"\xff"],
             "empty": [b""],
             "another stamp": messages.pack_chunk(
-                "s", act.sequence, EchoPolicy().act("", observe(9.0))
+                "s", act.sequence, EchoPolicy().act("", observe(9.0)), G1
             ),
         }
         return [kinds.get(act.instruction, good)]
 
-    with scripted_server(place, replies), PolicyLink(place) as link:
+    with scripted_server(place, replies), PolicyLink(place, G1) as link:
         link.wait_connected(SOON_S)
         for kind in ("nan", "short", "cut", "garbage", "empty", "another stamp"):
             answer = answer_of(link, kind, 1.0)
@@ -143,7 +136,7 @@ def test_replies_outside_the_contract_are_rejections(place):
 
 
 def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
-    foreign = messages.pack_chunk("foreign", 1, EchoPolicy().act("go", observe(3.0)))
+    foreign = messages.pack_chunk("foreign", 1, EchoPolicy().act("go", observe(3.0)), G1)
 
     def replies(act: messages.Act) -> Iterator[list[bytes]]:
         until_s = time.monotonic() + FLOOD_S
@@ -151,7 +144,7 @@ def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
             yield foreign
             time.sleep(0.001)
 
-    with scripted_server(place, replies), RemotePolicy(place, patience_s=0.3) as policy:
+    with scripted_server(place, replies), RemotePolicy(place, G1, patience_s=0.3) as policy:
         begin = time.monotonic()
         with pytest.raises(NoAnswer, match=r"within 0\.3 s"):
             policy.act("go", observe(3.0))
@@ -159,23 +152,23 @@ def test_foreign_replies_that_keep_arriving_put_nothing_off(place):
 
 
 def test_dropped_replies_are_counted_over_all_connections(place):
-    foreign = messages.pack_chunk("foreign", 1, EchoPolicy().act("go", observe()))
+    foreign = messages.pack_chunk("foreign", 1, EchoPolicy().act("go", observe()), G1)
 
     def replies(act: messages.Act) -> list[list[bytes]]:
         right = EchoPolicy().act("go", observe(act.observed_at_s))
-        return [foreign, foreign, messages.pack_chunk("s", act.sequence, right)]
+        return [foreign, foreign, messages.pack_chunk("s", act.sequence, right, G1)]
 
-    with PolicyLink(place) as link:
+    with PolicyLink(place, G1) as link:
         for session in (1, 2):
             with scripted_server(place, replies):
-                wait_for(lambda n=session: link.session == n)
+                await_true(lambda n=session: link.session == n)
                 assert chunk_of(link, 1.0)
-                wait_for(lambda n=session: link.dropped == 2 * n)
-            wait_for(lambda: link.state.name == "lost")
+                await_true(lambda n=session: link.dropped == 2 * n)
+            await_true(lambda: link.state.name == "lost")
 
 
 def test_nobody_there(place):
-    with PolicyLink(place) as link:
+    with PolicyLink(place, G1) as link:
         link.ask("go", observe())
         with pytest.raises(UserError, match="hitogata serve"):
             link.wait_connected(1.0)
@@ -184,28 +177,28 @@ def test_nobody_there(place):
             link.wait_connected(SOON_S)
             assert link.session == 1 and chunk_of(link, 2.0)
     with pytest.raises(UserError, match="keys"):
-        PolicyLink("tcp://10.0.0.1:5757")
+        PolicyLink("tcp://10.0.0.1:5757", G1)
 
 
 def test_a_killed_server_is_lost_and_joined_again(place):
-    with running_server(place) as process, PolicyLink(place) as link:
+    with running_server(place) as process, PolicyLink(place, G1) as link:
         link.wait_connected(SOON_S)
         link.ask("go", observe(1.0))
         time.sleep(1.0)  # its answer waits to be taken
         process.kill()
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         assert "hitogata serve" in link.trouble and link.take() is None
         link.ask("go", observe(2.0))
         with running_server(place):
-            wait_for(lambda: link.session == 2)
+            await_true(lambda: link.session == 2)
             time.sleep(0.5)
             assert link.take() is None
             assert link.trouble == "" and chunk_of(link, 3.0)
 
 
 def test_a_session_pushed_out_by_others_is_begun_anew(place):
-    hello = messages.pack(messages.Hello(protocol=messages.PROTOCOL, contract=contract_hash()))
-    with running_server(place), PolicyLink(place) as link, zmq.Context() as context:
+    hello = messages.pack(messages.Hello(protocol=messages.PROTOCOL, embodiment=G1))
+    with running_server(place), PolicyLink(place, G1) as link, zmq.Context() as context:
         link.wait_connected(SOON_S)
         assert chunk_of(link, 1.0)
         with ExitStack() as others:
@@ -218,29 +211,29 @@ def test_a_session_pushed_out_by_others_is_begun_anew(place):
                 )
             told = []
             link.ask("go", observe(2.0))
-            wait_for(lambda: bool(told.append(link.trouble) or link.session == 2))
+            await_true(lambda: bool(told.append(link.trouble) or link.session == 2))
             assert any("has ended this session" in line for line in told)
             assert link.take() is None, "what was asked of the old session is void"
             assert link.trouble == "" and chunk_of(link, 3.0)
 
 
 def test_a_server_killed_while_it_thinks(place):
-    with running_server(place) as process, PolicyLink(place) as link:
+    with running_server(place) as process, PolicyLink(place, G1) as link:
         link.wait_connected(SOON_S)
         link.ask("sleep 30", observe(1.0))
         time.sleep(0.5)
         process.kill()
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         assert link.take() is None
 
 
 def test_another_model_is_refused_until_the_first_one_is_back(place):
-    with PolicyLink(place) as link:
+    with PolicyLink(place, G1) as link:
         with running_server(place) as process:
             link.wait_connected(SOON_S)
             process.kill()
         with running_server(place, model_id="model-2"):
-            wait_for(lambda: link.state.name == "refused")
+            await_true(lambda: link.state.name == "refused")
             assert "model-1" in link.trouble and "model-2" in link.trouble
             link.ask("go", observe())
             time.sleep(0.5)
@@ -248,12 +241,12 @@ def test_another_model_is_refused_until_the_first_one_is_back(place):
             with pytest.raises(UserError, match="model differs"):
                 link.wait_connected(SOON_S)
         with running_server(place):
-            wait_for(lambda: link.session == 2)
+            await_true(lambda: link.session == 2)
             assert chunk_of(link, 1.0)
 
 
 def test_another_model_than_expected_is_refused(address):
-    with PolicyLink(address, ServerInfo("model-9", INFO.normalisation_id)) as link:
+    with PolicyLink(address, G1, ServerInfo("model-9", INFO.normalisation_id)) as link:
         with pytest.raises(UserError, match="model differs, model-9 here"):
             link.wait_connected(SOON_S)
         assert link.session == 0
@@ -263,35 +256,35 @@ def test_another_model_than_expected_is_refused(address):
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "idle"])
 def test_a_stopped_server_is_lost_and_joined_again(transport, asked, place):
     bound = place if transport == "ipc" else "tcp://127.0.0.1:*"
-    with running_server(bound) as process, PolicyLink(process.address) as link:
+    with running_server(bound) as process, PolicyLink(process.address, G1) as link:
         link.wait_connected(SOON_S)
         assert chunk_of(link, 1.0)
         process.send_signal(signal.SIGSTOP)
         if asked:
             link.ask("go", observe(2.0))
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         time.sleep(3.0)  # several attempts meet a server that is there and does not answer
         assert link.state.name == "lost" and link.session == 1
         process.send_signal(signal.SIGCONT)
-        wait_for(lambda: link.state.name == "connected")
+        await_true(lambda: link.state.name == "connected")
         assert link.session == 2 and link.take() is None
         assert chunk_of(link, 3.0)
 
 
 def test_a_server_that_thinks_for_too_long_is_lost(place):
-    with running_server(place), PolicyLink(place, timeout_s=2.0) as link:
+    with running_server(place), PolicyLink(place, G1, timeout_s=2.0) as link:
         link.wait_connected(SOON_S)
         assert chunk_of(link, 1.0)
         link.ask("sleep 6", observe(2.0))
-        wait_for(lambda: link.state.name == "lost")
+        await_true(lambda: link.state.name == "lost")
         assert "within 2 s" in link.trouble
-        wait_for(lambda: link.state.name == "connected")
+        await_true(lambda: link.state.name == "connected")
         assert link.session == 2 and chunk_of(link, 3.0)
 
 
 def test_closing_waits_for_nobody(place):
     with running_server(place) as process:
-        link = PolicyLink(place)
+        link = PolicyLink(place, G1)
         link.wait_connected(SOON_S)
         link.ask("sleep 30", observe())
         time.sleep(0.5)
@@ -310,9 +303,9 @@ def test_a_link_with_keys(tmp_path, place):
     allow(lab, make_pair(tmp_path / "other", "other"))
     public = make_pair(robot, "g1")
     keys = client_keys(robot, lab / "lab.public")
-    with running_server(place, keys=lab), PolicyLink(place, keys=keys) as link:
+    with running_server(place, keys=lab), PolicyLink(place, G1, keys=keys) as link:
         with pytest.raises(UserError, match="does not allow the key of g1"):
             link.wait_connected(SOON_S)
         allow(lab, public)
-        wait_for(lambda: link.state.name == "connected")
+        await_true(lambda: link.state.name == "connected")
         assert chunk_of(link, 1.0)

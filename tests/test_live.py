@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 import sim.live
-from bridge.contract import COMMAND_TIMEOUT_S, STAND_COMMAND, VEL_X
-from bridge.control.loop import PERIOD_S, ControlLoop, DirectLink
+from bridge.contract import COMMAND_TIMEOUT_S
+from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Level, Safety
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
 from sim.live import LiveRobot
-from tests.test_control_loop import Walk
+from tests.doubles import Walk
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_motors_left_alone_brake_by_themselves(clock, speed, silent_s, braked):
 
 def test_a_loop_that_hung_finds_its_robot_braked_and_does_not_walk_on(clock):
     robot = robot_at(1.0)
-    loop = ControlLoop(robot, DirectLink(Walk()), Safety(command_limits()), lambda: robot.time_s)
+    loop = ControlLoop(robot, DirectLink(Walk()), Safety(G1), lambda: robot.time_s)
     loop.instruct("walk on")
     for _ in range(100):
         tick = loop.tick()

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from bridge.contract import COMMAND_FIELDS, JOINT_NAMES, STATE_FIELDS
 from bridge.symmetry import joint_mirror, mirror_commands, mirror_states
+from robots.g1.embodiment import COMMAND_FIELDS, G1, JOINT_NAMES, STATE_FIELDS
 
 
 def test_a_mirrored_state_by_hand():
     state = np.arange(1, len(STATE_FIELDS) + 1, dtype=np.float32)
-    mirrored = mirror_states(state)
+    mirrored = mirror_states(G1, state)
     seen = dict(zip(STATE_FIELDS, state, strict=True))
     found = dict(zip(STATE_FIELDS, mirrored, strict=True))
     assert found["left_hip_pitch_rad"] == seen["right_hip_pitch_rad"]
@@ -29,7 +29,7 @@ def test_mirrored_twice_is_as_before():
     rng = np.random.default_rng(0)
     states = rng.normal(size=(4, len(STATE_FIELDS))).astype(np.float32)
     commands = rng.normal(size=(4, 16, len(COMMAND_FIELDS))).astype(np.float32)
-    assert np.array_equal(mirror_states(mirror_states(states)), states)
-    assert np.array_equal(mirror_commands(mirror_commands(commands)), commands)
-    index, _ = joint_mirror()
+    assert np.array_equal(mirror_states(G1, mirror_states(G1, states)), states)
+    assert np.array_equal(mirror_commands(G1, mirror_commands(G1, commands)), commands)
+    index, _ = joint_mirror(G1)
     assert JOINT_NAMES[index[0]] == "right_hip_pitch_joint"

@@ -1,11 +1,16 @@
+"""The policy's network: shapes, masks, what each part may see, words that leave doubt."""
+
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from bridge.contract import STAND_COMMAND, STATE_CONTEXT
 from policy.model.encoders import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, Words, context_features
+from policy.model.stages import TorchParts, act
 from policy.model.vla import Model, ModelConfig, example_inputs, known_bands
+from policy.runtime.decoding import decode_bands
+from robots.g1.embodiment import G1, STAND_COMMAND, STATE_CONTEXT
 from tasks.arms import WAVE_HZ
 
 SLOTS = (("action", ("stop", "go_to")), ("colour", ("red", "blue", "green")))
@@ -18,7 +23,7 @@ TINY = ModelConfig(
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    model = Model(TINY).eval()
+    model = Model(TINY, G1).eval()
     model.codec.step.fill_(0.02)
     return model
 
@@ -26,7 +31,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
-    inputs = example_inputs(3)
+    inputs = example_inputs(G1, 3)
     inputs["states"] = torch.randn_like(inputs["states"])
     inputs["image"] = torch.randint(0, 256, inputs["image"].shape, dtype=torch.uint8)
     inputs["state"] = torch.randn_like(inputs["state"])
@@ -42,20 +47,20 @@ def test_config_survives_json():
 
 
 def test_default_size_is_small():
-    parameters = sum(p.numel() for p in Model(ModelConfig(slots=SLOTS)).parameters())
+    parameters = sum(p.numel() for p in Model(ModelConfig(slots=SLOTS), G1).parameters())
     assert 3e6 < parameters < 10e6
 
 
 def test_known_bands_by_hand():
-    assert known_bands(18).tolist() == [False, True, True, True, True, True]
-    assert known_bands(36).tolist() == [False, False, True, False, True, False]
-    assert known_bands(108).tolist() == [False] * 6
+    assert known_bands(1).tolist() == [False, True, True, True, True, True]
+    assert known_bands(2).tolist() == [False, False, True, False, True, False]
+    assert known_bands(6).tolist() == [False] * 6
 
 
-@pytest.mark.parametrize("tokens_per_step", [18, 36, 108])
-def test_steps_with_a_cache_equal_one_pass(model, inputs, tokens_per_step):
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_steps_with_a_cache_equal_one_pass(model, inputs, n):
     """What training computes in one pass is what decoding computes step by step."""
-    truth, known = tokens(), known_bands(tokens_per_step)
+    truth, known = tokens(), known_bands(n)
     whole = model(**inputs, tokens=truth, known=known.expand(3, -1))
     word, _ = model.read(inputs["states"], inputs["mask"])
     prefill = model.prefill(word, inputs["image"], inputs["state"])
@@ -63,7 +68,6 @@ def test_steps_with_a_cache_equal_one_pass(model, inputs, tokens_per_step):
     shares = prefill.experts.sum(-1)
     torch.testing.assert_close(shares, torch.ones(shares.shape), rtol=1e-5, atol=1e-5)
     keys, values, found = prefill.keys, prefill.values, []
-    n = tokens_per_step // 18
     for first in range(0, 6, n):
         bands = torch.arange(first, first + n)
         previous = torch.zeros(3, n, 18, dtype=torch.long)
@@ -80,7 +84,7 @@ def test_a_band_never_sees_later_ones(model, inputs):
     truth = tokens()
     changed = truth.clone()
     changed[:, 3:] = 0
-    known = known_bands(18).expand(3, -1)
+    known = known_bands(1).expand(3, -1)
     before = model(**inputs, tokens=truth, known=known).bands
     after = model(**inputs, tokens=changed, known=known).bands
     torch.testing.assert_close(before[:, :4], after[:, :4])
@@ -88,7 +92,7 @@ def test_a_band_never_sees_later_ones(model, inputs):
 
 
 def test_unknown_bands_ignore_their_tokens(model, inputs):
-    known = known_bands(108).expand(3, -1)
+    known = known_bands(6).expand(3, -1)
     first = model(**inputs, tokens=tokens(), known=known).bands
     second = model(**inputs, tokens=torch.zeros(3, 6, 18, dtype=torch.long), known=known).bands
     torch.testing.assert_close(first, second)
@@ -96,7 +100,7 @@ def test_unknown_bands_ignore_their_tokens(model, inputs):
 
 @pytest.mark.parametrize("part", ["states", "image", "state"])
 def test_every_input_reaches_the_action(model, inputs, part):
-    known = known_bands(108).expand(3, -1)
+    known = known_bands(6).expand(3, -1)
     before = model(**inputs, tokens=tokens(), known=known)
     changed = inputs | {part: inputs[part].flip(0)}
     after = model(**changed, tokens=tokens(), known=known)
@@ -133,11 +137,34 @@ def test_outside_training_a_doubtful_reading_counts_as_its_likeliest_value():
     assert torch.allclose(word_vector(doubt), word_vector(certainty), atol=0.05)
 
 
-def test_act_shapes_and_early_stop(model, inputs):
-    commands, status, slots = model.act(**inputs)
+@pytest.mark.parametrize("bands_per_step", [1, 2, 6])
+def test_a_batch_decodes_as_its_rows_and_commands_are_those_of_the_tokens(
+    model, inputs, bands_per_step
+):
+    commands, status, slots = act(model, **inputs, bands_per_step=bands_per_step)
     assert commands.shape == (3, 16, 18) and status.shape == (3, 4) and len(slots) == 2
-    coarse = model.act(**inputs, n_bands=1)[0]
-    torch.testing.assert_close(coarse, coarse[:, :1].expand_as(coarse))
+    parts = TorchParts(model)
+    for i in range(3):
+        row = {name: value[i : i + 1].numpy() for name, value in inputs.items()}
+        word, *_ = parts.words(row["states"], row["mask"], np.zeros((1, 7), np.float32))
+        keys, values, *_ = parts.prefill(word, row["image"], row["state"])
+        tokens, alone = decode_bands(parts.decode, keys, values, (16, 18), 6, bands_per_step)
+        torch.testing.assert_close(commands[i : i + 1], torch.from_numpy(alone))
+        torch.testing.assert_close(
+            model.codec.decode(torch.from_numpy(tokens)), commands[i : i + 1]
+        )
+
+
+def test_a_decoding_that_is_late_leaves_the_bands_it_has(model, inputs):
+    word, _ = model.read(inputs["states"][:1], inputs["mask"][:1])
+    with torch.no_grad():
+        keys, values, *_ = model.prefill(word, inputs["image"][:1], inputs["state"][:1])
+    decode = TorchParts(model).decode
+    tokens, coarse = decode_bands(
+        decode, keys.numpy(), values.numpy(), (16, 18), 6, late=lambda: True
+    )
+    assert tokens.shape == (1, 1, 18)
+    assert coarse == pytest.approx(np.repeat(coarse[:, :1], 16, axis=1), abs=1e-6)
 
 
 def test_image_may_be_float_in_the_same_range(model, inputs):
@@ -165,8 +192,8 @@ def test_the_rhythm_of_waving_is_among_the_features_of_time():
 
 def test_normalisation_is_inside():
     torch.manual_seed(0)
-    model = Model(TINY).eval()
-    inputs = example_inputs(1)
+    model = Model(TINY, G1).eval()
+    inputs = example_inputs(G1, 1)
     word, _ = model.read(inputs["states"], inputs["mask"])
     state = torch.randn_like(inputs["state"])
     plain = model.joints(state, word)
@@ -183,8 +210,8 @@ def test_normalisation_is_inside():
 
 def test_chunk_head_starts_near_the_middle_of_the_range(inputs):
     torch.manual_seed(0)
-    model = Model(ModelConfig(**{**TINY.__dict__, "head": "chunk"})).eval()
+    model = Model(ModelConfig(**{**TINY.__dict__, "head": "chunk"}), G1).eval()
     model.codec.fit(STAND_COMMAND[None, None] + torch.randn(50, 16, 18).numpy() * 0.1)
-    commands = model.act(**inputs)[0]
+    commands = act(model, **inputs)[0]
     assert commands.shape == (3, 16, 18)
-    assert (commands - torch.from_numpy(STAND_COMMAND)).abs().max() < 0.5
+    assert (commands - torch.tensor(STAND_COMMAND)).abs().max() < 0.5

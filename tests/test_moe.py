@@ -1,3 +1,5 @@
+"""The mixture of experts against a dense reference, and how its load is balanced."""
+
 import pytest
 import torch
 import torch.nn.functional as F

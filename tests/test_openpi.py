@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compat import (
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from bridge.compat.adapter import Door
+from bridge.compat.openpi import serve_openpi
+from bridge.contract import Status, UserError
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_FIELDS, G1, STATE_DIM
+from tests.test_compat import (
     INFO,
     JOINTS,
     SERVER,
@@ -25,18 +32,6 @@ from test_compat import (
     decode,
     encode,
     served,
-)
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
-
-from bridge.compat.adapter import Door
-from bridge.compat.openpi import serve_openpi
-from bridge.contract import (
-    CHUNK_STEPS,
-    COMMAND_FIELDS,
-    STATE_DIM,
-    Status,
-    UserError,
 )
 
 
@@ -145,9 +140,9 @@ BAD_MESSAGES: dict[str, tuple[bytes | str, str]] = {
     "wide": (encode(observation(state=packed(np.zeros(30)))), r"send float32 \(86,\) or \(29,\)"),
     "integers": (encode(observation(state=packed(np.zeros(29, np.uint8)))), "send float32"),
     "nan": (encode(observation(state=packed(JOINTS * np.nan))), "not finite"),
-    "landscape": (
-        encode(observation(image=packed(np.zeros((96, 128, 3), np.uint8)))),
-        "larger square",
+    "too wide": (
+        encode(observation(image=packed(np.zeros((1, 1281, 3), np.uint8)))),
+        "sides up to 1280",
     ),
     "no words": (encode(observation(prompt=" ")), "empty"),
     "policy fails": (encode(observation(prompt="fail")), "^the policy failed .RuntimeError.: read"),
@@ -276,7 +271,7 @@ def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
 
 def test_an_address_in_use(address: str) -> None:
     with pytest.raises(UserError, match="Address already in use"):
-        serve_openpi(EchoPolicy(), Door(address), INFO)
+        serve_openpi(EchoPolicy(), G1, Door(address), INFO)
 
 
 @pytest.mark.slow

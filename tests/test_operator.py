@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
 from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
@@ -30,22 +30,15 @@ from bridge.operator.port import (
     SceneAsked,
     Stopped,
 )
+from robots.g1.embodiment import G1
+from tests.doubles import await_true
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 ROOT = Path(__file__).parent.parent
 SESSION = "s" * 16
 # Room for a busy machine; what is waited for happens within a tenth of it.
 WAIT_S = 20.0
-
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
 
 
 class Robot:
@@ -59,7 +52,7 @@ class Robot:
         assert self.ready.wait(WAIT_S)
 
     def _run(self, address: str, simulated: bool) -> None:
-        with OperatorPort(address, simulated) as self.port:
+        with OperatorPort(address, G1, simulated) as self.port:
             self.ready.set()
             while not self._ending.wait(0.02):
                 self.events += self.port.poll()
@@ -102,7 +95,7 @@ def ask(socket: zmq.Socket, request: wire.Request) -> wire.AnyReply:
 
 
 def claim(sequence: int = 1, session: str = SESSION, name: str = "anna", **terms) -> wire.Claim:
-    spoken = {"protocol": wire.PROTOCOL, "contract": contract_hash(), **terms}
+    spoken = {"protocol": wire.PROTOCOL, "embodiment": G1, **terms}
     return wire.Claim(session=session, sequence=sequence, name=name, **spoken)
 
 
@@ -114,13 +107,6 @@ def instruct(
 
 def patient_operator(address: str, name: str = "") -> Operator:
     return Operator(address, name, timeout_s=WAIT_S)
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def poll_until(port: OperatorPort, enough: Callable[[list[Event]], bool]) -> list[Event]:
@@ -302,7 +288,7 @@ def test_a_stop_ends_the_sleep_between_periods_and_nothing_else_does(address):
         return time.monotonic() - begun_s
 
     with (
-        OperatorPort(address) as port,
+        OperatorPort(address, G1) as port,
         raw_peer(port.addresses.commands) as commander,
         raw_peer(port.addresses.stop) as anyone,
     ):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
 from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
@@ -21,11 +21,12 @@ from bridge.operator.port import (
     Released,
     Stopped,
 )
+from robots.g1.embodiment import G1
+from tests.doubles import BLIND, await_true
 from tests.test_operator import (
     SESSION,
     ask,
     await_telemetry,
-    await_true,
     claim,
     free_port,
     instruct,
@@ -36,20 +37,12 @@ from tests.test_operator import (
     running_robot,
 )
 
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_what_arrives_with_a_stop_does_not_undo_it(address):
     now_s = [0.0]
-    with OperatorPort(address, clock=lambda: now_s[0]) as port:
+    with OperatorPort(address, G1, clock=lambda: now_s[0]) as port:
         places = port.addresses
         with raw_peer(places.commands) as peer, raw_peer(places.stop) as stopper:
             peer.send(wire.pack(claim()))
@@ -79,10 +72,46 @@ def test_what_arrives_with_a_stop_does_not_undo_it(address):
             assert poll_until(port, bool) == [Released()]
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["an operator's", "the robot's own"])
+def test_what_was_asked_before_a_stop_is_refused_however_late_it_comes(address, own):
+    now_s = [0.0]
+    with (
+        OperatorPort(address, G1, simulated=True, clock=lambda: now_s[0]) as port,
+        raw_peer(port.addresses.commands) as peer,
+        raw_peer(port.addresses.stop) as stopper,
+    ):
+        assert isinstance(asked_of(port, peer, claim()), wire.Lease)
+        if own:
+            port.stops += 1
+        else:
+            stopper.send(wire.pack(wire.Stop(sequence=1)))
+            assert poll_until(port, bool) == [Stopped()]
+        now_s[0] = 1.1  # long after the guard of a stop, and the lease still holds
+        terms = {"session": SESSION, "epoch": 1}
+        for request in (
+            wire.Release(sequence=2, stops=0, **terms),
+            instruct(1, 3),
+            wire.Resume(sequence=4, stops=0, **terms),
+            wire.NewScene(sequence=5, stops=0, seed=7, **terms),
+        ):
+            reply = asked_of(port, peer, request)
+            assert isinstance(reply, wire.Denied) and "stopped since" in reply.message
+            assert reply.stops == 1
+        knowing = wire.Release(sequence=6, stops=1, **terms)
+        assert isinstance(asked_of(port, peer, knowing), wire.Done)
+
+
+def asked_of(port: OperatorPort, peer: zmq.Socket, request: wire.Request) -> wire.AnyReply:
+    """The answer of a port in this very thread."""
+    peer.send(wire.pack(request))
+    await_true(lambda: bool(port.poll()) or bool(peer.poll(0)))
+    return wire.unpack(wire.REPLIES, peer.recv())
+
+
 def test_what_waited_for_a_sleeping_loop_is_refused(address):
     now_s = [0.0]
     with (
-        OperatorPort(address, clock=lambda: now_s[0]) as port,
+        OperatorPort(address, G1, clock=lambda: now_s[0]) as port,
         raw_peer(port.addresses.commands) as peer,
     ):
         peer.send(wire.pack(claim()))
@@ -100,7 +129,7 @@ def test_what_waited_for_a_sleeping_loop_is_refused(address):
 
 
 def test_a_stop_passes_a_flood_of_commands(address):
-    with OperatorPort(address) as port:
+    with OperatorPort(address, G1) as port:
         places = port.addresses
         with raw_peer(places.commands) as peer, raw_peer(places.stop) as stopper:
             ending = threading.Event()
@@ -133,7 +162,7 @@ def test_a_stop_passes_a_flood_of_commands(address):
 def test_a_peer_that_floods_and_vanishes_does_no_harm(transport, address):
     """libzmq's heartbeat would abort this very process."""
     place = address if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
-    with OperatorPort(place) as port:
+    with OperatorPort(place, G1) as port:
         for target in (port.addresses.commands, port.addresses.stop):
             with raw_peer(target) as peer:
                 peer.sndhwm = 10_000
@@ -186,7 +215,7 @@ def test_malformed_frames_are_counted_and_ignored(address):
 def test_random_frames_never_raise(address):
     rng = np.random.default_rng(0)
     seeds = [wire.pack(request) for request in (claim(), instruct(1, 2), wire.Stop(sequence=1))]
-    with OperatorPort(address) as port, raw_peer(port.addresses.commands) as peer:
+    with OperatorPort(address, G1) as port, raw_peer(port.addresses.commands) as peer:
         for sent in range(2000):
             frame = bytearray(seeds[int(rng.integers(len(seeds)))])
             for place in rng.integers(len(frame), size=3):
@@ -208,11 +237,11 @@ def test_bad_wishes_are_denied_in_one_line(address):
             operator.instruct(" ")
         operator.leave()
         with raw_peer(robot.port.addresses.commands) as peer:
-            for changes, both in (
-                ({"protocol": 99}, f"99 here and {wire.PROTOCOL} at the robot: install"),
-                ({"contract": "beef"}, f"beef here and {contract_hash()} at the robot: install"),
+            for request, both in (
+                (claim(protocol=99), f"99 here and {wire.PROTOCOL} at the robot: install"),
+                (claim(embodiment=BLIND), "nothing here and head (96, 96) at the robot: start"),
             ):
-                reply = ask(peer, claim(1, **changes))
+                reply = ask(peer, request)
                 assert isinstance(reply, wire.Denied) and both in reply.message
             lease = ask(peer, claim(2, name=" an\x1b[2Jna\n"))
             assert isinstance(lease, wire.Lease) and robot.port.commander == "an [2Jna"
@@ -271,12 +300,12 @@ def test_addresses(address, tmp_path):
         f"ipc://{tmp_path}/{'long' * 40}",
     ):
         with pytest.raises(UserError):
-            OperatorPort(place)
+            OperatorPort(place, G1)
     with running_robot(address) as robot:
         modes = [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()]
         assert modes == [0o600] * 3
         with pytest.raises(UserError, match="already listens"):
-            OperatorPort(address)
+            OperatorPort(address, G1)
         with patient_operator(address) as operator:
             operator.claim()
         assert robot.port.counters["malformed_messages"] == 0

@@ -12,14 +12,17 @@ import pytest
 import zmq
 
 from bridge.contract import UserError
-from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import CommanderLost, Instructed, OperatorPort, Stopped
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
 from hitogata.__main__ import COMMANDS
 from hitogata.commandline import dispatch
-from tests.test_operator import WAIT_S, await_telemetry, await_true, free_port, moment
+from robots.g1.embodiment import G1
+from tests.doubles import await_true
+from tests.test_operator import WAIT_S, await_telemetry, free_port, moment
 from tests.test_security import overheard
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 SILENCE_S = 1.5
 
@@ -34,19 +37,13 @@ def ends(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    """A busy machine may keep a thread waiting for longer than a commander may be silent."""
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
-
-
 def keys_of(ends: dict[str, Path], name: str = "anna", robot: str = "robot") -> ClientKeys:
     return client_keys(ends[name], ends[robot] / f"{robot}.public")
 
 
 @contextmanager
 def secured_port(ends: dict[str, Path], address: str) -> Iterator[OperatorPort]:
-    with OperatorPort(address, simulated=True, keys=server_keys(ends["robot"])) as port:
+    with OperatorPort(address, G1, simulated=True, keys=server_keys(ends["robot"])) as port:
         yield port
 
 
@@ -118,7 +115,7 @@ def test_strangers_neither_command_nor_stop_nor_watch(ends, tmp_path):
 
 def test_off_this_machine_with_keys_alone(ends):
     port = free_port()
-    for end in (OperatorPort, Operator):
+    for end in (lambda place: OperatorPort(place, G1), Operator):
         with pytest.raises(UserError, match="keys"):
             end(f"tcp://0.0.0.0:{port}")
     with (
@@ -139,7 +136,7 @@ def test_nobody_overhears_a_command(ends):
         place = f"tcp://127.0.0.1:{port}"
         made = server_keys(ends["robot"]) if keys else None
         with (
-            OperatorPort(place, keys=made) as robot_port,
+            OperatorPort(place, G1, keys=made) as robot_port,
             Robot(robot_port),
             overheard(place) as (way, heard),
             Operator(way, "anna", WAIT_S, keys) as anna,

@@ -15,14 +15,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from bridge.contract import contract_hash
-from bridge.control.loop import PERIOD_S, ControlLoop
+from bridge.control.loop import ControlLoop
 from bridge.control.safety import Level, Safety
 from bridge.operator import messages as wire
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
+from robots.g1.embodiment import PERIOD_S
 from tests.test_control_loop import Mailbox, Puppet
-from tests.test_safety import LIMITS, UPRIGHT, body
+from tests.test_safety import BODY, UPRIGHT, body
 
 LYING = np.array([1, 0, 0], np.float32)
 RISING_PERIODS = 10
@@ -104,10 +104,10 @@ class Operators(RuleBasedStateMachine):
     def begin(self) -> None:
         self.robot, self.link = Tumbler(), Mailbox()
         clock = lambda: self.robot.time_s  # noqa: E731
-        self.loop = ControlLoop(self.robot, self.link, Safety(LIMITS), clock)
+        self.loop = ControlLoop(self.robot, self.link, Safety(BODY), clock)
         self.folder = tempfile.TemporaryDirectory()
         place = f"ipc://{Path(self.folder.name, 'robot.sock')}"
-        self.port = OperatorPort(place, simulated=True, clock=clock)
+        self.port = OperatorPort(place, BODY, simulated=True, clock=clock)
         self.commands, self.halts = Inbox(self._answered), Inbox(self._halted)
         self.port._commands, self.port._stop = self.commands, self.halts  # type: ignore[assignment]
         self.station = Station(self.loop, self.port, Box(), new_scene=self.robot.new_scene)  # type: ignore[arg-type]
@@ -215,7 +215,7 @@ class Operators(RuleBasedStateMachine):
         self._ask(self.person, wire.Leave, epoch=self.person.epoch)
         self._deliver(self.person)
         self.people.reverse()
-        terms = {"protocol": wire.PROTOCOL, "contract": contract_hash(), "name": "somebody"}
+        terms = {"protocol": wire.PROTOCOL, "embodiment": BODY, "name": "somebody"}
         self._ask(self.person, wire.Claim, **terms)
         self._deliver(self.person)
 

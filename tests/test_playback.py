@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, ActionChunk, Status
-from bridge.control.chunk_player import CHUNK_S, ChunkPlayer
+from bridge.contract import ActionChunk, Status
+from bridge.control.chunk_player import ChunkPlayer
+from robots.g1.embodiment import CHUNK_S, CHUNK_STEPS, COMMAND_DIM, G1
 
 STILL = np.zeros(COMMAND_DIM, np.float32)
 
@@ -28,11 +29,11 @@ def value(player: ChunkPlayer, now_s: float) -> float:
 
 
 def test_without_a_chunk_there_is_no_command():
-    assert ChunkPlayer().command(0.0) is None
+    assert ChunkPlayer(G1).command(0.0) is None
 
 
 def test_steps_are_interpolated_and_the_last_is_kept():
-    player = ChunkPlayer(join_s=0.0, start_s=0.0)
+    player = ChunkPlayer(G1, join_s=0.0, start_s=0.0)
     assert player.accept(chunk(5.0), 5.0, STILL)
     assert value(player, 5.0) == pytest.approx(0.0)
     assert value(player, 5.1) == pytest.approx(1.0, abs=1e-4)
@@ -43,13 +44,13 @@ def test_steps_are_interpolated_and_the_last_is_kept():
 
 
 def test_steps_already_past_are_skipped():
-    player = ChunkPlayer(join_s=0.0, start_s=0.0)
+    player = ChunkPlayer(G1, join_s=0.0, start_s=0.0)
     assert player.accept(chunk(0.0), 0.42, STILL)
     assert value(player, 0.42) == pytest.approx(4.2, abs=1e-4)
 
 
 def test_start_fades_from_the_command_being_executed():
-    player = ChunkPlayer(start_s=0.4)
+    player = ChunkPlayer(G1, start_s=0.4)
     executing = np.full(COMMAND_DIM, 8.0, np.float32)
     player.accept(chunk(0.0, slope=0.0), 0.0, executing)
     found = [value(player, t) for t in (0.0, 0.1, 0.2, 0.4, 1.0)]
@@ -57,7 +58,7 @@ def test_start_fades_from_the_command_being_executed():
 
 
 def test_join_of_two_chunks_is_continuous_and_short():
-    player = ChunkPlayer(join_s=0.1, start_s=0.3)
+    player = ChunkPlayer(G1, join_s=0.1, start_s=0.3)
     player.accept(chunk(0.0, start=1.0, slope=0.0), 0.0, np.full(COMMAND_DIM, 1.0, np.float32))
     executing = player.command(0.5)
     assert executing is not None
@@ -67,7 +68,7 @@ def test_join_of_two_chunks_is_continuous_and_short():
 
 
 def test_a_chunk_that_arrives_during_a_start_does_not_shorten_it():
-    player = ChunkPlayer(join_s=0.1, start_s=0.4)
+    player = ChunkPlayer(G1, join_s=0.1, start_s=0.4)
     player.accept(chunk(0.0, slope=0.0), 0.0, np.full(COMMAND_DIM, 8.0, np.float32))
     executing = player.command(0.1)
     assert executing is not None and executing[0] == pytest.approx(6.0)
@@ -77,7 +78,7 @@ def test_a_chunk_that_arrives_during_a_start_does_not_shorten_it():
 
 
 def test_rejoining_starts_from_where_the_body_is():
-    player = ChunkPlayer(join_s=0.1, start_s=0.4)
+    player = ChunkPlayer(G1, join_s=0.1, start_s=0.4)
     player.rejoin(0.0, STILL)  # nothing to play: nothing happens
     assert player.command(0.0) is None
     player.accept(chunk(0.0, start=2.0, slope=0.0), 0.0, STILL)
@@ -87,7 +88,7 @@ def test_rejoining_starts_from_where_the_body_is():
 
 
 def test_unusable_chunks_change_nothing():
-    player = ChunkPlayer()
+    player = ChunkPlayer(G1)
     player.accept(chunk(1.0, start=2.0, slope=0.0), 1.0, np.full(COMMAND_DIM, 2.0, np.float32))
     broken = chunk(1.1)
     broken.commands[3, 7] = np.nan
@@ -103,7 +104,7 @@ def test_unusable_chunks_change_nothing():
 @given(st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=8), st.floats(0.05, 0.8))
 def test_no_join_jumps(starts, every_s):
     """However chunks differ, two control periods in a row differ by no more than fades allow."""
-    player = ChunkPlayer(join_s=0.1, start_s=0.3)
+    player = ChunkPlayer(G1, join_s=0.1, start_s=0.3)
     command, now_s, values = STILL, 0.0, []
     for number, start in enumerate(starts):
         now_s = number * every_s

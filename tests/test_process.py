@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from bridge.control.safety import Level
 from bridge.operator.client import Operator
 from bridge.supervisor import supervise
 from bridge.wire.server import stop_on_signals
-from tests.test_station import seen
+from tests.doubles import await_true, seen
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 60.0  # room for a busy machine
@@ -55,7 +53,7 @@ with lives.open("a") as file:
     file.write(".")
 heart = Heartbeat()
 heart.beat()
-life = len(lives.read_text())
+life = len(lives.read_text(encoding="utf-8"))
 if life < 3:
     os.kill(os.getpid(), signal.SIGKILL if life == 1 else signal.SIGSTOP)
 if life == 3:
@@ -65,17 +63,13 @@ time.sleep(2.0)
 """
 
 
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def is_running(process: int) -> bool:
     """Whether a process that need not be our child runs; one that was ended may not be reaped."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
@@ -94,7 +88,7 @@ def test_a_child_does_not_outlive_its_parent(number, folder):
     )
     assert parent.stdout is not None
     socket = Path(parent.stdout.readline().strip().removeprefix("ipc://"))
-    child = int((folder / "child").read_text())
+    child = int((folder / "child").read_text(encoding="utf-8"))
     assert is_running(child) and socket.parent.is_dir()
     parent.send_signal(number)
     _, said = parent.communicate(timeout=WAIT_S)
@@ -117,7 +111,7 @@ def test_a_loop_that_dies_or_hangs_is_told_and_started_anew(folder):
         f"the control loop was silent for 1 s{again}",
         f"the control loop failed{again}",
     ]
-    assert (folder / "lives").read_text() == "...."
+    assert (folder / "lives").read_text(encoding="utf-8") == "...."
 
 
 def test_a_loop_that_never_began_is_not_started_again(folder):

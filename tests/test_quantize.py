@@ -1,3 +1,5 @@
+"""8-bit weights: rounding by hand, packing, and training through it."""
+
 import torch
 from torch import nn
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from tasks.language import intent
-from tasks.language.intent import FAMILIES, UNKNOWN, Meaning, sample_meaning, sample_wording
+from tasks.catalogue import SHIPPED
+from tasks.language import language
+from tasks.language.intent import UNKNOWN, Meaning
 from tasks.language.parse import read_wording
+from tasks.task import Task
 from tests.test_language import all_meanings
 
 
@@ -25,29 +27,30 @@ from tests.test_language import all_meanings
     ],
 )
 def test_known_sentences(text: str, meaning: Meaning | None) -> None:
-    assert read_wording(text) == meaning
+    assert read_wording(text, SHIPPED.language) == meaning
 
 
-@pytest.mark.parametrize("split", intent.SPLITS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("split", language.SPLITS)
+@pytest.mark.parametrize("task", SHIPPED.tasks, ids=lambda task: task.name)
 def test_reads_what_the_grammars_say(
-    split: str, family: str, monkeypatch: pytest.MonkeyPatch
+    split: str, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intent, "TYPO_SHARE", 0.0)
+    monkeypatch.setattr(language, "TYPO_SHARE", 0.0)
     rng = np.random.default_rng(0)
     read_right = 0
     for _ in range(60):
-        meaning = sample_meaning(family, rng)
-        found = read_wording(sample_wording(meaning, rng, split))
+        meaning = task.sample_meaning(rng)
+        text = SHIPPED.language.sample_wording(meaning, rng, split)
+        found = read_wording(text, SHIPPED.language)
         assert found in (meaning, None)  # unread is allowed, misread is not
         read_right += found == meaning
     assert read_right >= 57
 
 
 def test_the_plain_wording_of_a_meaning_says_just_that() -> None:
-    grammar = intent.grammars("train")[0]
+    said = SHIPPED.language.plainly
     plain = [meaning for meaning in all_meanings() if meaning.manner is None]
-    assert grammar.plainly(Meaning("go_to", "red", "ball").slots()) == "go to the red ball"
-    assert [read_wording(grammar.plainly(meaning.slots())) for meaning in plain] == plain
+    assert said(Meaning("go_to", "red", "ball")) == "go to the red ball"
+    assert [read_wording(said(meaning), SHIPPED.language) for meaning in plain] == plain
     hurried = Meaning("go_to", "red", "ball", manner="quickly")
-    assert read_wording(grammar.plainly(hurried.slots())) == hurried, "said with an adverb"
+    assert read_wording(said(hurried), SHIPPED.language) == hurried, "said with an adverb"

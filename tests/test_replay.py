@@ -10,14 +10,10 @@ import pytest
 
 from bridge.blackbox.recording import Recording, write_recording
 from bridge.blackbox.replay import Span, peaks, spans
-from bridge.contract import (
-    STAND_COMMAND,
-    STATE_DIM,
-    STATE_FIELDS,
-    UserError,
-)
+from bridge.contract import UserError
 from bridge.png import decode_png
 from hitogata.replay import replay
+from robots.g1.embodiment import G1, STAND_COMMAND, STATE_DIM, STATE_FIELDS
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0
@@ -34,6 +30,7 @@ def walk(levels: list[int]) -> Recording:
     gravity = STATE_FIELDS.index("gravity_x")
     state[:, gravity : gravity + 3] = (0, 0, -1)
     return Recording(
+        embodiment=G1,
         time_s=100 + 0.02 * np.arange(count),
         level=np.array(levels, np.uint8),
         causes=tuple("" if level == 0 else f"[red]cause[/{level}]" for level in levels),
@@ -44,6 +41,7 @@ def walk(levels: list[int]) -> Recording:
         sent=sent,
         counters={"holds": np.arange(count, dtype=np.int64)},
         image_time_s=np.zeros(0),
+        image_camera=np.zeros(0, np.int32),
         pngs=(),
         events=((100.04, "up"),),
         written_at="2026-01-01T00:00:00+00:00",
@@ -66,7 +64,7 @@ def test_replay_prints_and_draws(levels, tmp_path, capsys):
     write_recording(tmp_path / "some.npz", walk(levels))
     replay(tmp_path / "some.npz", tmp_path / "plot.png")
     told = capsys.readouterr().out
-    assert "what happened" in told and "forward velocity" in told and "holds" in told
+    assert "what happened" in told and "base vel x" in told and "holds" in told
     if len(levels) > 1:
         assert f"cause[/{max(levels)}]" in told
     assert decode_png((tmp_path / "plot.png").read_bytes()).shape == (1080, 1320, 3)

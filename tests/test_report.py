@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from bridge.contract import CHUNK_STEPS, STAND_COMMAND, ActionChunk, Status, Thinking
+from bridge.contract import ActionChunk, Status, Thinking
+from robots.g1.embodiment import CHUNK_STEPS, STAND_COMMAND
 from sim.render.video import CLIP_PICTURES, Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from tasks.evaluation.evaluate import EvaluateConfig, figures_of
@@ -33,6 +34,7 @@ def row(**changes):
         "asked": RED_BALL,
         "nearest": RED_BALL,
         "nearest_m": 0.5,
+        "reached": RED_BALL,
         "latencies_ms": [10.0, 20.0, 30.0],
     }
     return made | changes
@@ -40,9 +42,15 @@ def row(**changes):
 
 ROWS = [
     row(),
-    row(index=1, success=False, nearest=BLUE_CUBE, nearest_m=0.4),
-    row(index=2, success=False, nearest=BLUE_CUBE, nearest_m=2.0, said="refused"),
-    row(index=3, asked=BLUE_CUBE, nearest=BLUE_CUBE, wording="go to the blue cube"),
+    row(index=1, success=False, nearest=BLUE_CUBE, nearest_m=0.4, reached=BLUE_CUBE),
+    row(index=2, success=False, nearest=BLUE_CUBE, nearest_m=2.0, reached=None, said="refused"),
+    row(
+        index=3,
+        asked=BLUE_CUBE,
+        nearest=BLUE_CUBE,
+        reached=BLUE_CUBE,
+        wording="go to the blue cube",
+    ),
 ]
 
 

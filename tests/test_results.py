@@ -37,7 +37,7 @@ def test_figures_merge_and_keep_their_origin(tmp_path):
     path = tmp_path / "results" / "chain.json"
     write_results(path, {"go_to_success": 0.5, "go_to_falls": 0.0}, "hitogata evaluate go_to")
     write_results(path, {"go_to_success": 0.9, "chunk_p50_ms": 31}, "hitogata bench")
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     assert content["figures"] == {"go_to_success": 0.9, "go_to_falls": 0.0, "chunk_p50_ms": 31}
     assert content["command"] == "hitogata bench"
     assert content["sources"]["go_to_falls"]["command"] == "hitogata evaluate go_to"
@@ -51,6 +51,6 @@ def test_unreadable_results_and_nan_are_refused(tmp_path):
     path = tmp_path / "chain.json"
     with pytest.raises(ValueError):
         write_results(path, {"rate": float("nan")}, "x")
-    path.write_text("{")
+    path.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="repair or delete"):
         write_results(path, {"rate": 1}, "x")

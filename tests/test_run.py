@@ -11,7 +11,7 @@ from sim.scene import Scene, sample_scene
 from tasks.episode import ExpertPolicy, Outcome
 from tasks.evaluation.run import RunConfig, carry_out, choose_scene, set_stage, verdict
 from tasks.language.intent import UNKNOWN, Meaning
-from tasks.success import Judge
+from tasks.success import named_object
 
 RED_BALL = Meaning("go_to", colour="red", shape="ball")
 
@@ -29,9 +29,9 @@ class DyingPolicy:
 def test_a_scene_is_chosen_that_has_what_is_named() -> None:
     seed, scene = choose_scene(RunConfig(), RED_BALL)
     assert seed is not None
-    assert Judge(RED_BALL, scene).target() is not None
+    assert named_object(RED_BALL, scene) is not None
     assert not any(
-        Judge(RED_BALL, sample_scene(np.random.default_rng(other))).target() is not None
+        named_object(RED_BALL, sample_scene(np.random.default_rng(other))) is not None
         for other in range(seed)
     )
 
@@ -44,16 +44,23 @@ def test_a_seed_is_kept_even_if_its_scene_lacks_the_object() -> None:
 def test_a_scene_file_is_read_back(tmp_path: Path) -> None:
     scene = sample_scene(np.random.default_rng(3))
     path = tmp_path / "scene.json"
-    path.write_text(json.dumps(scene.to_dict()))
+    path.write_text(json.dumps(scene.to_dict()), encoding="utf-8")
     assert choose_scene(RunConfig(scene=path), None) == (None, scene)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"objects": [{"shape": "egg"}]}'])
 def test_what_is_no_scene_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "scene.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match="scene"):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"scene\.json"):
         choose_scene(RunConfig(scene=path), None)
+
+
+def test_a_missing_scene_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"none\.json cannot be read \(No such file.*: choose a file"
+    ):
+        choose_scene(RunConfig(scene=tmp_path / "none.json"), None)
 
 
 def _outcome(success: bool, said: str) -> Outcome:
@@ -92,8 +99,10 @@ def test_the_expert_waves_and_a_video_is_left(
 ) -> None:
     config = RunConfig(seed=0, out=tmp_path / "wave.mp4")
     stage = set_stage("wave", config)
-    assert stage.meaning == Meaning("wave")
-    outcome = carry_out(stage, ExpertPolicy(stage.world, stage.meaning), config)
+    wave = Meaning("wave")
+    assert stage.meaning == wave and stage.skill is not None
+    expert = ExpertPolicy(stage.world, wave, stage.skill.expert)
+    outcome = carry_out(stage, expert, config)
     assert outcome.success
     assert config.out.stat().st_size > 1000
     out = capsys.readouterr().out

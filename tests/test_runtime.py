@@ -5,16 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge.contract import (
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    STATE_DIM,
-    Observation,
-    Status,
-    Thinking,
-    UserError,
-)
+from bridge.contract import Observation, Status, Thinking, UserError
 from policy.runtime.onnx_policy import UNINFORMATIVE_INSTRUCTION, GraphPolicy
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, G1, STATE_DIM
 
 BANDS = 6
 SLOTS = {"action": ("stop", "wave"), "colour": ("red", "blue", "green")}
@@ -23,7 +16,7 @@ SLOTS = {"action": ("stop", "wave"), "colour": ("red", "blue", "green")}
 def observation(seed: int = 0) -> Observation:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    return Observation.from_state(12.5, rng.normal(size=STATE_DIM).astype(np.float32), image)
+    return Observation(G1, 12.5, rng.normal(size=STATE_DIM).astype(np.float32), {"head": image})
 
 
 class StubEncoder:
@@ -69,7 +62,7 @@ class StubParts:
 
 def policy(**options) -> tuple[GraphPolicy, StubParts, StubEncoder]:
     parts, encoder = StubParts(), StubEncoder()
-    return GraphPolicy(parts, encoder, SLOTS, BANDS, **options), parts, encoder  # type: ignore[arg-type]
+    return GraphPolicy(parts, encoder, G1, SLOTS, BANDS, **options), parts, encoder  # type: ignore[arg-type]
 
 
 def test_an_answer() -> None:
@@ -161,11 +154,21 @@ def test_observations_that_are_not_finite_are_refused(value: float) -> None:
     assert not parts.seen
 
 
-def test_wrong_images_are_refused() -> None:
+def test_images_of_another_size_are_scaled_and_others_refused() -> None:
+    made, parts, _ = policy()
+    large = np.full((480, 640, 3), 50, np.uint8)
+    made.act("wave", dataclasses.replace(observation(), images={"head": large}))
+    assert parts.seen[-1].shape == (1, 96, 96, 3) and parts.seen[-1][0, 48, 48, 0] == 50
+    grey = {"head": np.zeros((96, 96, 3), np.float32)}
+    with pytest.raises(UserError, match="send uint8"):
+        made.act("wave", dataclasses.replace(observation(), images=grey))
+
+
+def test_another_robot_is_refused_by_name() -> None:
     made, _, _ = policy()
-    for image in (np.zeros((64, 64, 3), np.uint8), np.zeros((96, 96, 3), np.float32)):
-        with pytest.raises(UserError, match="send uint8"):
-            made.act("wave", dataclasses.replace(observation(), image=image))
+    short = dataclasses.replace(G1, commands=G1.commands[:17])
+    with pytest.raises(UserError, match="field 18 differs, nothing at the robot and right_wrist_y"):
+        made.act("wave", dataclasses.replace(observation(), embodiment=short))
 
 
 def test_empty_instructions_are_refused() -> None:

@@ -10,55 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bridge.contract import (
+from bridge.contract import ActionChunk, Status
+from bridge.control.safety import Level, Safety, lean, tilt
+from robots.g1.embodiment import (
     ARMS,
     CHUNK_STEPS,
     COMMAND_DIM,
-    IMAGE_SIZE,
-    N_JOINTS,
+    PERIOD_S,
     STAND_COMMAND,
     VEL_X,
-    ActionChunk,
-    Observation,
-    Status,
 )
-from bridge.control.safety import (
-    PERIOD_S,
-    Level,
-    Limiter,
-    Limits,
-    Safety,
-    lean,
-    stopping_rate,
-    tilt,
-)
-
-LIMITS = Limits(
-    low=STAND_COMMAND - 1.0,
-    high=STAND_COMMAND + 1.5,
-    rate=np.full(COMMAND_DIM, 6.0),
-    rate_change=np.concatenate([np.full(4, 300.0), np.full(14, 40.0)]),
-)
-IMAGE = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-UPRIGHT = np.array([0, 0, -1], np.float32)
-STILL = np.zeros(3, np.float32)
-
-
-def body(time_s: float, gravity=UPRIGHT, image_age_s=0.0, base_ang_vel_rad_s=STILL) -> Observation:
-    joints = np.zeros(N_JOINTS, np.float32)
-    joints[-14:] = STAND_COMMAND[ARMS]
-    return Observation(
-        time_s=time_s,
-        joint_pos_rad=joints,
-        joint_vel_rad_s=np.zeros(N_JOINTS, np.float32),
-        base_ang_vel_rad_s=base_ang_vel_rad_s,
-        gravity=gravity,
-        command=STAND_COMMAND,
-        elapsed_s=0.0,
-        odometry=np.zeros(3, np.float32),
-        image=IMAGE,
-        image_age_s=image_age_s,
-    )
+from tests.doubles import BODY, LIMITS, UPRIGHT, body
 
 
 def chunk(observed_at_s: float, commands: np.ndarray | None = None) -> ActionChunk:
@@ -72,7 +34,7 @@ class Drive:
     """A Safety stepped at 50 Hz with a healthy body."""
 
     def __init__(self):
-        self.safety, self.now_s = Safety(LIMITS), 10.0
+        self.safety, self.now_s = Safety(BODY), 10.0
         self.safety.step(self.now_s, body(self.now_s))
         self.safety.expect(self.now_s, chunks=True)
 
@@ -92,48 +54,6 @@ class Drive:
                 changes.append((round(self.now_s, 2), order.level))
                 last = order.level
         return changes
-
-
-# --- limits ---
-
-
-def test_stopping_rate_by_hand():
-    # A change of 2 per period of 0.02 s: from 5 it takes 5 + 3 + 1 periods of way, 0.18.
-    found = stopping_rate(np.array([0.18, 0.12, 0.02, 0.0]), np.array(100.0))
-    # From 4: 4 + 2 + 0 = 0.12. From 1: 1 = 0.02.
-    assert found == pytest.approx([5.0, 4.0, 1.0, 0.0])
-
-
-TARGETS = st.lists(
-    hnp.arrays(np.float64, COMMAND_DIM, elements=st.floats(-1e30, 1e30)),
-    min_size=1,
-    max_size=60,
-)
-
-
-@given(TARGETS, st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
-def test_no_stream_of_targets_leaves_value_rate_or_change_of_rate(targets, repeats):
-    limiter = Limiter(LIMITS, STAND_COMMAND)
-    values = [limiter.value.copy()]
-    for target in targets:
-        for _ in range(repeats):
-            limiter.step(target)
-            values.append(limiter.value.copy())
-    path = np.array(values)
-    rate = np.diff(path, axis=0) / PERIOD_S
-    change = np.diff(np.vstack([np.zeros(COMMAND_DIM), rate]), axis=0) / PERIOD_S
-    assert (path >= LIMITS.low - 1e-9).all() and (path <= LIMITS.high + 1e-9).all()
-    assert (np.abs(rate) <= LIMITS.rate + 1e-6).all()
-    assert (np.abs(change) <= LIMITS.rate_change * (1 + 1e-6)).all()
-
-
-def test_a_target_within_limits_is_reached_and_not_passed():
-    limiter = Limiter(LIMITS, STAND_COMMAND)
-    target = STAND_COMMAND + 1.0
-    path = np.array([limiter.step(target) for _ in range(60)])
-    assert path[-1] == pytest.approx(target, abs=1e-6)
-    assert (path <= target + 1e-6).all() and (np.diff(path, axis=0) >= -1e-6).all()
 
 
 # --- what is accepted ---
@@ -309,7 +229,9 @@ def test_old_state_holds_and_silence_damps():
     levels = [drive.safety.step(10.0 + k * PERIOD_S, None).level for k in range(1, 13)]
     assert levels == [Level.RUN] * 2 + [Level.HOLD] * 8 + [Level.DAMP] * 2
     assert drive.safety.release(10.3) is not None, "still silent"
-    broken = replace(seen, time_s=10.3, gravity=np.array([np.nan, 0, 0], np.float32))
+    state = seen.state.copy()
+    state[BODY.state_parts["gravity"]] = np.nan
+    broken = replace(seen, time_s=10.3, state=state)
     assert drive.safety.step(10.3, broken).level == Level.DAMP, "NaN is no state"
     drive.safety.step(10.32, body(10.32))
     assert drive.safety.release(10.32) is None

@@ -1,6 +1,7 @@
 """Random scenes, and what the head camera sees of them."""
 
 import colorsys
+import gc
 import json
 from dataclasses import replace
 
@@ -8,11 +9,15 @@ import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import IMAGE_SIZE, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import IMAGE_SIZE
 from robots.g1.facts import facts, joint_facts
+from sim.objects import COLOURS, SHADES, SHAPES, SceneObject
+from sim.render import camera
 from sim.render.camera import HeadCamera, ThirdPerson, opengl_renderer
 from sim.render.visibility import Sight
-from sim.scene import COLOURS, SHADES, SHAPES, Scene, SceneObject, sample_scene, scene_spec
+from sim.scene import Scene, sample_scene, scene_spec
+from sim.world import World
 
 
 def thing(shape: str, colour: str, rgb: tuple, x: float, y: float = 0.0) -> SceneObject:
@@ -40,12 +45,56 @@ def test_equal_seeds_give_equal_scenes_and_others_do_not():
 def test_a_scene_survives_json():
     scene = sample_scene(np.random.default_rng(3))
     assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
-    with pytest.raises(UserError, match="no scene"):
-        Scene.from_dict({"objects": [{"shape": "cube"}]})
-    with pytest.raises(UserError, match="no shape 'pear'"):
-        Scene.from_dict(
-            {"objects": [{**vars(thing("cube", "red", (1, 0, 0), 1)), "shape": "pear"}]}
-        )
+
+
+def test_every_sampled_scene_is_one_that_files_may_hold():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scene = sample_scene(rng)
+        assert Scene.from_dict(scene.to_dict()) == scene
+
+
+def cube(**changed) -> dict:
+    return {**vars(thing("cube", "red", (1, 0, 0), 1)), **changed}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ([], r"the whole is \[\]: Expected `object`"),
+        ({"objects": 3}, "objects is 3: Expected `array`"),
+        ({"objects": [3]}, r"objects\[0\] is 3: Expected `object`"),
+        ({"objects": [{"shape": "cube"}]}, r"objects\[0\] is .*required field `colour`"),
+        ({"objects": [cube(shape="pear")]}, "no shape 'pear'; choose one of cube"),
+        ({"objects": [cube(colour="pink")]}, "no colour 'pink'; choose one of red"),
+        ({"objects": [cube(size_m=0)]}, r"objects\[0\]\.size_m is 0: Expected `float` >= 0.02"),
+        ({"objects": [cube(size_m=1e9)]}, r"size_m is 1000000000.0: Expected `float` <= 0.5"),
+        ({"objects": [cube(size_m=-0.1)]}, "size_m is -0.1"),
+        ({"objects": [cube(x_m=np.nan)]}, r"objects\[0\]\.x_m is NaN"),
+        ({"objects": [cube(y_m=np.inf)]}, r"objects\[0\]\.y_m is Infinity"),
+        ({"objects": [cube(yaw_rad="left")]}, 'yaw_rad is "left"'),
+        ({"objects": [cube(rgb=[1, 0])]}, r"rgb is \[1, 0\]: Expected `array` of length 3"),
+        ({"objects": [cube(rgb=[1, 0, 9])]}, r"rgb\[2\] is 9"),
+        ({"objects": [cube(mass_kg=1)]}, "no field 'mass_kg', but shape, colour"),
+        ({"objects": [cube(x_m=0.2)]}, r"objects\[0\] at x_m 0.2, y_m 0 is in the robot"),
+        ({"objects": [cube(x_m=5.4)]}, "outside the walls: they are at 5.5 m"),
+        ({"objects": [cube(), cube(y_m=0.1)]}, r"objects\[0\] and objects\[1\] are in each"),
+        ({"objects": [cube()] * 25}, "objects is .*of length <= 24"),
+        ({"wall_m": "five"}, 'wall_m is "five": Expected `float`, got `str`'),
+        ({"wall_m": 0}, "wall_m is 0"),
+        ({"floor_rgb": [0.1, 0.2]}, r"floor_rgb is \[0.1, 0.2\]"),
+        ({"light_direction": [0, 0, 0]}, "light_direction is .*must be negative"),
+        ({"light_level": -1}, "light_level is -1"),
+        ({"friction": 0}, "friction is 0"),
+        ({"camera_pitch_rad": 3}, "camera_pitch_rad is 3"),
+        ({"camera_offset_m": [0, 0, 5]}, r"camera_offset_m\[2\] is 5"),
+        ({"walls": 4}, "no field 'walls', but objects, floor_rgb"),
+    ],
+)
+def test_what_is_no_scene_is_told_by_field_and_value(content: object, complaint: str):
+    with pytest.raises(UserError, match=complaint) as caught:
+        Scene.from_dict(content)
+    assert "\n" not in str(caught.value)
 
 
 def test_objects_are_unique_in_reach_and_well_apart():
@@ -197,3 +246,17 @@ def test_cameras_of_one_process_do_not_disturb_each_other():
     other.close()
     assert np.array_equal(head.draw(data), before)
     head.close()
+
+
+def test_what_a_dropped_camera_held_is_freed_by_the_next_picture():
+    dropped, kept = (World(Scene()) for _ in range(2))
+    dropped.observe()
+    left = len(camera._LEFT)
+    del dropped
+    gc.collect()
+    assert len(camera._LEFT) == left + 1
+    kept.observe()
+    assert not camera._LEFT
+    kept.close()
+    kept.close()  # twice is once
+    assert not camera._LEFT

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bridge.contract import Status, UserError, contract_hash
+from bridge.contract import Status, UserError
 from bridge.wire import keys as key_room
 from bridge.wire import messages
 from bridge.wire.client import Connection, MalformedReply, RemotePolicy
@@ -22,16 +22,9 @@ from bridge.wire.keys import allow, client_keys, make_pair, own_pair, server_key
 from bridge.wire.server import _bound_router, serve_policy
 from hitogata.__main__ import COMMANDS
 from hitogata.commandline import dispatch
-from tests.test_client import scripted_server
-from tests.test_server import (
-    INFO,
-    EchoPolicy,
-    ask,
-    greet,
-    observe,
-    raw_client,
-    running_server,
-)
+from robots.g1.embodiment import G1
+from tests.doubles import INFO, EchoPolicy, observe, running_server, scripted_server
+from tests.test_server import ask, greet, raw_client
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +64,9 @@ def test_a_pair_is_for_its_owner_alone(tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     pair = own_pair(folder)
     assert zmq.curve_public(pair.secret.encode()).decode() == pair.public
-    assert pair.public in public.read_text() and pair.secret not in public.read_text()
+    assert pair.public in public.read_text(
+        encoding="utf-8"
+    ) and pair.secret not in public.read_text(encoding="utf-8")
     assert pair.secret not in repr(pair)
     with pytest.raises(UserError, match=r"g1.secret is there already"):
         make_pair(folder, "g2")
@@ -92,7 +87,7 @@ def test_names_that_no_key_may_have(name, tmp_path):
         make_pair(tmp_path / "k", name)
     good = zmq.curve_keypair()[0].decode()
     file = tmp_path / "file"
-    file.write_text(f"hitogata-public-key {good} {name}")
+    file.write_text(f"hitogata-public-key {good} {name}", encoding="utf-8")
     if name not in ("g1\n",):  # a file may end with a line's end
         with pytest.raises(UserError, match="no public key"):
             allow(tmp_path, file)
@@ -166,13 +161,13 @@ def test_the_options_go_together(ends, tmp_path):
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:*", "tcp://*:5757", "tcp://eth0:5757"])
 def test_no_address_off_this_machine_without_keys(address):
     with pytest.raises(UserError, match="hitogata keys --help"):
-        serve_policy(EchoPolicy(), address, INFO)
+        serve_policy(EchoPolicy(), G1, address, INFO)
     with pytest.raises(UserError, match="hitogata keys --help"):
-        RemotePolicy(address)
+        RemotePolicy(address, G1)
 
 
 def test_an_allowed_robot_is_served(secured, ends):
-    with RemotePolicy(secured, INFO, keys=keys_of(ends)) as policy:
+    with RemotePolicy(secured, G1, INFO, keys=keys_of(ends)) as policy:
         assert policy.act("go", observe(2.0)).observed_at_s == 2.0
 
 
@@ -180,11 +175,11 @@ def test_keys_work_over_ipc_as_well(ends, tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
     with (
         running_server(place, keys=ends["lab"]),
-        RemotePolicy(place, INFO, keys=keys_of(ends)) as policy,
+        RemotePolicy(place, G1, INFO, keys=keys_of(ends)) as policy,
     ):
         assert policy.act("go", observe()).status is Status.DONE
         with pytest.raises(UserError, match="asks for keys"):
-            RemotePolicy(place)
+            RemotePolicy(place, G1)
 
 
 def test_strangers_are_told_what_is_missing(secured, ends):
@@ -195,15 +190,15 @@ def test_strangers_are_told_what_is_missing(secured, ends):
     }
     for keys, remedy in cases.items():
         with pytest.raises(UserError, match=remedy):
-            RemotePolicy(secured, keys=keys)
-    with RemotePolicy(secured, keys=keys_of(ends)) as policy:  # and the robot is still served
+            RemotePolicy(secured, G1, keys=keys)
+    with RemotePolicy(secured, G1, keys=keys_of(ends)) as policy:  # and the robot is still served
         assert policy.act("go", observe()).status is Status.DONE
 
 
 def test_a_server_without_keys_is_refused_by_a_client_with_keys(ends):
     refused = pytest.raises(UserError, match="hitogata serve --keys FOLDER")
     with running_server("tcp://127.0.0.1:*") as process, refused:
-        RemotePolicy(process.address, keys=keys_of(ends))
+        RemotePolicy(process.address, G1, keys=keys_of(ends))
 
 
 def test_the_allow_list_is_read_anew_for_every_client(ends, tmp_path):
@@ -214,17 +209,17 @@ def test_the_allow_list_is_read_anew_for_every_client(ends, tmp_path):
     refused = pytest.raises(UserError, match="does not allow the key of eve")
     with running_server(place, keys=lab):
         with refused:
-            RemotePolicy(place, keys=eve)
+            RemotePolicy(place, G1, keys=eve)
         copy = allow(lab, ends["eve"] / "eve.public")
-        RemotePolicy(place, keys=eve).close()
-        (lab / "allowed" / "broken.public").write_text("hitogata-public-key")
+        RemotePolicy(place, G1, keys=eve).close()
+        (lab / "allowed" / "broken.public").write_text("hitogata-public-key", encoding="utf-8")
         with refused:  # a list that cannot be read lets nobody in
-            RemotePolicy(place, keys=eve)
+            RemotePolicy(place, G1, keys=eve)
         (lab / "allowed" / "broken.public").unlink()
-        RemotePolicy(place, keys=eve).close()
+        RemotePolicy(place, G1, keys=eve).close()
         copy.unlink()
         with refused:
-            RemotePolicy(place, keys=eve)
+            RemotePolicy(place, G1, keys=eve)
 
 
 def test_a_socket_without_its_authenticator_lets_nobody_in(ends):
@@ -235,7 +230,7 @@ def test_a_socket_without_its_authenticator_lets_nobody_in(ends):
     try:
         key_room.check_secured(router)
         with pytest.raises(UserError):
-            RemotePolicy(router.getsockopt_string(zmq.LAST_ENDPOINT), keys=keys_of(ends))
+            RemotePolicy(router.getsockopt_string(zmq.LAST_ENDPOINT), G1, keys=keys_of(ends))
         with context.socket(zmq.ROUTER) as open_to_all, pytest.raises(RuntimeError):
             key_room.check_secured(open_to_all)
     finally:
@@ -272,12 +267,12 @@ def overheard(address: str) -> Iterator[tuple[str, bytearray]]:
 def test_nobody_overhears_an_instruction(secured, ends):
     words = "walk to the red ball"
     with running_server("tcp://127.0.0.1:*") as process, overheard(process.address) as (way, heard):
-        with RemotePolicy(way) as policy:
+        with RemotePolicy(way, G1) as policy:
             policy.act(words, observe())
         assert words.encode() in heard
-    with overheard(secured) as (way, heard), RemotePolicy(way, keys=keys_of(ends)) as policy:
+    with overheard(secured) as (way, heard), RemotePolicy(way, G1, keys=keys_of(ends)) as policy:
         policy.act(words, observe())
-    assert len(heard) > observe().image.nbytes and words.encode() not in heard
+    assert len(heard) > observe().images["head"].nbytes and words.encode() not in heard
 
 
 def test_an_ipc_server_is_for_its_user_alone(tmp_path):
@@ -300,7 +295,7 @@ def test_the_options_of_both_sockets(tmp_path):
     client = {zmq.MAXMSGSIZE: 1 << 20, zmq.IMMEDIATE: 1, zmq.CONNECT_TIMEOUT: 1000}
     client |= {zmq.RECONNECT_IVL: -1, zmq.RCVHWM: 0} | beat
     place = f"ipc://{tmp_path}/p.sock"
-    with running_server(place), RemotePolicy(place) as policy:
+    with running_server(place), RemotePolicy(place, G1) as policy:
         for option, value in (both | client).items():
             assert policy._socket.getsockopt(option) == value, option
     with _bound_router(place, None) as router:
@@ -327,11 +322,13 @@ def test_a_gibibyte_is_refused_before_it_is_read():
                 pass
         with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
             raw.sendall(os.urandom(10_000))
-        with RemotePolicy(process.address) as policy:
+        with RemotePolicy(process.address, G1) as policy:
             assert policy.act("go", observe()).status is Status.DONE
         status = Path(f"/proc/{process.pid}/status")
         if status.exists():  # VmHWM, the most that it ever had, in KiB
-            most = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
+            most = next(
+                line for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line
+            )
             assert int(most.split()[1]) < 500_000
 
 
@@ -348,11 +345,9 @@ def test_a_robot_keeps_its_session_among_strangers(tmp_path):
 def test_text_of_any_length_is_refused(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
     with running_server(place), raw_client(place) as socket:
-        hello = messages.Hello(protocol=messages.PROTOCOL, contract="x" * (2 << 20))
+        hello = messages.Hello(protocol=messages.PROTOCOL, model_id="x" * (2 << 20))
         assert isinstance(ask(socket, messages.pack(hello)), messages.Fault)
-        hello = messages.Hello(
-            protocol=messages.PROTOCOL, contract=contract_hash(), model_id="x" * 201
-        )
+        hello = messages.Hello(protocol=messages.PROTOCOL, embodiment=G1, model_id="x" * 201)
         assert isinstance(ask(socket, messages.pack(hello)), messages.Fault)
 
 
@@ -361,10 +356,10 @@ def test_an_answer_to_another_observation_is_refused(tmp_path):
 
     def replies(act: messages.Act) -> list[list[bytes]]:
         later = EchoPolicy().act("go", observe(act.observed_at_s + 1.0))
-        return [messages.pack_chunk("s", act.sequence, later)]
+        return [messages.pack_chunk("s", act.sequence, later, G1)]
 
     refused = pytest.raises(MalformedReply, match="an answer to 4")
-    with scripted_server(place, replies), RemotePolicy(place) as policy, refused:
+    with scripted_server(place, replies), RemotePolicy(place, G1) as policy, refused:
         policy.act("go", observe(3.0))
 
 
@@ -376,7 +371,7 @@ def test_a_server_s_words_cannot_control_the_terminal(tmp_path):
         return [messages.pack(messages.Fault(session="s", sequence=act.sequence, message=text))]
 
     refused = pytest.raises(UserError)
-    with scripted_server(place, replies), RemotePolicy(place) as policy, refused as caught:
+    with scripted_server(place, replies), RemotePolicy(place, G1) as policy, refused as caught:
         policy.act("go", observe())
     assert str(caught.value).startswith("bad ]0;title newsx") and str(caught.value).isprintable()
     assert len(str(caught.value)) == messages.LINE_CHARACTERS

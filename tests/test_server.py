@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,78 +14,18 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.contract import (
-    CHUNK_STEPS,
-    IMAGE_SIZE,
-    STAND_COMMAND,
-    STATE_DIM,
-    ActionChunk,
-    Observation,
-    Status,
-    UserError,
-    contract_hash,
-)
+from bridge.contract import Status, UserError
 from bridge.wire import messages
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
-from bridge.wire.keys import server_keys
 from bridge.wire.messages import ServerInfo
 from bridge.wire.server import serve_policy
+from robots.g1.embodiment import G1
+from tests.doubles import BLIND, INFO, EchoPolicy, observe, running_server
 
 ROOT = Path(__file__).parent.parent
-INFO = ServerInfo("model-1", "norm-1")
 # A dead server is noticed within 0.8 s; the rest is room for a busy machine, and still less than
 # the timeout that would notice in the end.
 NOTICED_S = 3.0
-
-
-class EchoPolicy:
-    """Answers with the observed time and the image's brightness; some words make it misbehave."""
-
-    def __init__(self) -> None:
-        self.resets = 0
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        if instruction == "fail":
-            raise RuntimeError("secret detail\nsecond line")
-        if instruction.startswith("sleep"):
-            time.sleep(float(instruction.split()[1]))
-        commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        commands[:, 0] = observation.image.mean()
-        if instruction == "nan":
-            commands[3, 3] = np.nan
-        understood = {"instruction": instruction, "resets": str(self.resets)}
-        return ActionChunk(observation.time_s, commands, Status.DONE, 0.5, understood)
-
-    def reset(self) -> None:
-        self.resets += 1
-
-
-def observe(time_s: float = 0.0, level: int = 7) -> Observation:
-    state = np.linspace(-1, 1, STATE_DIM, dtype=np.float32)
-    image = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), level, np.uint8)
-    return Observation.from_state(time_s, state, image)
-
-
-@contextmanager
-def running_server(
-    address: str, model_id: str = INFO.model_id, keys: Path | None = None
-) -> Iterator[subprocess.Popen]:
-    """A server process, given back once it says that clients can connect; killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, address, model_id, *([str(keys)] if keys else [])],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +53,7 @@ def ask(socket: zmq.Socket, frames: list[bytes]) -> messages.Reply:
 
 
 def greet(socket: zmq.Socket) -> str:
-    hello = messages.Hello(protocol=messages.PROTOCOL, contract=contract_hash())
+    hello = messages.Hello(protocol=messages.PROTOCOL, embodiment=G1)
     welcome = ask(socket, messages.pack(hello))
     assert isinstance(welcome, messages.Welcome)
     return welcome.session
@@ -124,7 +62,7 @@ def greet(socket: zmq.Socket) -> str:
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 def test_a_chunk_over_each_transport(transport, tmp_path):
     place = f"ipc://{tmp_path}/p.sock" if transport == "ipc" else "tcp://127.0.0.1:*"
-    with running_server(place) as process, RemotePolicy(process.address, INFO) as policy:
+    with running_server(place) as process, RemotePolicy(process.address, G1, INFO) as policy:
         assert policy.info == INFO
         for turn in range(3):
             chunk = policy.act(" walk to the red ball ", observe(turn / 4, level=turn))
@@ -136,14 +74,14 @@ def test_a_chunk_over_each_transport(transport, tmp_path):
 
 
 def test_reset_reaches_the_policy(address):
-    with RemotePolicy(address) as policy:
+    with RemotePolicy(address, G1) as policy:
         before = int(policy.act("go", observe()).understood["resets"])
         policy.reset()
         assert int(policy.act("go", observe()).understood["resets"]) == before + 1
 
 
 def test_sessions_do_not_disturb_each_other(address):
-    with RemotePolicy(address) as first, RemotePolicy(address) as second:
+    with RemotePolicy(address, G1) as first, RemotePolicy(address, G1) as second:
         found: dict[int, bool] = {}
 
         def work(policy: RemotePolicy, level: int) -> None:
@@ -162,7 +100,7 @@ def test_sessions_do_not_disturb_each_other(address):
 
 
 def test_a_fault_is_one_line_and_the_session_goes_on(address):
-    with RemotePolicy(address) as policy:
+    with RemotePolicy(address, G1) as policy:
         with pytest.raises(UserError, match=r"^the policy failed \(RuntimeError\)[^\n]*$"):
             policy.act("fail", observe())
         with pytest.raises(UserError, match="not finite"):
@@ -230,14 +168,15 @@ def test_a_session_belongs_to_the_client_that_opened_it(address):
 @pytest.mark.parametrize(
     ("changes", "values"),
     [
-        ({"protocol": 99}, ("protocol version", "99", "1")),
-        ({"contract": "beef"}, ("contract", "beef", contract_hash())),
+        ({"protocol": 99}, ("protocol version", "99", "2")),
+        ({"embodiment": None, "protocol": 1}, ("protocol version", "1", "2")),
+        ({"embodiment": BLIND}, ("camera", "nothing", "head (96, 96)")),
         ({"model_id": "other"}, ("model", "other", "model-1")),
         ({"normalisation_id": "other"}, ("normalisation", "other", "norm-1")),
     ],
 )
 def test_a_mismatch_is_refused_with_both_values(address, changes, values):
-    terms = {"protocol": messages.PROTOCOL, "contract": contract_hash(), **changes}
+    terms = {"protocol": messages.PROTOCOL, "embodiment": G1, **changes}
     with raw_client(address) as socket:
         reply = ask(socket, messages.pack(messages.Hello(**terms)))
         assert isinstance(reply, messages.Refused) and reply.remedy
@@ -246,21 +185,21 @@ def test_a_mismatch_is_refused_with_both_values(address, changes, values):
 
 def test_the_client_names_the_mismatch(address):
     with pytest.raises(UserError, match=r"model differs, other here and model-1 at the server: \w"):
-        RemotePolicy(address, expected=ServerInfo("other", "norm-1"))
+        RemotePolicy(address, G1, expected=ServerInfo("other", "norm-1"))
 
 
 @pytest.mark.parametrize("place", ["ipc:///tmp/hitogata-nobody.sock", "tcp://127.0.0.1:1"])
 def test_no_server_is_noticed_at_once(place):
     begin = time.monotonic()
     with pytest.raises(PolicyUnavailable, match="hitogata serve"):
-        RemotePolicy(place)
+        RemotePolicy(place, G1)
     assert time.monotonic() - begin < NOTICED_S
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_dies_is_noticed(fate, tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
-    with running_server(place) as process, RemotePolicy(place) as policy:
+    with running_server(place) as process, RemotePolicy(place, G1) as policy:
         policy.act("go", observe())
         threading.Timer(0.2, process.send_signal, [fate]).start()
         begin = time.monotonic()
@@ -274,7 +213,7 @@ def test_a_server_that_dies_is_noticed(fate, tmp_path):
 def test_a_restarted_server_is_joined_by_a_new_handshake_only(tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
     with running_server(place) as process:
-        policy = RemotePolicy(place, INFO)
+        policy = RemotePolicy(place, G1, INFO)
         process.kill()
         process.wait()
         with running_server(place, model_id="model-2"):
@@ -282,14 +221,14 @@ def test_a_restarted_server_is_joined_by_a_new_handshake_only(tmp_path):
             with pytest.raises(PolicyUnavailable):
                 policy.act("go", observe())
             with pytest.raises(UserError, match="model differs"):
-                RemotePolicy(place, INFO)
-            with RemotePolicy(place) as other:
+                RemotePolicy(place, G1, INFO)
+            with RemotePolicy(place, G1) as other:
                 assert other.info.model_id == "model-2"
         policy.close()
 
 
 def test_a_late_reply_is_dropped_and_counted(address):
-    with RemotePolicy(address, timeout_s=1.0) as policy:
+    with RemotePolicy(address, G1, timeout_s=1.0) as policy:
         with pytest.raises(PolicyUnavailable, match="within 1 s"):
             policy.act("sleep 1.3", observe(1.0))
         time.sleep(0.5)
@@ -305,14 +244,14 @@ def test_a_client_that_floods_and_vanishes_does_no_harm(address):
             socket.send_multipart(act)
             time.sleep(0.001)
     time.sleep(2.0)
-    with RemotePolicy(address) as policy:
+    with RemotePolicy(address, G1) as policy:
         assert policy.act("go", observe()).status is Status.DONE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_the_server_cleanly(number, tmp_path):
     place = f"ipc://{tmp_path}/p.sock"
-    with running_server(place) as process, RemotePolicy(place) as policy:
+    with running_server(place) as process, RemotePolicy(place, G1) as policy:
         policy.act("go", observe())
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
@@ -323,13 +262,14 @@ def test_signals_end_the_server_cleanly(number, tmp_path):
 def test_unusable_addresses_are_refused(address, tmp_path):
     for place in ("tcp://0.0.0.0:5555", f"ipc://{tmp_path}/no/such/folder", address):
         with pytest.raises(UserError) as caught:
-            serve_policy(EchoPolicy(), place, INFO)
+            serve_policy(EchoPolicy(), G1, place, INFO)
         assert "\n" not in str(caught.value)
-    with RemotePolicy(address) as policy:  # the server that was there is still the one that answers
+    # The server that was there is still the one that answers.
+    with RemotePolicy(address, G1) as policy:
         assert policy.act("go", observe()).status is Status.DONE
     in_use = pytest.raises(UserError, match="Address already in use")
     with running_server("tcp://127.0.0.1:*") as process, in_use:
-        serve_policy(EchoPolicy(), process.address, INFO)
+        serve_policy(EchoPolicy(), G1, process.address, INFO)
 
 
 def test_a_socket_file_left_by_a_killed_server_is_no_obstacle(tmp_path):
@@ -338,17 +278,5 @@ def test_a_socket_file_left_by_a_killed_server_is_no_obstacle(tmp_path):
         process.kill()
         process.wait()
         assert (tmp_path / "p.sock").exists()
-        with running_server(place), RemotePolicy(place) as policy:
+        with running_server(place), RemotePolicy(place, G1) as policy:
             assert policy.act("go", observe()).status is Status.DONE
-
-
-if __name__ == "__main__":
-    place, served_model, *folder = sys.argv[1:]
-    serve_policy(
-        EchoPolicy(),
-        place,
-        ServerInfo(served_model, "norm-1"),
-        lambda bound: print(bound, flush=True),
-        server_keys(Path(folder[0])) if folder else None,
-    )
-    print("stopped")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,55 +13,19 @@ import pytest
 
 from bridge.blackbox.recorder import Recorder
 from bridge.blackbox.recording import read_recording
-from bridge.contract import STAND_COMMAND, VEL_X
-from bridge.control.loop import ControlLoop, DirectLink, Pace
+from bridge.control.loop import ControlLoop, DirectLink
 from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.operator.port import Instructed, OperatorPort, SceneAsked
 from bridge.robot_node import Station
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from sim.scene import Scene
 from sim.world import World
-from tests.test_control_loop import Puppet, Walk
-from tests.test_safety import LIMITS
+from tests.doubles import BODY, Puppet, Walk, seen, working_station
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 60.0
-
-
-@contextmanager
-def working_station(folder: Path) -> Iterator[tuple[Station, str]]:
-    """A puppet's station in a thread of its own, in real time."""
-    puppet, address = Puppet(), f"ipc://{folder}/robot.sock"
-    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS), lambda: puppet.time_s)
-    stopping = threading.Event()
-    with OperatorPort(address, simulated=True) as port, Recorder(folder / "box") as recorder:
-        station = Station(loop, port, recorder, new_scene=lambda seed: None)
-
-        def work() -> None:
-            pace = Pace()
-            while not stopping.is_set():
-                station.period(pace.overruns)
-                pace.wait()
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield station, address
-        finally:
-            stopping.set()
-            thread.join()
-
-
-def seen(operator: Operator, condition: Callable[[Telemetry], bool]) -> Telemetry:
-    """The first telemetry that fulfils a condition."""
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        telemetry = operator.telemetry(1.0)
-        if telemetry is not None and condition(telemetry):
-            return telemetry
-    raise AssertionError("the robot never showed it")
 
 
 def test_an_operator_commands_stops_and_releases(tmp_path):
@@ -74,7 +35,7 @@ def test_an_operator_commands_stops_and_releases(tmp_path):
         anna.instruct("walk on")
         running = seen(anna, lambda t: t.level == Level.RUN and t.chunk_rate_hz > 2)
         assert running.instruction == "walk on" and running.commander == "anna"
-        command = running.command_vector()
+        command = running.command_vector(G1)
         assert command is not None and command[VEL_X] == pytest.approx(0.5)
         assert running.policy_latency_ms is not None and running.policy_latency_ms < 1000
         anna.pause()
@@ -113,10 +74,10 @@ def test_a_stop_word_stops_and_a_lost_commander_ends_the_instruction(tmp_path):
 def test_a_body_that_is_nowhere_brakes_until_released(tmp_path):
     """The real walker refuses a state that is not finite: the loop goes on, at DAMP."""
     world, address = World(Scene(), render=False), f"ipc://{tmp_path}/robot.sock"
-    loop = ControlLoop(world, DirectLink(Walk()), Safety(command_limits()), lambda: world.time_s)
+    loop = ControlLoop(world, DirectLink(Walk()), Safety(G1), lambda: world.time_s)
     with (
-        OperatorPort(address) as port,
-        Recorder(tmp_path / "box") as recorder,
+        OperatorPort(address, G1) as port,
+        Recorder(tmp_path / "box", G1) as recorder,
         Operator(address, "anna", WAIT_S) as anna,
     ):
         station = Station(loop, port, recorder)
@@ -176,8 +137,11 @@ STANDS = ("a scene", "the port", "the answers", "the black box", "the truth", "t
 @pytest.mark.parametrize("part", [*STANDS, "an instruction", "the link", "the clock"])
 def test_whatever_fails_the_robot_is_held_and_the_loop_goes_on(tmp_path, part):
     puppet = Puppet()
-    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(LIMITS), lambda: puppet.time_s)
-    with OperatorPort(f"ipc://{tmp_path}/robot.sock") as port, Recorder(tmp_path / "box") as box:
+    loop = ControlLoop(puppet, DirectLink(Walk()), Safety(BODY), lambda: puppet.time_s)
+    with (
+        OperatorPort(f"ipc://{tmp_path}/robot.sock", BODY) as port,
+        Recorder(tmp_path / "box", BODY) as box,
+    ):
         station = Station(loop, port, box)
         told: list[Telemetry] = []
         publish = port.publish
@@ -246,5 +210,5 @@ def _started(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _speed(telemetry: Telemetry) -> float:
-    command = telemetry.command_vector()
+    command = telemetry.command_vector(G1)
     return float((STAND_COMMAND if command is None else command)[VEL_X])

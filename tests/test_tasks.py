@@ -1,24 +1,28 @@
 """Tasks in the simulated world, with a body that glides: what needs no walker."""
 
+import dataclasses
 import json
 
 import mujoco
 import numpy as np
 import pytest
 
-from bridge.contract import ARMS, CONTROL_HZ, STAND_COMMAND, UserError
+from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
+from robots.g1.embodiment import ARMS, CHUNK_HZ, CONTROL_HZ, G1, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from sim.render.video import caption
 from sim.robot import CONTROL_SUBSTEPS
+from sim.scene import Scene, sample_scene
 from sim.world import World
-from tasks.catalogue import CATALOGUE, clear_way, family, in_the_way, start_command
+from tasks.catalogue import SHIPPED
 from tasks.demonstrations import record
 from tasks.demonstrations.collect import collect
-from tasks.demonstrations.record import RecordConfig
+from tasks.demonstrations.record import RecordConfig, record_episode
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
+from tasks.evaluation.floors import FLOORS
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
 
@@ -41,8 +45,8 @@ def glide(world: World, command: np.ndarray) -> None:
     data.qpos[:7] = [*(velocity * DT_S + (x, y)), 0.76, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
     data.qvel[:6] = [*velocity, 0, 0, 0, rate]
     legs = slice(0, N_LEG_WAIST_JOINTS)
-    data.qpos[world._joint_qpos[legs]] = joint_facts("home_rad")[legs]
-    data.qvel[world._joint_dof[legs]] = 0
+    data.qpos[world._body._joint_qpos[legs]] = joint_facts("home_rad")[legs]
+    data.qvel[world._body._joint_dof[legs]] = 0
     mujoco.mj_kinematics(model, data)
     mujoco.mj_camlight(model, data)
     world._steps += 1
@@ -55,14 +59,14 @@ def gliding(monkeypatch):
 
 
 def try_expert(name: str, seed: int):
-    trial = CATALOGUE[name].trial(np.random.default_rng(seed))
+    trial = SHIPPED[name].trial(np.random.default_rng(seed))
     world = World(trial.scene, seed=seed, render=False)
     warm_up(world, trial.start_command, 0.4)
-    policy = ExpertPolicy(world, trial.meaning)
-    return run_episode(world, policy, "as shown", trial.judge(), trial.time_limit_s)
+    policy = ExpertPolicy(world, trial.meaning, trial.skill.expert)
+    return run_episode(world, policy, "as shown", trial.success(), trial.time_limit_s)
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", SHIPPED.names)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_expert_succeeds(name, seed):
     outcome = try_expert(name, seed)
@@ -76,18 +80,23 @@ def test_equal_seeds_give_equal_episodes():
 
 def test_an_unknown_family_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="go_to"):
-        family("goto")
+        SHIPPED["goto"]
 
 
 def test_walks_have_a_clear_way():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        trial = CATALOGUE["walk"].trial(rng)
-        assert not any(in_the_way(trial.meaning, (o.x_m, o.y_m)) for o in trial.scene.objects)
+        trial = SHIPPED["walk"].trial(rng)
+        assert trial.skill.clear_way(trial.meaning, trial.scene) == trial.scene
+
+    def in_the_way(meaning, xy_m):
+        return SHIPPED.skill(meaning).in_the_way(meaning, xy_m)
+
     assert in_the_way(Meaning("walk_backward", amount="distance_2"), (-2.2, 0.3))
     assert not in_the_way(Meaning("walk_backward", amount="distance_2"), (2.2, 0.3))
     assert not in_the_way(Meaning("turn_left"), (1.0, 0.0))
-    assert clear_way(trial.scene, Meaning("stop")) == trial.scene
+    scene = sample_scene(rng)
+    assert SHIPPED.skills["stop"].clear_way(Meaning("stop"), scene) == scene
 
 
 QUICK = RecordConfig(most_s=2.5, chained=0.0, absent=0.0, sentences=60)
@@ -104,12 +113,13 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
         assert one.task == other.task
         np.testing.assert_array_equal(one.state, other.state)
         np.testing.assert_array_equal(one.labels.commands, other.labels.commands)
-        assert len(one.pngs) == len(one.qpos) <= 25
+        assert len(one.pngs["head"]) == len(one.qpos) <= 25
     sentences = read_sentences(whole)
     assert sentences is not None and sentences.texts == read_sentences(parts).texts
     assert len(sentences.texts) == QUICK.sentences
-    read = [read_wording(text, ("train",)) for text in sentences.texts]
-    meant = [Meaning.from_slots(slots) for slots in sentences.slots]
+    language = SHIPPED.language
+    read = [read_wording(text, language, ("train",)) for text in sentences.texts]
+    meant = [language.from_slots(slots) for slots in sentences.slots]
     right = [one == other for one, other in zip(read, meant, strict=True)]
     assert np.mean(right) > 0.6, "all but those with a typing error"
     assert all(one is None or fits for one, fits in zip(read, right, strict=True))
@@ -123,9 +133,36 @@ def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
     figures = evaluate(None, config, tmp_path)
     assert figures["gesture_success"] == figures["swap_both"] == 1.0
     assert figures["gesture_success_interval"][1] == 1.0
-    rows = json.loads((tmp_path / "episodes.json").read_text())
+    rows = json.loads((tmp_path / "episodes.json").read_text(encoding="utf-8"))
     assert len(rows) == 3 and rows[1]["meaning"] != rows[2]["meaning"]
     assert (tmp_path / "success.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("floor", ["zero", "random"])
+def test_a_floor_has_figures_of_its_own(floor, monkeypatch):
+    monkeypatch.setattr(
+        "tasks.evaluation.evaluate.World", lambda *args, **kw: World(*args, **kw, render=False)
+    )
+    config = EvaluateConfig(("go_to",), episodes=2, processes=1, clips=False, floor=floor)
+    figures = evaluate(None, config)
+    assert figures == evaluate(None, config), "the same commands again"
+    assert figures[f"{floor}_go_to_success"] == 0.0
+    assert figures[f"{floor}_go_to_success_episodes"] == 2
+
+
+def test_floors_stand_still_and_move_at_random():
+    observation = World(Scene(), render=False).observe()
+    still = FLOORS["zero"]().act("go on", observation)
+    np.testing.assert_array_equal(still.commands, np.tile(STAND_COMMAND, (16, 1)))
+    policy, limits = FLOORS["random"](), G1.limits
+    drawn = np.stack([policy.act("go on", observation).commands[0] for _ in range(200)])
+    assert (drawn >= limits.low).all() and (drawn <= limits.high).all()
+    middle = (limits.low + limits.high) / 2
+    # The mean of 200 uniform draws is within 5 standard deviations of the middle.
+    off = np.abs(drawn.mean(axis=0) - middle) / (limits.high - limits.low)
+    assert off.max() < 5 / np.sqrt(12 * 200)
+    policy.reset()
+    np.testing.assert_array_equal(policy.act("go on", observation).commands[0], drawn[0])
 
 
 def test_swap_counts_a_pair_only_if_both_are_right():
@@ -157,6 +194,24 @@ def test_a_caption_has_one_size_whatever_it_says():
 
 def test_start_commands_leave_something_to_do():
     rng = np.random.default_rng(0)
-    assert start_command(Meaning("stop"), rng)[0] > 0
-    assert not np.allclose(start_command(Meaning("lower_arms"), rng), STAND_COMMAND)
-    np.testing.assert_array_equal(start_command(Meaning("wave"), rng), STAND_COMMAND)
+    stop, lower, wave = (SHIPPED.skills[name] for name in ("stop", "lower_arms", "wave"))
+    assert stop.start_command(rng)[0] > 0
+    assert not np.allclose(lower.start_command(rng), STAND_COMMAND)
+    np.testing.assert_array_equal(wave.start_command(rng), STAND_COMMAND)
+
+
+def test_demonstrations_record_what_safety_lets_through():
+    wrong = RecordConfig(most_s=4.0, chained=0.0, burst_hz=8.0, push_hz=0.0, sentences=0)
+    calm = dataclasses.replace(wrong, burst_hz=0.0)
+    limits, slack = G1.limits, 1e-4
+
+    def actions(config: RecordConfig) -> np.ndarray:
+        take = record_episode(SHIPPED, ("gesture",), np.random.default_rng(2), config=config)
+        return take.action
+
+    disturbed = actions(wrong)
+    assert (disturbed >= limits.low - slack).all() and (disturbed <= limits.high + slack).all()
+    steps = np.abs(np.diff(disturbed, axis=0))
+    assert (steps <= limits.rate / CHUNK_HZ + slack).all()
+    # Wrong commands are up to 0.4 m/s off; a gesture walks nowhere.
+    assert np.abs(disturbed[5:, :2]).max() > 0.1 > np.abs(actions(calm)[10:, :2]).max()

@@ -15,30 +15,17 @@ import numpy as np
 import pytest
 import zmq
 
-from bridge.contract import COMMAND_DIM, STAND_COMMAND, STATE_DIM, UserError
+from bridge.contract import UserError
 from bridge.operator import messages as wire
 from bridge.operator.port import (
     OperatorPort,
 )
 from bridge.wire.messages import WireError
-from tests.test_operator import (
-    WAIT_S,
-    await_telemetry,
-    await_true,
-    moment,
-    patient_operator,
-    raw_peer,
-)
+from robots.g1.embodiment import COMMAND_DIM, G1, STAND_COMMAND, STATE_DIM
+from tests.doubles import await_true
+from tests.test_operator import WAIT_S, await_telemetry, moment, patient_operator, raw_peer
 
-
-@pytest.fixture
-def address(tmp_path) -> str:
-    return f"ipc://{tmp_path}/robot.sock"
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch) -> None:
-    monkeypatch.setattr(wire, "STALE_S", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_telemetry_arrives_as_it_was(address):
@@ -65,20 +52,20 @@ def test_telemetry_arrives_as_it_was(address):
         steps=6,
         image=b"picture",
     )
-    with OperatorPort(address) as port, patient_operator(address) as viewer:
+    with OperatorPort(address, G1) as port, patient_operator(address) as viewer:
         port.publish(whole)
         seen = await_telemetry(port, viewer, whole)
         assert seen == whole
-        assert np.array_equal(seen.state_vector(), state)
-        assert np.array_equal(seen.command_vector(), STAND_COMMAND)
+        np.testing.assert_array_equal(seen.state_vector(G1), state)
+        np.testing.assert_array_equal(seen.command_vector(G1), STAND_COMMAND)
         plain = moment()
-        assert plain.state_vector() is None
+        assert plain.state_vector(G1) is None
         with pytest.raises(WireError, match=f"instead of {COMMAND_DIM} floats"):
-            moment(command=b"1234").command_vector()
+            moment(command=b"1234").command_vector(G1)
 
 
 def test_a_viewer_sees_the_newest_moment_and_picture(address):
-    with OperatorPort(address) as port, patient_operator(address) as viewer:
+    with OperatorPort(address, G1) as port, patient_operator(address) as viewer:
         await_telemetry(port, viewer, moment(image=b"first"))
         time.sleep(0.3)
         viewer.telemetry(0.0)
@@ -113,7 +100,7 @@ def test_foreign_telemetry_is_told(address):
 
 def test_stalled_viewers_slow_nothing(address):
     image = os.urandom(100_000)
-    with OperatorPort(address) as port:
+    with OperatorPort(address, G1) as port:
         place = port.addresses.telemetry
         with raw_peer(place, zmq.SUB) as deaf, running_viewer(address) as frozen:
             deaf.rcvhwm = 1
@@ -132,7 +119,9 @@ def test_stalled_viewers_slow_nothing(address):
 
 
 def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # What is changed so that it takes a minute: the tutorial's text, and what stands in its place.
 MINIATURE = {
     "--episodes 20": "--episodes 1 --processes 1",
@@ -44,7 +44,7 @@ def test_every_stage_has_a_command() -> None:
 @pytest.mark.slow
 def test_its_commands_lead_from_one_file_to_a_policy(tmp_path: Path) -> None:
     (file,) = _blocks("python")
-    (tmp_path / "spread_arms.py").write_text(file)
+    (tmp_path / "spread_arms.py").write_text(file, encoding="utf-8")
     script = (
         "set -euo pipefail\n"
         f'hitogata() {{ "{sys.executable}" -m hitogata "$@"; }}\n'
@@ -60,13 +60,15 @@ def test_its_commands_lead_from_one_file_to_a_policy(tmp_path: Path) -> None:
         timeout=3000,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (shown,) = json.loads((tmp_path / "out/expert/episodes.json").read_text())
+    (shown,) = json.loads((tmp_path / "out/expert/episodes.json").read_text(encoding="utf-8"))
     assert shown["success"] and shown["meaning"] == {"action": "spread_arms"}
-    manifest = json.loads((tmp_path / "runs/wings_bundle/manifest.json").read_text())
+    manifest = json.loads(
+        (tmp_path / "runs/wings_bundle/manifest.json").read_text(encoding="utf-8")
+    )
     assert manifest["slots"]["action"][-1] == "spread_arms"
-    figures = json.loads((tmp_path / "out/wings.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "out/wings.json").read_text(encoding="utf-8"))["figures"]
     assert figures["wings_success_episodes"] == figures["heldout_wings_success_episodes"] == 1
-    report = (tmp_path / "out/wings_heldout/report.html").read_text()
+    report = (tmp_path / "out/wings_heldout/report.html").read_text(encoding="utf-8")
     assert "wings, train" in report and "wings, heldout" in report
     assert "spread arms" in done.stdout.splitlines()[-4]
     assert (tmp_path / "out/wings.mp4").stat().st_size > 1000

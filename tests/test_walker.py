@@ -4,22 +4,25 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
 
 from assets import asset_path
-from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, JOINT_NAMES, STAND_COMMAND, UserError
+from assets.inference import ort
+from bridge.contract import UserError
 from robots.g1 import gait
-from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import (
-    Walker,
-    advance_clock,
-    is_stepping,
-    joint_targets,
-    walker_observation,
+from robots.g1.embodiment import (
+    ARM_HOME_RAD,
+    ARM_SPEED_RAD_S,
+    ARMS,
+    BASE_HEIGHT,
+    CONTROL_HZ,
+    JOINT_NAMES,
+    STAND_COMMAND,
 )
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
+from robots.g1.walker import Walker, joint_targets, walker_observation
 from sim.locomotion.curves import CurveWriter, draw_curves, read_curves
 from sim.locomotion.env import WalkConfig, WalkEnv
 from sim.locomotion.ppo import MirrorSymmetric, mirror_maps
@@ -52,8 +55,8 @@ def test_reference_gait_by_hand():
 def test_a_stand_has_no_clock_and_no_gait():
     still, upright = np.zeros((1, 3)), np.zeros((1, 2))
     rest = np.zeros(1)
-    assert not is_stepping(rest, still, upright)
-    assert advance_clock(rest, rest, still, upright)[0] == 0.0
+    assert not gait.is_stepping(rest, still, upright)
+    assert gait.advance_clock(rest, rest, still, upright)[0] == 0.0
     targets = joint_targets(
         np.zeros((1, 15)),
         np.array([0.7]),
@@ -129,21 +132,6 @@ def test_a_posture_keeps_the_weight_over_flat_feet(height, pitch):
     assert (data.qpos[7:] > model.jnt_range[1:, 0]).all()
 
 
-def test_a_late_command_moves_its_world_later():
-    env = WalkEnv(SMALL)
-    env.reset(seed=2)
-    env.delay[:] = [0, 1, 2, 3]
-    before = env.ctrl.copy()
-    state = env.batch.state.copy()
-    env.batch.state[:] = state[:1]  # four times the same world
-    env.batch.forward()
-    env.ctrl[:] = before[0]
-    env._drive(np.tile(before[0] + 0.3, (4, 1)))
-    wrist = env.qpos[:, -1] - env.qpos[3, -1]  # the last one still obeys the old targets
-    assert (np.diff(wrist) < 0).all(), "the later, the less"
-    assert (env.ctrl == before[0] + 0.3).all()
-
-
 def test_worlds_are_deterministic_and_reset_when_they_fall():
     runs = []
     for _ in range(2):
@@ -156,7 +144,7 @@ def test_worlds_are_deterministic_and_reset_when_they_fall():
             fell += terminated
         runs.append((observation, reward))
         assert fell.sum() > 0, "nothing balances these worlds"
-        assert (env.qpos[:, 2] > 0.4).all(), "a fallen world starts again standing"
+        assert (env.bodies.qpos[:, 2] > 0.4).all(), "a fallen world starts again standing"
     assert np.array_equal(runs[0][0], runs[1][0]) and np.array_equal(runs[0][1], runs[1][1])
 
 
@@ -165,13 +153,71 @@ def test_batched_worlds_equal_one_serial_world():
 
     env = WalkEnv(SMALL)
     env.reset(seed=1)
-    model, data = env.batch.get_model(2), env.batch.get_data(2)
-    targets = np.tile(joint_facts("home_rad"), (4, 1))
-    env.ctrl[:] = targets
-    env.batch.step(nstep=30)
+    bodies, targets = env.bodies, np.tile(joint_facts("home_rad"), (4, 1))
+    model, data = bodies.batch.get_model(2), bodies.batch.get_data(2)
+    for _ in range(10):
+        bodies.step(targets)
     data.ctrl[:] = targets[2]
     mujoco.mj_step(model, data, nstep=30)
-    assert np.array_equal(data.qpos, env.qpos[2])
+    assert np.array_equal(data.qpos, bodies.qpos[2])
+
+
+def test_in_training_and_at_run_time_a_control_period_is_the_same_bit_by_bit(monkeypatch):
+    n = 4
+    env, walker = WalkEnv(SMALL), Walker(n=n)
+    env.difficulty = 0.0  # no noise
+    env.reset(seed=5)
+    rng = np.random.default_rng(0)
+
+    def other_commands():
+        """Walks, stands, squats and bows, with arms that are on their way."""
+        env.velocity[:] = rng.uniform(-0.4, 0.4, (n, 3)) * (rng.random((n, 1)) < 0.6)
+        env.command[:, BASE_HEIGHT] = rng.uniform(0.55, 0.76, n)
+        env.command[:, ARMS] = ARM_HOME_RAD + rng.uniform(-0.3, 0.3, (n, 14))
+        env.pitch_goal[:], env.arm_speed[:] = rng.uniform(0, 0.4, n), ARM_SPEED_RAD_S
+
+    def disturb():
+        if env.episode_steps[0] % 20 == 0:
+            other_commands()
+        return np.zeros(n, dtype=bool)
+
+    monkeypatch.setattr(env, "_disturb", disturb)
+    other_commands()
+    env.law.reset()
+    observation, _ = env._observe()
+    for step in range(100):
+        targets = walker.step(env.command, *env.bodies.proprioception(), torso_pitch=env.pitch_goal)
+        action = np.asarray(walker._session.run(None, {"observation": observation})[0])
+        observation, _, terminated, _, _ = env.step(action)
+        assert np.array_equal(env.bodies.ctrl, targets), step
+        assert not terminated.any()
+    assert walker.clamped == 0 and np.ptp(env.law.height) > 0.01 and env.law.pitch.any()
+
+
+def test_a_walk_that_ends_tells_what_it_ended_with():
+    ends, goes_on = (WalkEnv(replace(SMALL, episode_s=seconds)) for seconds in (0.1, 20.0))
+    for env in (ends, goes_on):
+        env.difficulty = 0.0
+        env.reset(seed=3)
+    for step in range(5):
+        observation, _, _, truncated, info = ends.step(np.zeros((4, 15)))
+        expected = goes_on.step(np.zeros((4, 15)))[0]
+        assert truncated.all() == (step == 4) and ("final_obs" in info) == (step == 4)
+    assert info["_final_obs"].all()
+    assert np.array_equal(info["final_obs"], expected)
+    assert not np.array_equal(observation, expected), "another has begun"
+    assert ends.observation_space.contains(info["final_obs"])
+
+
+def test_seeds_are_those_of_the_environments_interface():
+    one, other = WalkEnv(SMALL), WalkEnv(SMALL)
+    first = one.reset(seed=4)[0]
+    assert np.array_equal(first, other.reset(seed=4)[0])
+    assert one.np_random_seed == 4
+    again = one.reset()[0]
+    assert np.array_equal(again, other.reset()[0]), "without a seed it goes on with its numbers"
+    assert not np.array_equal(first, again)
+    assert not np.array_equal(WalkEnv(SMALL).reset()[0], WalkEnv(SMALL).reset()[0])
 
 
 def test_walker_is_clamped_rate_limited_and_checked(tmp_path):
@@ -230,7 +276,7 @@ def test_training_resumes_and_refuses_another_configuration(tmp_path, capsys):
     other = replace(config, seed=5, worlds=replace(SMALL, threads=2, push_m_s=1.0))
     with pytest.raises(UserError, match=r"another seed \(0, not 5\), worlds.push_m_s \(1.3, not 1"):
         train_walker(tmp_path, other)
-    written = json.loads((tmp_path / "config.json").read_text())
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert written["seed"] == 0 and written["iterations"] == 2, "a refused run changes nothing"
 
     # From another run's end, other worlds are told, and another network is refused.
@@ -250,15 +296,15 @@ def test_training_goes_on_from_a_walker_file_whose_critic_first_learns_alone(tmp
     rows = np.random.default_rng(0).normal(size=(3, 86)).astype(np.float32)
 
     def actions(file):
-        return onnxruntime.InferenceSession(str(file)).run(None, {"observation": rows})[0]
+        return np.asarray(ort.InferenceSession(str(file)).run(None, {"observation": rows})[0])
 
     assert actions(path) == pytest.approx(actions(start), abs=1e-4)
     assert np.abs(actions(start)).max() > 0.1
-    curves = json.loads((tmp_path / "run" / "curves.json").read_text())
+    curves = json.loads((tmp_path / "run" / "curves.json").read_text(encoding="utf-8"))
     assert curves["curriculum/difficulty"] == curves["curriculum/penalty_factor"] == [1.0]
     with pytest.raises(UserError, match="--hidden"):
         train_walker(tmp_path / "other", replace(config, hidden=(8,)))
-    (tmp_path / "foreign.onnx").write_text("no graph")
+    (tmp_path / "foreign.onnx").write_text("no graph", encoding="utf-8")
     with pytest.raises(UserError, match=r"foreign\.onnx"):
         train_walker(tmp_path / "none", replace(config, start=tmp_path / "foreign.onnx"))
 
@@ -284,7 +330,7 @@ def test_the_actor_s_step_size_follows_its_divergence_and_the_critic_s_stays(tmp
 def test_training_leaves_its_learning_curves(tmp_path):
     config = WalkTrainConfig(iterations=3, steps_per_iteration=4, save_every=2, worlds=SMALL)
     train_walker(tmp_path, config)
-    curves = json.loads((tmp_path / "curves.json").read_text())
+    curves = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
     assert curves["iteration"] == [0, 1, 2]
     assert all(len(values) == 3 for values in curves.values())
     assert curves["curriculum/difficulty"] == [0, 0, 0], "nobody walks yet"
@@ -292,7 +338,7 @@ def test_training_leaves_its_learning_curves(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     # A run that goes on adds to them: what it had done stays.
     train_walker(tmp_path, replace(config, iterations=4))
-    more = json.loads((tmp_path / "curves.json").read_text())
+    more = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
     assert more["iteration"] == [0, 1, 2, 3] and more["Loss/kl"][:3] == curves["Loss/kl"]
 
 
@@ -310,6 +356,6 @@ def test_curves_go_on_from_the_checkpoint_and_garbage_is_refused(tmp_path):
     assert read_curves(tmp_path) == {"reward/alive": {0: 0.0, 1: 1.0, 2: 2.0, 3: 13.0}}
     picture = draw_curves({"Train/mean_reward": {0: 1.0, 1: float("nan")}, "Loss/kl": {}})
     assert picture.startswith(b"\x89PNG")
-    (tmp_path / "curves.json").write_text('{"iteration": 3}')
+    (tmp_path / "curves.json").write_text('{"iteration": 3}', encoding="utf-8")
     with pytest.raises(UserError, match="move it away"):
         read_curves(tmp_path)

@@ -5,6 +5,7 @@ import pytest
 
 from bridge.contract import UserError
 from policy.runtime.text_encoder import MAX_TOKENS, STATE_WIDTH, TextEncoder
+from tests.test_language import HELDOUT, TRAIN, spoken
 
 TEXTS = [
     "walk to the red ball",
@@ -80,3 +81,13 @@ def test_our_encoder_is_the_published_one() -> None:
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match=r"text_encoder\.onnx is missing"):
         TextEncoder(tmp_path)
+
+
+def test_sentences_of_the_grammars_fit() -> None:
+    tokenizer = TextEncoder(threads=1).tokenizer
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for grammar in (*TRAIN, *HELDOUT):
+        texts = [sentence for _, sentence in spoken(grammar, 650, 4)]
+        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+        assert np.mean(np.array(lengths) > MAX_TOKENS) < 0.01

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
-from bridge.contract import (
+from bridge.contract import UserError
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     IMAGE_SIZE,
     JOINT_NAMES,
     STAND_COMMAND,
     STATE_DIM,
-    UserError,
 )
+from sim.objects import SceneObject
 from sim.odometry import Odometry, OdometryConfig
-from sim.scene import Scene, SceneObject, sample_scene
+from sim.scene import Scene, sample_scene
 from sim.world import World
 
 EXACT = OdometryConfig(0.0, 0.0, 0.0)
@@ -39,9 +40,9 @@ def world():
 
 def test_an_observation_keeps_the_contract(world):
     observation = world.observe()
-    assert observation.state().shape == (STATE_DIM,)
-    assert observation.image.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
-    assert observation.image.dtype == np.uint8 and observation.image.std() > 3
+    assert observation.state.shape == (STATE_DIM,)
+    assert observation.images["head"].shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert observation.images["head"].dtype == np.uint8 and observation.images["head"].std() > 3
     assert observation.gravity == pytest.approx([0, 0, -1], abs=1e-6)
     assert observation.command == pytest.approx(STAND_COMMAND)
     assert observation.joint_pos_rad[-14:] == pytest.approx(ARM_HOME_RAD)
@@ -58,7 +59,7 @@ def test_equal_worlds_stay_equal_bit_by_bit():
         for _ in range(25):
             world.apply(command)
         last = world.observe()
-        ends.append((world.qpos(), last.state(), last.image))
+        ends.append((world.qpos(), last.state, last.images["head"]))
         world.close()
     assert all(np.array_equal(a, b) for a, b in zip(*ends, strict=True))
 
@@ -102,27 +103,27 @@ def test_a_bad_command_never_reaches_the_motors(world, bad):
 
 
 def test_pictures_come_at_the_cameras_rate(world):
-    first = world.observe().image
+    first = world.observe().images["head"]
     world.push(np.array([1.0, 0.0]))
     for _ in range(4):
         world.apply(STAND_COMMAND)
-        assert world.observe().image is first
+        assert world.observe().images["head"] is first
     world.apply(STAND_COMMAND)
-    assert world.observe().image is not first
+    assert world.observe().images["head"] is not first
 
 
 def test_a_recorded_state_gives_the_same_picture_again(world):
     for _ in range(5):
         world.apply(STAND_COMMAND)
-    picture, qpos = world.observe().image, world.qpos()
+    picture, qpos = world.observe().images["head"], world.qpos()
     for _ in range(5):
         world.apply(STAND_COMMAND)
     world.set_qpos(qpos)
-    assert np.array_equal(world.observe().image, picture)
+    assert np.array_equal(world.observe().images["head"], picture)
 
 
 def test_without_rendering_pictures_are_black():
-    assert not World(Scene(), render=False).observe().image.any()
+    assert not World(Scene(), render=False).observe().images["head"].any()
 
 
 def test_objects_in_the_heading_frame_by_hand():

@@ -280,5 +280,5 @@ def robot_xml(facts: dict) -> str:
 
 
 if __name__ == "__main__":
-    facts = json.loads((HERE / "g1_facts.json").read_text())
-    (HERE / "g1.xml").write_text(robot_xml(facts))
+    facts = json.loads((HERE / "g1_facts.json").read_text(encoding="utf-8"))
+    (HERE / "g1.xml").write_text(robot_xml(facts), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What server and robot outlast: mutated messages, many clients, half an hour of faults."""

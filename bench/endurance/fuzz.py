@@ -6,33 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import zmq
 
-from bench.faults.peer import walk_commands
-from bench.faults.rig import Child, policy_address, robot_address, scripted_server
+from bench.doubles import walk_commands
+from bench.faults.rig import Child, scripted_server
 from bench.faults.trace import breaches
 from bench.footprint import Footprint, footprint_of
-from bridge.contract import (
-    IMAGE_SIZE,
-    STAND_COMMAND,
-    STATE_DIM,
-    STATE_FIELDS,
-    ActionChunk,
-    Observation,
-    Status,
-    UserError,
-    contract_hash,
-)
-from bridge.control.safety import PERIOD_S, Limits, Safety
+from bridge.contract import ActionChunk, Observation, Status, UserError
+from bridge.control.safety import Safety
 from bridge.operator import messages as operator_wire
 from bridge.operator.port import OperatorPort
 from bridge.wire import messages as wire
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1, IMAGE_SIZE, PERIOD_S, STAND_COMMAND, STATE_DIM, STATE_FIELDS
 
 FRAMES = 100_000
 MOST_GROWTH_MB = 20.0
@@ -100,8 +89,8 @@ def _damaged(frame: bytes, rng: np.random.Generator) -> bytes:
 def requests(session: str, sequence: int) -> list[Frames]:
     """What a client says to a policy server in a session."""
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    seen = Observation.from_state(1.0, np.zeros(STATE_DIM, np.float32), image)
-    hello = wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash(), model_id="script")
+    seen = Observation(G1, 1.0, np.zeros(STATE_DIM, np.float32), {"head": image})
+    hello = wire.Hello(protocol=wire.PROTOCOL, embodiment=G1, model_id="script")
     return [
         wire.pack(hello),
         wire.pack(wire.Reset(session=session, sequence=sequence)),
@@ -114,12 +103,12 @@ def replies() -> list[Frames]:
     """What a policy server says to a client."""
     chunk = ActionChunk(0.0, walk_commands(), Status.ACTING, 1.0, {"action": "walk"})
     welcome = wire.Welcome(
-        session="s", protocol=1, contract=contract_hash(), model_id="m", normalisation_id="n"
+        session="s", protocol=1, embodiment=G1, model_id="m", normalisation_id="n"
     )
     refused = wire.Refused(term="model", client="a", server="b", remedy="serve a")
     return [
-        wire.pack_chunk("s", 1, chunk),
-        wire.pack_chunk("s", 2, chunk),
+        wire.pack_chunk("s", 1, chunk, G1),
+        wire.pack_chunk("s", 2, chunk, G1),
         wire.pack(welcome),
         wire.pack(refused),
         wire.pack(wire.Done(session="s", sequence=1)),
@@ -149,7 +138,7 @@ def _claim(sequence: int) -> operator_wire.Claim:
         session=_SESSION,
         sequence=sequence,
         protocol=operator_wire.PROTOCOL,
-        contract=contract_hash(),
+        embodiment=G1,
         name="anna",
     )
 
@@ -172,7 +161,6 @@ def _fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
     valid = replies()
     moment = operator_wire.Telemetry(time_s=1.0, level=0, cause="", counters={"holds": 1})
     shown = [[operator_wire.pack_telemetry(moment)]]
-    limits = command_limits()
     refused = 0
     with _measured(frames) as (count, figures):
         for number in count():
@@ -184,26 +172,26 @@ def _fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
                     continue
                 reply, arrays = wire.unpack_reply(message)
                 if isinstance(reply, wire.Chunk):
-                    sent = played(wire.chunk_of(reply, arrays), limits)
-                    if wrong := breaches(sent, limits):
+                    sent = played(wire.chunk_of(reply, arrays, G1))
+                    if wrong := breaches(sent, G1.limits):
                         raise UserError(f"a mutated chunk reached the motors: {wrong}")
             except wire.WireError:
                 refused += 1
     return figures | {"refused": refused}
 
 
-def played(chunk: ActionChunk, limits: Limits) -> list[np.ndarray]:
+def played(chunk: ActionChunk) -> list[np.ndarray]:
     """What a chunk that could be read sends to the motors of an upright robot."""
     state = np.zeros(STATE_DIM, np.float32)
     state[STATE_FIELDS.index("gravity_z")] = -1.0
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    safety = Safety(limits)
+    safety = Safety(G1)
     safety.expect(0.0, chunks=True)
     safety.accept(chunk, 0.0)
     sent = [STAND_COMMAND, STAND_COMMAND]
     for period in range(_PLAYED_PERIODS):
         now_s = period * PERIOD_S
-        body = Observation.from_state(now_s, state, image)
+        body = Observation(G1, now_s, state, {"head": image})
         sent.append(safety.step(now_s, body).command)
     return sent
 
@@ -211,7 +199,7 @@ def played(chunk: ActionChunk, limits: Limits) -> list[np.ndarray]:
 def _fuzz_server(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The policy server, in its process."""
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        place = policy_address(Path(folder))
+        place = f"ipc://{folder}/policy.sock"
         with scripted_server(place) as server, _dealer(place) as socket:
             session = _greeted(socket)
             refused = 0
@@ -245,7 +233,7 @@ def _greeted(socket: zmq.Socket[bytes]) -> str:
     """
     deadline = time.monotonic() + HANGS_MS / 1000
     while time.monotonic() < deadline:
-        _send(socket, wire.pack(wire.Hello(protocol=wire.PROTOCOL, contract=contract_hash())))
+        _send(socket, wire.pack(wire.Hello(protocol=wire.PROTOCOL, embodiment=G1)))
         for reply in _answers(socket, ASK_AGAIN_MS):
             if isinstance(reply, wire.Welcome):
                 return reply.session
@@ -269,8 +257,8 @@ def _fuzz_port(frames: int, rng: np.random.Generator) -> dict[str, float]:
     clock = _Clock()
     epoch = obeyed = 0
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        place = robot_address(Path(folder))
-        with OperatorPort(place, simulated=True, clock=clock) as port:
+        place = f"ipc://{folder}/robot.sock"
+        with OperatorPort(place, G1, simulated=True, clock=clock) as port:
             with _dealer(port.addresses.commands) as peer, _dealer(port.addresses.stop) as stopper:
                 with _measured(frames) as (count, figures):
                     for number in count():

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bench.faults.rig import BUNDLE, bundle_server, policy_address
+from bench.faults.rig import BUNDLE, bundle_server, new_trial
 from bench.latency import INSTRUCTION, record_observations
-from bridge.contract import UserError
-from bridge.control.chunk_player import CHUNK_S
+from bridge.contract import Observation, UserError
 from bridge.wire.client import RemotePolicy
+from robots.g1.embodiment import CHUNK_S, G1
 
 CONNECT_S = 60.0
 
@@ -46,39 +45,43 @@ class _Client:
         return float(np.diff([begun_s, *self.answered_s, ended_s]).max())
 
 
-def put_load(config: LoadConfig = LoadConfig()) -> dict[str, float]:
-    """Serves the shipped bundle to many clients at once.
+def put_load(hitogata: Sequence[str], config: LoadConfig = LoadConfig()) -> dict[str, float]:
+    """Serves the shipped bundle to many clients at once, by the command line of `hitogata`.
 
     A client starves when it gets no answer for as long as a chunk plays: its robot would hold.
     """
     seen = record_observations()
     clients = [_Client() for _ in range(config.clients)]
-    with TemporaryDirectory(prefix="hitogata-") as folder:
-        place = policy_address(Path(folder))
-        with bundle_server(place) as server:
-            begin = threading.Barrier(config.clients + 1)
-            threads = [
-                threading.Thread(target=_ask, args=(client, place, seen, config, begin))
-                for client in clients
-            ]
-            for thread in threads:
-                thread.start()
-            try:
-                begin.wait(CONNECT_S)
-            except threading.BrokenBarrierError as error:
-                raise UserError(
-                    f"not all of {config.clients} clients could connect: read the errors above"
-                ) from error
-            begun_s = time.monotonic()
-            for thread in threads:
-                thread.join()
-            if server.poll() is not None:
-                raise UserError(f"the server of {BUNDLE} has ended under load: read its log")
+    with new_trial(hitogata) as trial, bundle_server(trial) as server:
+        begin = threading.Barrier(config.clients + 1)
+        threads = [
+            threading.Thread(target=_ask, args=(client, trial.policy_address, seen, config, begin))
+            for client in clients
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            begin.wait(CONNECT_S)
+        except threading.BrokenBarrierError as error:
+            raise UserError(
+                f"not all of {config.clients} clients could connect: read the errors above"
+            ) from error
+        begun_s = time.monotonic()
+        for thread in threads:
+            thread.join()
+        if server.poll() is not None:
+            raise UserError(f"the server of {BUNDLE} has ended under load: read its log")
     return _figures(clients, config, begun_s)
 
 
-def _ask(client: _Client, place: str, seen, config: LoadConfig, begin: threading.Barrier) -> None:
-    with RemotePolicy(place) as policy:
+def _ask(
+    client: _Client,
+    place: str,
+    seen: Sequence[Observation],
+    config: LoadConfig,
+    begin: threading.Barrier,
+) -> None:
+    with RemotePolicy(place, G1) as policy:
         begin.wait()
         due_s = ended_s = time.monotonic()
         ended_s += config.seconds

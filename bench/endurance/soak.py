@@ -10,17 +10,15 @@ import gc
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from bench.faults.proxy import Chaos, ChaosProxy
-from bench.faults.rig import Child, Rig, bundle_server, command, policy_address, robot_at_work
+from bench.faults.rig import Child, Rig, Trial, bundle_server, command, new_trial, robot_at_work
 from bench.faults.trace import verdict
 from bench.footprint import Footprint, footprint_of
 from bridge.contract import UserError
@@ -59,18 +57,18 @@ class SoakConfig:
 class Soak:
     """A robot with its server and a network between them, and the faults that befall it."""
 
-    def __init__(self, folder: Path, rng: np.random.Generator) -> None:
+    def __init__(self, trial: Trial, rng: np.random.Generator) -> None:
         self.counts: Counter[str] = Counter()
         self.wrong: set[str] = set()
         self.doing = "beginning"
-        self._folder, self._rng = folder, rng
-        self._front = f"ipc://{folder}/network.sock"
+        self._trial, self._rng = trial, rng
+        self._front = f"ipc://{trial.folder}/network.sock"
         self._serving, self._network = ExitStack(), ExitStack()
         self._server = self._serve()
         self._proxy = self._connect()
         self._stack = ExitStack()
         self.rig: Rig = self._stack.enter_context(
-            robot_at_work(folder, self._proxy.address, render=True)
+            robot_at_work(trial, self._proxy.address, render=True)
         )
 
     def close(self) -> None:
@@ -102,11 +100,11 @@ class Soak:
         return footprint_of()
 
     def _serve(self) -> Child:
-        return self._serving.enter_context(bundle_server(policy_address(self._folder)))
+        return self._serving.enter_context(bundle_server(self._trial))
 
     def _connect(self) -> ChaosProxy:
         seed = int(self._rng.integers(1 << 31))
-        proxy = ChaosProxy(self._front, policy_address(self._folder), seed=seed)
+        proxy = ChaosProxy(self._front, self._trial.policy_address, seed=seed)
         return self._network.enter_context(proxy)
 
     def _instruct(self) -> None:
@@ -154,10 +152,11 @@ class Soak:
         time.sleep(float(self._rng.uniform(*_FAULT_S)))
 
 
-def soak(config: SoakConfig = SoakConfig()) -> dict[str, Any]:
+def soak(hitogata: Sequence[str], config: SoakConfig = SoakConfig()) -> dict[str, Any]:
     """Soaks a robot; how often each fault came, what has grown, and an outcome as of a fault.
 
-    What ends the soak before its time is named among what was wrong, beside the figures so far.
+    `hitogata` is the command line that starts the program. What ends the soak before its time is
+    named among what was wrong, beside the figures so far.
     """
     rng = np.random.default_rng(config.seed)
     begun_s = time.monotonic()
@@ -166,8 +165,8 @@ def soak(config: SoakConfig = SoakConfig()) -> dict[str, Any]:
     before: Footprint | None = None
     after: Footprint | None = None
     told = ""
-    with TemporaryDirectory(prefix="hitogata-") as folder:
-        soaked = Soak(Path(folder), rng)
+    with new_trial(hitogata) as trial:
+        soaked = Soak(trial, rng)
         try:
             soaked.settled()
             while before is None or time.monotonic() < ends_s:

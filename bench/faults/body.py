@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from bench.faults.rig import (
     Noted,
     Rig,
+    Trial,
     levels,
-    policy_address,
     robot_at_work,
     scripted_server,
     upright,
@@ -25,9 +24,9 @@ LATE_S = 0.4
 SHOVE_M_S = 4.0
 
 
-def frozen_camera(folder: Path) -> Outcome:
+def frozen_camera(trial: Trial) -> Outcome:
     """The camera shows the same picture for over half a second."""
-    with _walking(folder, render=True) as rig:
+    with _walking(trial, render=True) as rig:
         began_s = rig.noted[-1].time_s
         rig.robot.frozen = True
         read = rig.at(Level.HOLD)
@@ -45,10 +44,10 @@ def frozen_camera(folder: Path) -> Outcome:
     )
 
 
-def clock(jump_s: float, folder: Path) -> Outcome:
+def clock(jump_s: float, trial: Trial) -> Outcome:
     """The wall clock jumps by an hour in mid-walk: nothing of ours goes by it."""
     honest = time.time
-    with _walking(folder) as rig:
+    with _walking(trial) as rig:
         time.time = lambda: honest() + jump_s
         try:
             during = rig.rest(2.0)
@@ -65,9 +64,9 @@ def clock(jump_s: float, folder: Path) -> Outcome:
     )
 
 
-def overrun(folder: Path) -> Outcome:
+def overrun(trial: Trial) -> Outcome:
     """The control loop is kept from its work for many periods, three times."""
-    with _walking(folder) as rig:
+    with _walking(trial) as rig:
         before = rig.pace.overruns
         during: list[Noted] = []
         for _ in range(3):
@@ -84,9 +83,9 @@ def overrun(folder: Path) -> Outcome:
     )
 
 
-def fall(folder: Path) -> Outcome:
+def fall(trial: Trial) -> Outcome:
     """A shove throws the robot over: motors only brake, and nobody releases it as it lies."""
-    with _walking(folder) as rig:
+    with _walking(trial) as rig:
         rig.robot.push_m_s = SHOVE_M_S
         rig.at(Level.DAMP)
         rig.rest(1.0)
@@ -101,7 +100,7 @@ def fall(folder: Path) -> Outcome:
         "the walk; the black box has the fall",
         braked_from_the_fall_on=set(moved) == {Level.DAMP},
         lying=not after[-1].upright,
-        recorded=bool(list((folder / "box").glob("recording-*.npz"))),
+        recorded=bool(list((trial.folder / "box").glob("recording-*.npz"))),
     )
 
 
@@ -115,8 +114,8 @@ FAULTS = {
 
 
 @contextmanager
-def _walking(folder: Path, render: bool = False) -> Iterator[Rig]:
-    place = policy_address(folder)
-    with scripted_server(place), robot_at_work(folder, place, render=render) as rig:
+def _walking(trial: Trial, render: bool = False) -> Iterator[Rig]:
+    place = trial.policy_address
+    with scripted_server(place), robot_at_work(trial, place, render=render) as rig:
         rig.walk()
         yield rig

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from bench.faults import body, disk, instructions, network, process, security, server, values
+from bench.faults.rig import Trial, new_trial
 from bench.faults.trace import Outcome
 from bridge.contract import UserError
 
-FAULTS: dict[str, Callable[[Path], Outcome]] = {
+FAULTS: dict[str, Callable[[Trial], Outcome]] = {
     **server.FAULTS,
     **network.FAULTS,
     **values.FAULTS,
@@ -32,11 +31,14 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) or tuple(FAULTS)
 
 
-def try_fault(name: str) -> Outcome:
-    """Tries one fault in a folder of its own; what never happens is an outcome too."""
-    with tempfile.TemporaryDirectory(prefix="hitogata-") as folder:
+def try_fault(name: str, hitogata: Sequence[str]) -> Outcome:
+    """Tries one fault; what never happens is an outcome too.
+
+    `hitogata` is the command line that starts the program.
+    """
+    with new_trial(hitogata) as trial:
         try:
-            return FAULTS[name](Path(folder))
+            return FAULTS[name](trial)
         except (UserError, TimeoutError) as error:
             return Outcome(False, f"BUT {error}", "", "unknown")
 

@@ -16,6 +16,7 @@ import torch
 
 from policy.model.vla import Model, ModelConfig
 from policy.training.checkpoint import load_model, read_numbers, save_checkpoint
+from robots.g1.embodiment import G1
 
 CONFIG = ModelConfig(slots=(("action", ("walk",)),), width=64, layers=2, heads=2, experts=4)
 
@@ -43,9 +44,10 @@ def _fill(model: Model, step: int) -> None:
 
 
 def main() -> None:
+    """Obeys the lines that it reads."""
     path = Path(sys.argv[1])
     torch.set_num_threads(1)  # threads do not survive a fork
-    model = Model(CONFIG)
+    model = Model(CONFIG, G1)
     _fill(model, 0)
     save_checkpoint(path, model, model, None, {"step": 0})
     print("ready", flush=True)

@@ -14,11 +14,12 @@ import numpy as np
 
 from bench.faults.rig import (
     BUNDLE,
+    PYTHON,
     WAIT_S,
     Child,
+    Trial,
     command,
     levels,
-    policy_address,
     robot_at_work,
     robot_process,
     running,
@@ -36,9 +37,9 @@ MOST_LOST_S = 1.0
 PREFILL = "prefill.onnx"
 
 
-def disk_full(folder: Path) -> Outcome:
+def disk_full(trial: Trial) -> Outcome:
     """Nothing can be written any more while the black box records."""
-    with robot_process(folder) as (robot, operator):
+    with robot_process(trial) as (robot, operator):
         unlimited = resource.prlimit(robot.pid, resource.RLIMIT_FSIZE)
         # A limit on the size of files stands in for the full disk.
         resource.prlimit(robot.pid, resource.RLIMIT_FSIZE, (1, unlimited[1]))
@@ -48,7 +49,7 @@ def disk_full(folder: Path) -> Outcome:
         resource.prlimit(robot.pid, resource.RLIMIT_FSIZE, unlimited)
         robot.send_signal(signal.SIGTERM)
         ended = robot.wait(WAIT_S)
-    [*_, last] = sorted((folder / "box").glob("recording-*.npz"))
+    [*_, last] = sorted((trial.folder / "box").glob("recording-*.npz"))
     kept = read_recording(last)
     wrong = breaches_of(kept)
     wrong += ["it did not walk on"] if walked.level != Level.RUN else []
@@ -64,14 +65,14 @@ def disk_full(folder: Path) -> Outcome:
     )
 
 
-def killed_recording(folder: Path) -> Outcome:
+def killed_recording(trial: Trial) -> Outcome:
     """kill -9 of the robot's own process while it records."""
-    with robot_process(folder) as (robot, operator):
+    with robot_process(trial) as (robot, operator):
         begun_s = seen(operator, lambda now: True).time_s
         last = seen(operator, lambda now: now.time_s > begun_s + 2.0)
         robot.kill()
         robot.wait()
-    kept = read_recording(folder / "box")
+    kept = read_recording(trial.folder / "box")
     lost_s = max(0.0, last.time_s - float(kept.time_s[-1]))
     wrong = breaches_of(kept)
     wrong += [f"{lost_s:.2f} s were lost"] if lost_s > MOST_LOST_S else []
@@ -83,11 +84,11 @@ def killed_recording(folder: Path) -> Outcome:
     )
 
 
-def killed_checkpointing(folder: Path) -> Outcome:
+def killed_checkpointing(trial: Trial) -> Outcome:
     """kill -9 of a training while it writes a checkpoint, fifty times."""
     rng = np.random.default_rng(0)
-    path, steps = folder / "checkpoint.safetensors", [0]
-    with running("bench.faults.checkpoint_drill", str(path)) as drill:
+    path, steps = trial.folder / "checkpoint.safetensors", [0]
+    with running((*PYTHON, "-m", "bench.faults.checkpoint_drill", str(path))) as drill:
         writer = int(_asked(drill, "write"))
         took_s = _next_write_s(path)
         for _ in range(KILLS):
@@ -96,7 +97,7 @@ def killed_checkpointing(folder: Path) -> Outcome:
             writer = int(_asked(drill, "write"))
             time.sleep(float(rng.uniform(0, 3 * took_s)))
         os.kill(writer, signal.SIGKILL)
-    left = len(list(folder.glob("*.safetensors")))
+    left = len(list(trial.folder.glob("*.safetensors")))
     wrong = [] if left == 1 else [f"{left} files that look like checkpoints"]
     wrong += [] if all(np.diff(steps) >= 0) else ["an older checkpoint came back"]
     wrong += [] if steps[-1] > 0 else ["nothing was ever written"]
@@ -108,28 +109,28 @@ def killed_checkpointing(folder: Path) -> Outcome:
     )
 
 
-def corrupted_model(folder: Path) -> Outcome:
+def corrupted_model(trial: Trial) -> Outcome:
     """A bit of a graph of the bundle has flipped."""
-    bundle = folder / "bundle"
+    bundle = trial.folder / "bundle"
     shutil.copytree(BUNDLE, bundle)
     content = bytearray((bundle / PREFILL).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / PREFILL).write_bytes(content)
-    return _not_served(folder, "altered", str(bundle))
+    return _not_served(trial, "altered", str(bundle))
 
 
-def missing_provider(folder: Path) -> Outcome:
+def missing_provider(trial: Trial) -> Outcome:
     """A GPU is insisted on, and there is none."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
-    return _not_served(folder, "--strict-gpu", str(BUNDLE), "--strict-gpu", **hidden)
+    return _not_served(trial, "--strict-gpu", str(BUNDLE), "--strict-gpu", **hidden)
 
 
-def swapped_statistics(folder: Path) -> Outcome:
+def swapped_statistics(trial: Trial) -> Outcome:
     """The server comes back with the normalisation statistics of another training."""
-    place = policy_address(folder)
+    place = trial.policy_address
     with ExitStack() as stack:
         server = stack.enter_context(scripted_server(place))
-        rig = stack.enter_context(robot_at_work(folder, place))
+        rig = stack.enter_context(robot_at_work(trial, place))
         rig.walk()
         server.kill()
         rig.at(Level.SAFE_STAND)
@@ -183,13 +184,13 @@ def _next_write_s(path: Path) -> float:
     return changes_s[1] - changes_s[0]
 
 
-def _not_served(folder: Path, remedy: str, *serve: str, **environment: str) -> Outcome:
+def _not_served(trial: Trial, remedy: str, *serve: str, **environment: str) -> Outcome:
     """A bundle that no server opens, and a robot that is told to walk by it."""
-    place = policy_address(folder)
+    place = trial.policy_address
     told = "nothing: it is served"
-    with robot_at_work(folder, place, connected=False) as rig:
+    with robot_at_work(trial, place, connected=False) as rig:
         try:
-            with running("hitogata", "serve", *serve, "--address", place, **environment):
+            with running((*trial.hitogata, "serve", *serve, "--address", place), **environment):
                 pass
         except UserError as error:
             told = str(error)

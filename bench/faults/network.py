@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bench.faults.peer import OVERTAKEN
 from bench.faults.proxy import Chaos, ChaosProxy
 from bench.faults.rig import (
     Noted,
     Rig,
+    Trial,
     frames_server,
     levels,
-    policy_address,
     robot_at_work,
     scripted_server,
     upright,
 )
 from bench.faults.trace import Outcome
-from bridge.contract import VEL_X
 from bridge.control.safety import Level
+from robots.g1.embodiment import VEL_X
 
 DISTURBED_S = 4.0
 DELAY = Chaos(delay_s=0.25)  # of each way
@@ -29,9 +28,9 @@ DUPLICATES = Chaos(duplication=1.0)
 MUTE = Chaos(loss=1.0)
 
 
-def delay(folder: Path) -> Outcome:
+def delay(trial: Trial) -> Outcome:
     """Every round trip takes half a second more."""
-    with _network(folder) as (proxy, rig):
+    with _network(trial) as (proxy, rig):
         proxy.disturb(DELAY)
         during = rig.rest(DISTURBED_S)
         read = rig.until(lambda seen: seen.policy_latency_ms is not None)
@@ -43,9 +42,9 @@ def delay(folder: Path) -> Outcome:
     )
 
 
-def loss(folder: Path) -> Outcome:
+def loss(trial: Trial) -> Outcome:
     """Three messages of ten vanish."""
-    with _network(folder) as (proxy, rig):
+    with _network(trial) as (proxy, rig):
         proxy.disturb(LOSS)
         during = rig.rest(DISTURBED_S)
         read = rig.until(lambda seen: True)
@@ -61,9 +60,9 @@ def loss(folder: Path) -> Outcome:
     )
 
 
-def duplicates(folder: Path) -> Outcome:
+def duplicates(trial: Trial) -> Outcome:
     """Every message arrives twice: each is obeyed once."""
-    with _network(folder) as (proxy, rig):
+    with _network(trial) as (proxy, rig):
         proxy.disturb(DUPLICATES)
         during = rig.rest(DISTURBED_S)
         read = rig.until(lambda seen: True)
@@ -78,10 +77,10 @@ def duplicates(folder: Path) -> Outcome:
     )
 
 
-def reordered(folder: Path) -> Outcome:
+def reordered(trial: Trial) -> Outcome:
     """Before and after every answer come those to the question before."""
-    place = policy_address(folder)
-    with frames_server(place), robot_at_work(folder, place) as rig:
+    place = trial.policy_address
+    with frames_server(place), robot_at_work(trial, place) as rig:
         rig.walk(OVERTAKEN)
         during = rig.rest(DISTURBED_S)
         read = rig.until(lambda seen: True)
@@ -97,9 +96,9 @@ def reordered(folder: Path) -> Outcome:
     )
 
 
-def half_open(folder: Path) -> Outcome:
+def half_open(trial: Trial) -> Outcome:
     """The server hears the robot, the robot hears nothing, and the connection stands."""
-    with _network(folder) as (proxy, rig):
+    with _network(trial) as (proxy, rig):
         proxy.replies = MUTE
         read = rig.until(lambda seen: seen.level == Level.SAFE_STAND and "answer" in seen.cause)
         after = rig.rest(1.0)
@@ -122,13 +121,13 @@ FAULTS = {
 
 
 @contextmanager
-def _network(folder: Path) -> Iterator[tuple[ChaosProxy, Rig]]:
+def _network(trial: Trial) -> Iterator[tuple[ChaosProxy, Rig]]:
     """A robot that walks, with a bad network, still calm, between it and its policy."""
-    front = f"ipc://{folder}/network.sock"
+    front = f"ipc://{trial.folder}/network.sock"
     with (
-        scripted_server(policy_address(folder)),
-        ChaosProxy(front, policy_address(folder)) as proxy,
-        robot_at_work(folder, front) as rig,
+        scripted_server(trial.policy_address),
+        ChaosProxy(front, trial.policy_address) as proxy,
+        robot_at_work(trial, front) as rig,
     ):
         rig.walk()
         yield proxy, rig

@@ -21,51 +21,27 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge.contract import (
-    ARMS,
-    CHUNK_STEPS,
-    STAND_COMMAND,
-    VEL_X,
-    ActionChunk,
-    Observation,
-    Status,
-    contract_hash,
+from bench.doubles import (
+    BACKWARDS_M_S,
+    ELBOW,
+    HONEST_ANSWERS,
+    ScriptedPolicy,
+    commands_with,
+    walk_commands,
 )
+from bridge.contract import Status
 from bridge.wire import messages, sockets
 from bridge.wire.keys import server_keys
 from bridge.wire.messages import ArraySpec, ServerInfo
 from bridge.wire.server import serve_policy
+from robots.g1.embodiment import G1, VEL_X
 
-HONEST_ANSWERS = 3
-WALK_M_S, BACKWARDS_M_S = 0.5, -0.3
 # Around every answer come those to the question before, and they would walk backwards.
 OVERTAKEN = "overtaken"
 GIBIBYTE = 1 << 30
-ELBOW = ARMS.start + 3
 SCRIPT = "script"
 
 Frames = list[bytes]
-
-
-def walk_commands() -> np.ndarray:
-    """(CHUNK_STEPS, 18) that walk straight ahead."""
-    commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-    commands[:, VEL_X] = WALK_M_S
-    return commands
-
-
-def _with(field: int, value: float) -> np.ndarray:
-    commands = walk_commands()
-    commands[:, field] = value
-    return commands
-
-
-# Finite values pass the wire: what they do to the robot is for its own limits to say.
-COMMANDS: dict[str, Callable[[], np.ndarray]] = {
-    "walk": walk_commands,
-    "huge": lambda: _with(ELBOW, 1e30),
-    "step": lambda: _with(ELBOW, STAND_COMMAND[ELBOW] + 1.0),
-}
 
 
 def _head(act: messages.Act, *arrays: ArraySpec) -> bytes:
@@ -92,8 +68,8 @@ def _honest(act: messages.Act) -> Frames:
 
 
 FRAMES: dict[str, Callable[[messages.Act], Frames]] = {
-    "nan": lambda act: _commands(act, _with(ELBOW, np.nan)),
-    "infinity": lambda act: _commands(act, _with(ELBOW, np.inf)),
+    "nan": lambda act: _commands(act, commands_with(ELBOW, np.nan)),
+    "infinity": lambda act: _commands(act, commands_with(ELBOW, np.inf)),
     "width": lambda act: _commands(act, walk_commands()[:, :-1]),
     "horizon": lambda act: _commands(act, walk_commands()[:0]),
     "dtype": lambda act: _commands(act, walk_commands().astype(np.float64)),
@@ -103,22 +79,6 @@ FRAMES: dict[str, Callable[[messages.Act], Frames]] = {
     "nested": lambda act: [b"\x91" * 100_000],
     "gibibyte": lambda act: [_head(act), memoryview(np.zeros(GIBIBYTE, np.uint8))],  # type: ignore[list-item]
 }
-
-
-class ScriptedPolicy:
-    """Walks; after a few answers, as the instruction says."""
-
-    def __init__(self) -> None:
-        self._answered = 0
-
-    def act(self, instruction: str, observation: Observation) -> ActionChunk:
-        self._answered += 1
-        kind = instruction if self._answered > HONEST_ANSWERS else "walk"
-        commands = COMMANDS[kind if kind in COMMANDS else "walk"]()
-        return ActionChunk(observation.time_s, commands, Status.ACTING, 1.0, {"action": "walk"})
-
-    def reset(self) -> None:
-        self._answered = 0
 
 
 def serve_frames(address: str) -> None:
@@ -138,7 +98,7 @@ def serve_frames(address: str) -> None:
                 reply = (bad or _honest)(request)
                 if request.instruction == OVERTAKEN and earlier:
                     replies = [earlier, reply, earlier]
-                earlier = _commands(request, _with(VEL_X, BACKWARDS_M_S))
+                earlier = _commands(request, commands_with(VEL_X, BACKWARDS_M_S))
             elif isinstance(request, messages.Hello):
                 reply = messages.pack(_welcome())
             elif isinstance(request, messages.Reset):
@@ -155,7 +115,7 @@ def _welcome() -> messages.Welcome:
     return messages.Welcome(
         session=SCRIPT,
         protocol=messages.PROTOCOL,
-        contract=contract_hash(),
+        embodiment=G1,
         model_id=SCRIPT,
         normalisation_id=SCRIPT,
     )
@@ -174,6 +134,7 @@ def watch(address: str) -> None:
 
 
 def main() -> None:
+    """Plays the part that the command line names, until it is killed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=("policy", "frames", "viewer"))
     parser.add_argument("address")
@@ -189,7 +150,7 @@ def main() -> None:
         info = ServerInfo(told.model_id, told.normalisation_id)
         keys = server_keys(told.keys) if told.keys else None
         serve_policy(
-            ScriptedPolicy(), told.address, info, lambda place: print(place, flush=True), keys
+            ScriptedPolicy(), G1, told.address, info, lambda place: print(place, flush=True), keys
         )
 
 

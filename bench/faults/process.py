@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -13,32 +12,32 @@ from bench.faults.rig import (
     WAIT_S,
     Noted,
     Rig,
+    Trial,
     levels,
-    policy_address,
+    peer,
     robot_at_work,
     robot_process,
-    running,
     scripted_server,
     seen,
     upright,
 )
 from bench.faults.trace import Outcome, breaches_of, verdict
 from bridge.blackbox.recording import Recording, read_recording
-from bridge.contract import N_JOINTS
 from bridge.control.safety import Level
+from robots.g1.embodiment import STATE_FIELDS
 
-GRAVITY_Z = 2 * N_JOINTS + 5
+GRAVITY_Z = STATE_FIELDS.index("gravity_z")
 # What is published while it is stalled fills every buffer on the way to a viewer.
 BEFORE_S, STALLED_S = 1.0, 3.0
 
 
-def ended(number: int, folder: Path) -> Outcome:
+def ended(number: int, trial: Trial) -> Outcome:
     """The robot's program is told to end, in mid-walk."""
-    with robot_process(folder) as (robot, operator):
+    with robot_process(trial) as (robot, operator):
         robot.send_signal(number)
         read = seen(operator, lambda now: now.level == Level.SAFE_STAND)
         status = robot.wait(WAIT_S)
-    [*_, last] = sorted((folder / "box").glob("recording-*.npz"))
+    [*_, last] = sorted((trial.folder / "box").glob("recording-*.npz"))
     kept = read_recording(last)
     wrong = breaches_of(kept)
     wrong += [f"exit status {status}"] if status else []
@@ -52,12 +51,12 @@ def ended(number: int, folder: Path) -> Outcome:
     )
 
 
-def stalled_viewer(folder: Path) -> Outcome:
+def stalled_viewer(trial: Trial) -> Outcome:
     """A viewer is suspended while telemetry is published."""
-    place = policy_address(folder)
-    with scripted_server(place), robot_at_work(folder, place) as rig:
+    place = trial.policy_address
+    with scripted_server(place), robot_at_work(trial, place) as rig:
         rig.walk()
-        with running("bench.faults.peer", "viewer", rig.station.port.addresses.telemetry) as viewer:
+        with peer("viewer", rig.station.port.addresses.telemetry) as viewer:
             before, _ = _timed(rig, BEFORE_S)
             viewer.send_signal(signal.SIGSTOP)
             with_it, during = _timed(rig, STALLED_S)

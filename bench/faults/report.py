@@ -10,9 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.endurance.fuzz import fuzz
-from bench.endurance.load import LoadConfig, put_load
-from bench.endurance.soak import SoakConfig, soak
 from bench.faults.catalogue import choose, purpose, try_fault
 from bridge.contract import UserError
 from tasks.evaluation.results import command_line, read_figures, write_results
@@ -20,54 +17,29 @@ from tasks.evaluation.results import command_line, read_figures, write_results
 RESULTS = Path("docs/results/bridge.json")
 
 
-def run_faults(only: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def run_faults(hitogata: Sequence[str], only: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Tries these faults, or all; name -> passed, robot, operator, lost. Tells of each as it ends.
 
     UserError for a name that is not in the catalogue.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in choose(only):
-        outcome = try_fault(name)
+        outcome = try_fault(name, hitogata)
         print(f"{'ok  ' if outcome.passed else 'FAIL'} {name:32} {purpose(name)}", flush=True)
         found[name] = asdict(outcome)
     return found
 
 
-def bench_faults(only: Sequence[str] = (), results: Path = RESULTS) -> None:
+def bench_faults(
+    hitogata: Sequence[str], only: Sequence[str] = (), results: Path = RESULTS
+) -> None:
     """Tries faults, prints a table and keeps it among the figures; UserError if any failed."""
-    found = run_faults(only)
+    found = run_faults(hitogata, only)
     Console().print(faults_table(found))
     known = read_figures(results).get("faults", {})
     write_results(results, {"faults": known | found}, command_line())
     if failed := [name for name, outcome in found.items() if not outcome["passed"]]:
         raise UserError(f"{len(failed)} faults failed: read the lines of {', '.join(failed)}")
-
-
-def bench_endurance(
-    minutes: float | None, seconds: float | None, frames: int | None, results: Path = RESULTS
-) -> None:
-    """Soaks a robot, loads a server, mutates frames: whatever is not None. UserError if any fails.
-
-    What was measured stands among the figures all the same.
-    """
-    figures: dict[str, Any] = {}
-    try:
-        if minutes is not None:
-            figures["soak"] = soak(SoakConfig(minutes))
-        if seconds is not None:
-            figures["load"] = put_load(LoadConfig(seconds=seconds))
-        if frames is not None:
-            figures["fuzz"] = fuzz(frames)
-    finally:
-        for name, found in figures.items():
-            for key, value in found.items():
-                print(f"{name:6} {key:24} {value}")
-        if figures:
-            write_results(results, figures, command_line())
-    if minutes is not None and not figures["soak"]["passed"]:
-        raise UserError(f"the soak failed: {figures['soak']['robot']}")
-    if seconds is not None and (starved := figures["load"]["starved"]):
-        raise UserError(f"{starved} clients starved: give the server more threads or a machine")
 
 
 def faults_table(found: Mapping[str, Mapping[str, Any]]) -> Table:

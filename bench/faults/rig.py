@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from assets import asset_path
 from bench.faults.trace import Outcome, breaches, joint_breaches, verdict
 from bridge.blackbox.recorder import Recorder
-from bridge.contract import STAND_COMMAND, VEL_X, Observation, UserError
-from bridge.control.loop import PERIOD_S, ControlLoop, Pace
+from bridge.contract import Observation, UserError
+from bridge.control.loop import ControlLoop, Pace
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
@@ -30,7 +31,7 @@ from bridge.operator.messages import Telemetry
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station, Truth
 from bridge.wire.keys import ClientKeys, ServerKeys
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
 from sim.scene import sample_scene
 from sim.world import World
 
@@ -39,6 +40,31 @@ WAIT_S = 60.0  # room for a busy machine
 RETRY_S = 3.0
 ANSWER_S = 2.0  # for an operator whose robot may be gone
 WALKING_M_S = 0.3
+# -P: no file of the folder in which a user happens to be is taken for a module of ours.
+PYTHON = (sys.executable, "-P")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a robot is put to the test: a folder for it, and the command line of `hitogata`."""
+
+    folder: Path
+    hitogata: Sequence[str]
+
+    @property
+    def policy_address(self) -> str:
+        return f"ipc://{self.folder}/policy.sock"
+
+    @property
+    def robot_address(self) -> str:
+        return f"ipc://{self.folder}/robot.sock"
+
+
+@contextmanager
+def new_trial(hitogata: Sequence[str]) -> Iterator[Trial]:
+    """A trial in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        yield Trial(Path(folder), hitogata)
 
 
 @dataclass(frozen=True)
@@ -81,7 +107,7 @@ class TracedRobot:
             return seen
         self._frozen = shown = self._frozen or seen
         self.picture_at_s = shown.time_s - shown.image_age_s
-        return replace(seen, image=shown.image, image_age_s=seen.time_s - self.picture_at_s)
+        return replace(seen, images=shown.images, image_age_s=seen.time_s - self.picture_at_s)
 
     def apply(self, command: np.ndarray) -> None:
         self.sent.append(command.copy())
@@ -112,7 +138,7 @@ class Rig:
     def __init__(self, robot: TracedRobot, station: Station, operator: Operator) -> None:
         self.robot, self.station, self.operator = robot, station, operator
         self.noted: list[Noted] = []
-        self.pace = Pace()
+        self.pace = Pace(PERIOD_S)
         self._stopping = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="robot", daemon=True)
@@ -155,7 +181,7 @@ class Rig:
         del self.robot.joint_targets[: len(targets)]
         del self.robot.sent[: max(0, len(sent) - 3)]
         del self.noted[: max(0, len(self.noted) - 3)]
-        return breaches(sent, command_limits()) + joint_breaches(targets)
+        return breaches(sent, G1.limits) + joint_breaches(targets)
 
     def rest(self, seconds: float) -> list[Noted]:
         """The periods of the next seconds of the robot's own time."""
@@ -181,7 +207,7 @@ class Rig:
         """Of claims by name: what does not hold, and what the trace shows, is told."""
         wrong = [name.replace("_", " ") for name, holds in facts.items() if not holds]
         wrong = [f"not {name}" for name in wrong]
-        wrong += breaches(list(self.robot.sent), command_limits())
+        wrong += breaches(list(self.robot.sent), G1.limits)
         wrong += joint_breaches(self.robot.joint_targets[:])
         return verdict(wrong, robot, operator, lost)
 
@@ -240,25 +266,29 @@ def seen(
 
 
 def running_on(telemetry: Telemetry) -> bool:
+    """Whether nothing keeps the robot from its policy's commands."""
     return telemetry.level == Level.RUN
 
 
 def walking(telemetry: Telemetry) -> bool:
-    sent = telemetry.command_vector()
+    """Whether it is commanded to walk."""
+    sent = telemetry.command_vector(G1)
     return telemetry.level == Level.RUN and sent is not None and sent[VEL_X] > WALKING_M_S
 
 
 def upright(periods: Sequence[Noted]) -> bool:
+    """Whether it never fell."""
     return all(noted.upright for noted in periods)
 
 
 def levels(periods: Sequence[Noted]) -> set[Level]:
+    """All levels of the safety ladder that it was at."""
     return {noted.level for noted in periods}
 
 
 @contextmanager
 def robot_at_work(
-    folder: Path,
+    trial: Trial,
     policy: str,
     render: bool = False,
     keys: ClientKeys | None = None,
@@ -270,16 +300,16 @@ def robot_at_work(
     `render` gives it a camera that sees; `operators` are the keys of its port and its operator's.
     """
     port_keys, operator_keys = operators or (None, None)
-    place = robot_address(folder)
+    place = trial.robot_address
     world = World(sample_scene(np.random.default_rng(0)), render=render)
     robot = TracedRobot(world)
     with ExitStack() as stack:
-        link = stack.enter_context(PolicyLink(policy, keys=keys))
+        link = stack.enter_context(PolicyLink(policy, G1, keys=keys))
         if connected:
             link.wait_connected(WAIT_S)
-        port = stack.enter_context(OperatorPort(place, simulated=True, keys=port_keys))
-        recorder = stack.enter_context(Recorder(folder / "box"))
-        loop = ControlLoop(robot, link, Safety(command_limits()), lambda: world.time_s)
+        port = stack.enter_context(OperatorPort(place, G1, simulated=True, keys=port_keys))
+        recorder = stack.enter_context(Recorder(trial.folder / "box", G1))
+        loop = ControlLoop(robot, link, Safety(G1), lambda: world.time_s)
         station = Station(loop, port, recorder, robot.truth)
         operator = Operator(place, "anna", WAIT_S, operator_keys)
         rig = Rig(robot, station, operator)
@@ -299,13 +329,13 @@ class Child(subprocess.Popen[str]):
 
 
 @contextmanager
-def running(*command: str, **environment: str) -> Iterator[Child]:
-    """A module of ours as a process that has said its first line; killed at the end.
+def running(command: Sequence[str], **environment: str) -> Iterator[Child]:
+    """A program as a process that has said its first line; killed at the end.
 
     UserError with its last words if it ends instead.
     """
     process = Child(
-        [sys.executable, "-m", *command],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -324,42 +354,39 @@ def running(*command: str, **environment: str) -> Iterator[Child]:
         process.communicate()
 
 
-def bundle_server(address: str, *options: str) -> AbstractContextManager[Child]:
-    """The shipped bundle, served."""
-    return running("hitogata", "serve", str(BUNDLE), "--address", address, *options)
+def bundle_server(trial: Trial) -> AbstractContextManager[Child]:
+    """The shipped bundle, served where the trial expects its policy."""
+    return running((*trial.hitogata, "serve", str(BUNDLE), "--address", trial.policy_address))
 
 
 def scripted_server(address: str, *options: str) -> AbstractContextManager[Child]:
     """A policy that walks, or misbehaves as its instruction says, behind the real server."""
-    return running("bench.faults.peer", "policy", address, *options)
+    return peer("policy", address, *options)
 
 
 def frames_server(address: str) -> AbstractContextManager[Child]:
     """What looks like a policy server and sends frames that none would."""
-    return running("bench.faults.peer", "frames", address)
+    return peer("frames", address)
+
+
+def peer(*arguments: str) -> AbstractContextManager[Child]:
+    """The other end of a fault, as a process of its own."""
+    return running((*PYTHON, "-m", "bench.faults.peer", *arguments))
 
 
 @contextmanager
-def robot_process(folder: Path) -> Iterator[tuple[Child, Operator]]:
+def robot_process(trial: Trial) -> Iterator[tuple[Child, Operator]]:
     """`hitogata simulate` as a process, walking by a scripted policy, and who commands it.
 
-    Its black box is in `folder`/box.
+    Its black box is in the trial's folder, in box/.
     """
-    place, box = robot_address(folder), str(folder / "box")
-    reach = ("--connect", policy_address(folder), "--address", place, "--recordings", box)
+    policy, place, box = trial.policy_address, trial.robot_address, str(trial.folder / "box")
+    reach = ("--connect", policy, "--address", place, "--recordings", box)
     with (
-        scripted_server(policy_address(folder)),
-        running("hitogata", "simulate", *reach) as robot,
+        scripted_server(policy),
+        running((*trial.hitogata, "simulate", *reach)) as robot,
         Operator(place, "anna", ANSWER_S) as operator,
     ):
         command(operator, "walk")
         seen(operator, walking)
         yield robot, operator
-
-
-def robot_address(folder: Path) -> str:
-    return f"ipc://{folder}/robot.sock"
-
-
-def policy_address(folder: Path) -> str:
-    return f"ipc://{folder}/policy.sock"

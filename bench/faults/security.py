@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,22 @@ import zmq
 from bench.faults.rig import (
     WAIT_S,
     Rig,
+    Trial,
     levels,
-    policy_address,
-    robot_address,
     robot_at_work,
     scripted_server,
     upright,
 )
 from bench.faults.trace import Outcome
-from bridge.contract import IMAGE_SIZE, STATE_DIM, Observation, UserError, contract_hash
+from bridge.contract import Observation, UserError
 from bridge.control.safety import Level
+from bridge.embodiment import Embodiment
 from bridge.operator import messages
 from bridge.operator.client import Operator
 from bridge.wire import messages as wire
 from bridge.wire.client import RemotePolicy
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
+from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
 WHILE_S = 1.0
 IGNORED_MS, STRANGER_S = 1500, 1.0
@@ -47,32 +48,32 @@ class Lab:
         return client_keys(self.folder / name, self.folder / "lab" / "lab.public")
 
 
-def no_key(folder: Path) -> Outcome:
+def no_key(trial: Trial) -> Outcome:
     """A client of ours without keys at a server with keys."""
-    with _lab(folder) as lab:
-        told = _refusal(lambda: RemotePolicy(lab.address))
+    with _lab(trial) as lab:
+        told = _refusal(lambda: RemotePolicy(lab.address, G1))
         return _undisturbed(lab.rig, told, remedy_told="--keys FOLDER" in told)
 
 
-def wrong_key(folder: Path) -> Outcome:
+def wrong_key(trial: Trial) -> Outcome:
     """A client whose key the server does not allow."""
-    with _lab(folder) as lab:
-        told = _refusal(lambda: RemotePolicy(lab.address, keys=lab.keys("eve")))
+    with _lab(trial) as lab:
+        told = _refusal(lambda: RemotePolicy(lab.address, G1, keys=lab.keys("eve")))
         return _undisturbed(lab.rig, told, remedy_told="hitogata keys allow" in told)
 
 
-def plain_client(folder: Path) -> Outcome:
+def plain_client(trial: Trial) -> Outcome:
     """A peer that speaks ZeroMQ without encryption to a server with keys."""
-    with _lab(folder) as lab:
+    with _lab(trial) as lab:
         with _raw(lab.address) as socket:
             socket.send_multipart(wire.pack(_hello()))
             answered = bool(socket.poll(IGNORED_MS))
         return _undisturbed(lab.rig, "nothing: the stranger is not answered", ignored=not answered)
 
 
-def observer_commands(folder: Path) -> Outcome:
+def observer_commands(trial: Trial) -> Outcome:
     """Somebody who only watches commands: by asking, by claiming, by a forged lease."""
-    with _lab(folder) as lab:
+    with _lab(trial) as lab:
         port = lab.rig.station.port
         with Operator(port.addresses.commands, "eve", WAIT_S) as eve:
             unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
@@ -92,55 +93,54 @@ def observer_commands(folder: Path) -> Outcome:
         )
 
 
-def wrong_protocol(folder: Path) -> Outcome:
+def wrong_protocol(trial: Trial) -> Outcome:
     """Clients and operators of another release."""
-    with _lab(folder) as lab:
+    with _lab(trial) as lab:
         with _raw(lab.address, lab.keys("g1")) as socket:
             refused = _reply(socket, wire.pack(_hello(protocol=STRANGE_PROTOCOL)))
         claim = messages.Claim(
             session=STRANGE_SESSION,
             sequence=1,
             protocol=STRANGE_PROTOCOL,
-            contract=contract_hash(),
             name="eve",
         )
         denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
         both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
-        values_told = told.count("99 here and ") == 2
+        values_told = told.count(f"{STRANGE_PROTOCOL} here and {wire.PROTOCOL}") == 2
         return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
 
 
-def wrong_image(folder: Path) -> Outcome:
-    """A client whose camera has another size: of another contract, or in one message."""
-    with _lab(folder) as lab:
+def wrong_image(trial: Trial) -> Outcome:
+    """A client whose picture is of another size than it says, and one without a camera."""
+    with _lab(trial) as lab:
         with _raw(lab.address, lab.keys("g1")) as socket:
-            refused = _reply(socket, wire.pack(_hello(contract="of 128 px")))
+            refused = _reply(socket, wire.pack(_hello(body=replace(G1, cameras=()))))
             welcome = _reply(socket, wire.pack(_hello()))
             assert isinstance(welcome, wire.Welcome)
             image = np.zeros((IMAGE_SIZE // 2, IMAGE_SIZE, 3), np.uint8)
-            seen = Observation.from_state(0.0, np.zeros(STATE_DIM, np.float32), image)
+            seen = Observation(G1, 0.0, np.zeros(STATE_DIM, np.float32), {"head": image})
             fault = _reply(socket, wire.pack_observation(welcome.session, 1, "walk", seen))
         both = isinstance(refused, wire.Refused) and isinstance(fault, wire.Fault)
         told = f"{refused} / {fault.message}" if both else f"{refused} / {fault}"
         return _undisturbed(lab.rig, told, refused=both, size_told=f"{IMAGE_SIZE // 2}" in told)
 
 
-def strange_operator(folder: Path) -> Outcome:
+def strange_operator(trial: Trial) -> Outcome:
     """Operators without a key, or with one that is not allowed, at a robot with keys."""
-    keys = {name: folder / name for name in ("g1", "anna", "eve")}
+    keys = {name: trial.folder / name for name in ("g1", "anna", "eve")}
     for name, place in keys.items():
         make_pair(place, name)
     allow(keys["g1"], keys["anna"] / "anna.public")
     anna, eve = (client_keys(keys[name], keys["g1"] / "g1.public") for name in ("anna", "eve"))
-    policy, told, shown = policy_address(folder), [], []
+    policy, told, shown = trial.policy_address, [], []
     with (
         scripted_server(policy),
-        robot_at_work(folder, policy, operators=(server_keys(keys["g1"]), anna)) as rig,
+        robot_at_work(trial, policy, operators=(server_keys(keys["g1"]), anna)) as rig,
     ):
         rig.walk()
         for own in (None, eve):
-            with Operator(robot_address(folder), "eve", STRANGER_S, own) as stranger:
+            with Operator(trial.robot_address, "eve", STRANGER_S, own) as stranger:
                 told += [_refusal(stranger.claim), _refusal(stranger.cut)]
                 shown.append(stranger.telemetry(STRANGER_S))
         return _undisturbed(
@@ -164,18 +164,18 @@ FAULTS = {
 
 
 @contextmanager
-def _lab(folder: Path) -> Iterator[Lab]:
-    keys = {name: folder / name for name in ("lab", "g1", "eve")}
+def _lab(trial: Trial) -> Iterator[Lab]:
+    keys = {name: trial.folder / name for name in ("lab", "g1", "eve")}
     for name, place in keys.items():
         make_pair(place, name)
     allow(keys["lab"], keys["g1"] / "g1.public")
     own = client_keys(keys["g1"], keys["lab"] / "lab.public")
     with (
         scripted_server("tcp://127.0.0.1:*", "--keys", str(keys["lab"])) as server,
-        robot_at_work(folder, server.said, keys=own) as rig,
+        robot_at_work(trial, server.said, keys=own) as rig,
     ):
         rig.walk()
-        yield Lab(rig, server.said, folder)
+        yield Lab(rig, server.said, trial.folder)
 
 
 def _undisturbed(rig: Rig, told: str, **facts: bool) -> Outcome:
@@ -191,7 +191,7 @@ def _undisturbed(rig: Rig, told: str, **facts: bool) -> Outcome:
     )
 
 
-def _refusal(attempt) -> str:
+def _refusal(attempt: Callable[[], object]) -> str:
     """What the attempt is told; it must not succeed."""
     try:
         attempt()
@@ -200,8 +200,8 @@ def _refusal(attempt) -> str:
     return "nothing: it was let in"
 
 
-def _hello(protocol: int = wire.PROTOCOL, contract: str | None = None) -> wire.Hello:
-    return wire.Hello(protocol=protocol, contract=contract or contract_hash())
+def _hello(protocol: int = wire.PROTOCOL, body: Embodiment = G1) -> wire.Hello:
+    return wire.Hello(protocol=protocol, embodiment=body)
 
 
 @contextmanager

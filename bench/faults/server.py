@@ -9,22 +9,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from bench.faults.rig import (
     Rig,
+    Trial,
     bundle_server,
     levels,
-    policy_address,
     robot_at_work,
     scripted_server,
     upright,
 )
 from bench.faults.trace import Outcome
 from bridge.contract import UserError
-from bridge.control.chunk_player import CHUNK_S
 from bridge.control.safety import Level
 from bridge.operator.messages import Telemetry
+from robots.g1.embodiment import CHUNK_S
 
 WALK = "walk forward three metres"
 UPRIGHT_S = 10.0
@@ -35,10 +34,10 @@ RECONNECT_S = 1.0
 _SLOWER, _SLICE_S = 3, 0.03
 
 
-def killed(folder: Path) -> Outcome:
+def killed(trial: Trial) -> Outcome:
     """kill -9 of the server in mid-walk."""
-    place = policy_address(folder)
-    with bundle_server(place) as server, robot_at_work(folder, place, render=True) as rig:
+    place = trial.policy_address
+    with bundle_server(trial) as server, robot_at_work(trial, place, render=True) as rig:
         rig.walk(WALK)
         server.kill()
         read = _read_standing(rig)
@@ -57,12 +56,12 @@ def killed(folder: Path) -> Outcome:
     )
 
 
-def restarted(folder: Path) -> Outcome:
+def restarted(trial: Trial) -> Outcome:
     """The same model comes back after a kill: joined at once, obeyed only once released."""
-    place = policy_address(folder)
+    place = trial.policy_address
     with ExitStack() as stack:
         server = stack.enter_context(scripted_server(place))
-        rig = stack.enter_context(robot_at_work(folder, place))
+        rig = stack.enter_context(robot_at_work(trial, place))
         rig.walk()
         server.kill()
         rig.at(Level.SAFE_STAND)
@@ -82,12 +81,12 @@ def restarted(folder: Path) -> Outcome:
     )
 
 
-def replaced(folder: Path) -> Outcome:
+def replaced(trial: Trial) -> Outcome:
     """Another model comes back after a kill: refused, and so is a release."""
-    place = policy_address(folder)
+    place = trial.policy_address
     with ExitStack() as stack:
         server = stack.enter_context(scripted_server(place))
-        rig = stack.enter_context(robot_at_work(folder, place))
+        rig = stack.enter_context(robot_at_work(trial, place))
         rig.walk()
         server.kill()
         rig.at(Level.SAFE_STAND)
@@ -106,10 +105,10 @@ def replaced(folder: Path) -> Outcome:
     )
 
 
-def suspended(folder: Path) -> Outcome:
+def suspended(trial: Trial) -> Outcome:
     """SIGSTOP for ten seconds, then SIGCONT: what the server says afterwards is void."""
-    place = policy_address(folder)
-    with scripted_server(place) as server, robot_at_work(folder, place) as rig:
+    place = trial.policy_address
+    with scripted_server(place) as server, robot_at_work(trial, place) as rig:
         rig.walk()
         begun = time.monotonic()
         server.send_signal(signal.SIGSTOP)
@@ -130,10 +129,10 @@ def suspended(folder: Path) -> Outcome:
     )
 
 
-def slow(folder: Path) -> Outcome:
+def slow(trial: Trial) -> Outcome:
     """Inference three times slower: the server has a third of its time."""
-    place = policy_address(folder)
-    with bundle_server(place) as server, robot_at_work(folder, place, render=True) as rig:
+    place = trial.policy_address
+    with bundle_server(trial) as server, robot_at_work(trial, place, render=True) as rig:
         rig.walk(WALK)
         rig.rest(1.0)
         before_ms, _ = _median_latency_ms(rig)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge.blackbox.recording import Recording
-from bridge.contract import N_JOINTS
-from bridge.control.loop import PERIOD_S
-from bridge.control.safety import Level, Limits
+from bridge.control.safety import Level
+from bridge.embodiment import Limits
+from robots.g1.embodiment import G1, N_JOINTS, PERIOD_S
 from robots.g1.facts import joint_facts
-from robots.g1.walker import command_limits
 
 # How far float32 takes a value, its rate and its rate's change beyond their limits.
 _ROUNDING = (1e-6, 1e-4, 1e-2)
@@ -70,7 +69,7 @@ def breaches_of(recording: Recording) -> list[str]:
     """The same of what a black box kept."""
     levels = recording.level.tolist()
     sent = [None if b == Level.DAMP else a for a, b in zip(recording.sent, levels, strict=True)]
-    return breaches(sent, command_limits())
+    return breaches(sent, G1.limits)
 
 
 def _parts(sent: Sequence[np.ndarray | None]) -> Iterator[np.ndarray]:

@@ -8,17 +8,17 @@ import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import zmq
 
-from bench.faults.peer import ELBOW, FRAMES, GIBIBYTE
+from bench.doubles import ELBOW
+from bench.faults.peer import FRAMES, GIBIBYTE
 from bench.faults.rig import (
     Rig,
+    Trial,
     frames_server,
     levels,
-    policy_address,
     robot_at_work,
     scripted_server,
     upright,
@@ -26,7 +26,7 @@ from bench.faults.rig import (
 from bench.faults.trace import Outcome
 from bench.footprint import footprint_of
 from bridge.control.safety import Level
-from robots.g1.walker import command_limits
+from robots.g1.embodiment import G1
 
 QUIET_S = 1.0
 MOST_MB = 500.0
@@ -41,10 +41,10 @@ _GARBAGE: dict[str, Callable[[], list[bytes]]] = {
 }
 
 
-def refused(kind: str, folder: Path) -> Outcome:
+def refused(kind: str, trial: Trial) -> Outcome:
     """Answers that are none, from mid-walk on: all are rejected, then the robot stands."""
-    place = policy_address(folder)
-    with frames_server(place), robot_at_work(folder, place) as rig:
+    place = trial.policy_address
+    with frames_server(place), robot_at_work(trial, place) as rig:
         rig.walk(kind)
         if kind in _GARBAGE:
             _throw_at_operator_port(rig, _GARBAGE[kind]())
@@ -62,15 +62,15 @@ def refused(kind: str, folder: Path) -> Outcome:
     )
 
 
-def clamped(kind: str, folder: Path) -> Outcome:
+def clamped(kind: str, trial: Trial) -> Outcome:
     """Finite answers beyond all limits, from mid-walk on: they are clamped, and counted."""
-    place = policy_address(folder)
-    with scripted_server(place), robot_at_work(folder, place) as rig:
+    place = trial.policy_address
+    with scripted_server(place), robot_at_work(trial, place) as rig:
         rig.walk(kind)
         during = rig.rest(3.0)
         read = rig.until(lambda seen: True)
     elbow = np.array([command[ELBOW] for command in rig.robot.sent if command is not None])
-    limits = command_limits()
+    limits = G1.limits
     fastest = np.abs(np.diff(elbow)).max() * 50
     return rig.outcome(
         f"walked on; its elbow went to {elbow.max():.2f} rad at {fastest:.1f} rad/s at most",
@@ -82,10 +82,10 @@ def clamped(kind: str, folder: Path) -> Outcome:
     )
 
 
-def gibibyte_from_the_server(folder: Path) -> Outcome:
+def gibibyte_from_the_server(trial: Trial) -> Outcome:
     """The server sends a frame of 1 GiB in mid-walk: refused before it is read."""
-    place = policy_address(folder)
-    with frames_server(place), robot_at_work(folder, place) as rig:
+    place = trial.policy_address
+    with frames_server(place), robot_at_work(trial, place) as rig:
         before = footprint_of()
         rig.walk("gibibyte")
         read = rig.at(Level.SAFE_STAND)
@@ -102,11 +102,11 @@ def gibibyte_from_the_server(folder: Path) -> Outcome:
     )
 
 
-def gibibyte_to_the_server(folder: Path) -> Outcome:
+def gibibyte_to_the_server(trial: Trial) -> Outcome:
     """A stranger sends the server 1 GiB, and garbage, while a robot walks by it."""
     with ExitStack() as stack:
         server = stack.enter_context(scripted_server("tcp://127.0.0.1:*"))
-        rig = stack.enter_context(robot_at_work(folder, server.said))
+        rig = stack.enter_context(robot_at_work(trial, server.said))
         rig.walk()
         _announce_gibibyte(int(server.said.rpartition(":")[2]))
         during = rig.rest(2.0)

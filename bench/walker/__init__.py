@@ -1,0 +1,1 @@
+"""Walkers, ours and others', examined under the same commands and pushes."""

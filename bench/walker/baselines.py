@@ -15,17 +15,10 @@ from typing import Protocol
 
 import numpy as np
 import onnx
-import onnxruntime
 
-from bridge.contract import (
-    ARM_HOME_RAD,
-    ARMS,
-    CONTROL_HZ,
-    JOINT_NAMES,
-    N_ARM_JOINTS,
-    N_JOINTS,
-    UserError,
-)
+from assets.inference import ort
+from bridge.contract import UserError
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, CONTROL_HZ, JOINT_NAMES, N_ARM_JOINTS, N_JOINTS
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import Walker, follow_arms
 
@@ -131,7 +124,7 @@ class HolosomaWalker:
 
     takes_posture = False
 
-    def __init__(self, path: Path, n: int):
+    def __init__(self, path: Path, n: int) -> None:
         self._session = _batched_session(path)
         self._phases = np.zeros((n, 2))
         self._action = np.zeros((n, N_JOINTS), dtype=np.float32)
@@ -186,15 +179,15 @@ class HolosomaWalker:
         self._phases, self._standing = phases, still
 
 
-def _batched_session(path: Path) -> onnxruntime.InferenceSession:
+def _batched_session(path: Path) -> ort.InferenceSession:
     """A session of a graph that was exported for one robot, for any number of them."""
     model = onnx.load(str(path))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n"
     del model.graph.value_info[:]
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
+    return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

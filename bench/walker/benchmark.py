@@ -25,7 +25,8 @@ from bench.walker.scenarios import (
     random_course,
     run_course,
 )
-from bridge.contract import CONTROL_HZ, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import CONTROL_HZ
 from tasks.evaluation.results import wilson_interval
 
 PUSH_SPEEDS_M_S = (0.5, 0.8, 1.2, 1.5)

@@ -7,21 +7,24 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from bench.walker.bodies import BodyBatch
-from bridge.contract import (
+from bench.walker.bodies import LIFT_M
+from bridge.control.safety import SafetyConfig, is_falling
+from robots.g1.embodiment import (
     ARMS,
     CONTROL_HZ,
     DAMP_KD_NMS_RAD,
+    KNEES,
     N_ARM_JOINTS,
     N_JOINTS,
     STAND_COMMAND,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
 )
-from bridge.control.safety import KNEES, SafetyConfig, is_falling
 from robots.g1.facts import joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
-from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW, Walker
+from robots.g1.walker import Walker
+from sim.batch import BodyBatch
 from sim.scene import Scene, scene_spec
-from sim.world import FALLEN_HEIGHT_M
 
 LOST_TILT_COS = np.cos(np.pi / 4)
 LYING_S, STANDING_S, DROP_M = 1.5, 2.0, 0.45
@@ -67,12 +70,12 @@ def examine_falls(n: int = 60, seed: int = 0, seconds: float = 7.0) -> FallExam:
 def _walk(
     rng: np.random.Generator, n: int, seconds: float, slow_m_s: float, fast_m_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n,) the first period beyond saving and the first with an alarm, else infinite, and (n,)
-    bool whether it fell. Shoves come every PUSH_S."""
-    kp, kd = joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
-    bodies = BodyBatch(scene_spec(Scene()).compile(), n, kp, kd, threads=1)
-    bodies.place(rng.uniform(-np.pi, np.pi, n), joint_facts("home_rad"))
-    walker, every = Walker(n=n), np.ones(n, dtype=bool)
+    """When each of n robots was beyond saving and had an alarm, and whether it fell, in shoves.
+
+    (n,) periods, infinite for never, twice, and (n,) bool. Shoves come every PUSH_S.
+    """
+    bodies, walker = BodyBatch(scene_spec(Scene()).compile(), n, threads=1), Walker(n=n)
+    bodies.place(joint_facts("home_rad"), rng.uniform(-np.pi, np.pi, n), LIFT_M)
     lost, alarm, fell = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=bool)
     left = np.full(n, round(AFTER_FALL_S * CONTROL_HZ))
     for period in range(round(seconds * CONTROL_HZ)):
@@ -82,18 +85,17 @@ def _walk(
         shoved = period % round(PUSH_S * CONTROL_HZ) == 0
         if period and shoved and period <= (seconds - PUSH_S) * CONTROL_HZ:
             angle, speed = rng.uniform(-np.pi, np.pi, n), rng.uniform(slow_m_s, fast_m_s, n)
-            bodies.push(every, speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
-        gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
+            shove = speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+            bodies.push(bodies.from_heading(shove))
         moving = left > 0
-        targets = walker.step(commands, bodies.joint_pos, bodies.joint_vel, turn, gravity)
-        bodies.step(targets, moving)
+        bodies.step(walker.step(commands, *bodies.proprioception()), moving)
         fell |= bodies.fallen()
         left -= fell
-        gravity, turn = bodies.gravity(), bodies.qvel[:, 3:6]
-        beyond = (gravity[:, 2] > -LOST_TILT_COS) | (bodies.height() < FALLEN_HEIGHT_M)
+        beyond = bodies.fallen(tilt_cos=LOST_TILT_COS)
         lost = np.where(beyond, np.minimum(lost, period), np.inf)  # who rises again was not lost
+        joint_pos, _, turn, gravity = bodies.proprioception()
         for i in np.flatnonzero(moving & np.isinf(alarm)):
-            if is_falling(gravity[i], turn[i], bodies.joint_pos[i, KNEES], SafetyConfig()):
+            if is_falling(gravity[i], turn[i], joint_pos[i, KNEES], SafetyConfig()):
                 alarm[i] = period
     return lost, alarm, fell & np.isfinite(lost)
 
@@ -114,35 +116,30 @@ def examine_getting_up(n: int = 30, seed: int = 0) -> np.ndarray:
     They were dropped with their motors braking, in random poses, every other one face down.
     """
     rng, kp, kd = np.random.default_rng(seed), joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
-    model, every = scene_spec(Scene()).compile(), np.ones(n, dtype=bool)
-    limp = BodyBatch(model, n, np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD), threads=1)
-    limp.qpos[:] = _dropped(rng, n)
+    bodies, walker = BodyBatch(scene_spec(Scene()).compile(), n, threads=1), Walker(n=n)
+    bodies.qpos[:] = _dropped(rng, n)
+    bodies.set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
     for _ in range(round(LYING_S * CONTROL_HZ)):
-        limp.step(limp.joint_pos, every)
+        bodies.step(bodies.joint_pos)
 
-    stiff = BodyBatch(model, n, STIFFNESS_RATIO * kp, DAMPING_RATIO * kd, threads=1)
-    stiff.qpos[:], stiff.qvel[:] = limp.qpos, limp.qvel
-    ways, targets = [GetUp() for _ in range(n)], stiff.joint_pos.copy()
-    rising = every.copy()
+    bodies.set_gains(STIFFNESS_RATIO * kp, DAMPING_RATIO * kd)
+    ways, targets = [GetUp() for _ in range(n)], bodies.joint_pos
+    rising = np.ones(n, dtype=bool)
     while rising.any():
-        gravity = stiff.gravity()
+        joint_pos, _, turn, gravity = bodies.proprioception()
         for i in np.flatnonzero(rising):
-            wanted = ways[i].step(stiff.joint_pos[i], stiff.qvel[i, 3:6], gravity[i])
+            wanted = ways[i].step(joint_pos[i], turn[i], gravity[i])
             if wanted is None:
                 rising[i] = False
             else:
                 targets[i] = wanted
-        stiff.step(targets, rising)
+        bodies.step(targets, rising)
 
-    bodies, walker = BodyBatch(model, n, kp, kd, threads=1), Walker(n=n)
-    bodies.qpos[:], bodies.qvel[:] = stiff.qpos, stiff.qvel
+    bodies.set_gains(kp, kd)
     stands = ~np.array([way.failed for way in ways])
     commands = np.tile(STAND_COMMAND, (n, 1))
     for _ in range(round(STANDING_S * CONTROL_HZ)):
-        turn, gravity = bodies.qvel[:, 3:6], bodies.gravity()
-        bodies.step(
-            walker.step(commands, bodies.joint_pos, bodies.joint_vel, turn, gravity), stands
-        )
+        bodies.step(walker.step(commands, *bodies.proprioception()), stands)
         stands &= ~bodies.fallen()
     return stands
 

@@ -9,9 +9,10 @@ import mujoco
 import numpy as np
 
 from bench.walker.baselines import Examinee
-from bench.walker.bodies import BodyBatch, GroundName
-from bridge.contract import (
+from bench.walker.bodies import LIFT_M, GroundName
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
+    ARM_POS,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
@@ -20,6 +21,7 @@ from bridge.contract import (
     STANDING_HEIGHT_M,
 )
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
+from sim.batch import BodyBatch
 
 # What is asked of every walker: m/s, m/s, rad/s.
 SLOWEST, FASTEST = np.array([-0.6, -0.4, -1.0]), np.array([1.0, 0.4, 1.0])
@@ -94,29 +96,26 @@ def run_course(
 
     `advance` is called after each control period.
     """
-    bodies = BodyBatch(model, course.n, examinee.kp_nm_rad, examinee.kd_nms_rad, threads)
-    walker = examinee.make(course.n)
-    bodies.place(course.headings, joint_facts("home_rad"))
+    bodies, walker = BodyBatch(model, course.n, threads), examinee.make(course.n)
+    bodies.set_gains(examinee.kp_nm_rad, examinee.kd_nms_rad)
+    torque = bodies.batch.bind("actuator_force")
+    bodies.place(joint_facts("home_rad"), course.headings, LIFT_M)
     upright = np.ones(course.n, dtype=bool)
     last_targets = np.tile(joint_facts("home_rad"), (course.n, 1)).astype(np.float64)
     velocity, rows, poses = np.zeros((course.n, 3)), [], []
     bow = {"torso_pitch": course.torso_pitch_rad} if course.torso_pitch_rad else {}
     for step, command in enumerate(course.commands):
-        bodies.push((course.push_steps == step) & upright, course.pushes)
-        joint_vel = bodies.joint_vel.copy()
-        targets = walker.step(
-            command,
-            bodies.joint_pos,
-            joint_vel,
-            bodies.sensor("base_ang_vel"),
-            bodies.gravity(),
-            **bow,
-        )
+        bodies.push(bodies.from_heading(course.pushes), (course.push_steps == step) & upright)
+        joint_pos, joint_vel, _, gravity = bodies.proprioception()
+        gyro = bodies.sensor("base_ang_vel")
+        targets = walker.step(command, joint_pos, joint_vel, gyro, gravity, **bow)
         bodies.step(targets, upright)
         upright = upright & ~bodies.fallen()
         velocity += SMOOTHING * (bodies.base_velocity() - velocity)
         changes = targets - last_targets, bodies.joint_vel - joint_vel
-        rows.append(_measure(bodies, *changes) | {"upright": upright, "velocity": velocity.copy()})
+        power_w = np.abs(torque * bodies.joint_vel).sum(axis=1)
+        row = {"upright": upright, "velocity": velocity.copy(), "power_w": power_w}
+        rows.append(row | _measure(bodies, *changes))
         if record:
             poses.append(bodies.qpos.copy())
         last_targets = targets
@@ -136,8 +135,7 @@ def _measure(
         "height_m": bodies.height(),
         "torso_pitch_rad": bodies.torso_pitch(),
         "contact": bodies.contact(),
-        "sole_speed_m_s": bodies.sole_speed(),
-        "power_w": np.abs(bodies.torque * bodies.joint_vel).sum(axis=1),
+        "sole_speed_m_s": np.linalg.norm(bodies.feet("sole_vel")[..., :2], axis=-1),
         "target_rate_rad_s": CONTROL_HZ * np.abs(target_change[:, legs]).mean(axis=1),
         "joint_acc_rad_s2": CONTROL_HZ * np.abs(velocity_change[:, legs]).max(axis=1),
     }
@@ -175,7 +173,7 @@ def _random_velocities(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def _random_arms(rng: np.random.Generator, steps: int, n: int) -> np.ndarray:
     """(steps, n, 14) rad, at speeds that differ from goal to goal."""
-    low, high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
+    low, high = joint_facts("range_rad")[ARM_POS].T
     arms = np.tile(ARM_HOME_RAD, (n, 1)).astype(np.float64)
     goals, speed, path = arms.copy(), np.ones((n, 1)), []
     for step in range(steps):

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from mujoco import batch
 
-from bridge.contract import STAND_COMMAND
+from assets.inference import ort
+from robots.g1.embodiment import STAND_COMMAND
 from robots.g1.facts import joint_facts
 from robots.g1.walker import Walker
 from sim.locomotion.env import WalkConfig, WalkEnv
@@ -40,18 +40,18 @@ def batch_ratio(
     The two take turns, step by step, so that whatever else the machine does slows both.
     """
     env = WalkEnv(config)
-    bare = batch.Batch(env.model, nsim=config.n_worlds, nthread=config.threads)
+    bare = batch.Batch(env.bodies.model, nsim=config.n_worlds, nthread=config.threads)
     state, ctrl = bare.state, bare.bind("ctrl")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     observation, _ = env.reset(seed=0)
     ratios = []
     for _ in range(steps):
         action = session.run(None, {"observation": observation})[0]
-        before = env.batch.state.copy()
+        before = env.bodies.batch.state.copy()
         started = time.perf_counter()
         observation, *_ = env.step(np.asarray(action))
         ours = time.perf_counter() - started
-        state[:], ctrl[:] = before, env.ctrl
+        state[:], ctrl[:] = before, env.bodies.ctrl
         started = time.perf_counter()
         bare.step(nstep=CONTROL_SUBSTEPS)
         ratios.append((time.perf_counter() - started) / ours)

@@ -2,8 +2,9 @@
 whole frame.
 
 A segment begins with a magic word and its generation; frames follow, each after its length and
-CRC-32, little-endian. When the newer segment has grown old enough, the older one is begun anew: at
-any moment the two hold at least the last `segment_s` seconds.
+CRC-32, little-endian, the first of them the same in every segment. When the newer segment has grown
+old enough, the older one is begun anew: at any moment the two hold at least the last `segment_s`
+seconds.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ _MOST_SEGMENT_BYTES = 64 << 20
 class Journal:
     """Appends frames in a folder that has none yet; raises OSError when the disk does."""
 
-    def __init__(self, folder: Path, segment_s: float) -> None:
-        self._folder, self._segment_s = folder, segment_s
+    def __init__(self, folder: Path, segment_s: float, first: bytes = b"") -> None:
+        """`first` is a frame with which every segment begins, if there is one."""
+        self._folder, self._segment_s, self._first = folder, segment_s, first
         self._file: FileIO | None = None
         self._generation = 0
         self._size = 0
@@ -39,7 +41,7 @@ class Journal:
         if self._file is None or self._is_full(now_s):
             self._begin(now_s)
         assert self._file is not None
-        content = b"".join(_FRAME.pack(len(f), zlib.crc32(f)) + f for f in frames)
+        content = b"".join(map(_framed, frames))
         try:
             _write_all(self._file, content)
         except OSError:
@@ -73,12 +75,14 @@ class Journal:
             self._file = None
         path = self._folder / NAMES[self._generation % 2]
         file = FileIO(path, "w")
+        begin = _HEAD.pack(_MAGIC, self._generation)
+        begin += _framed(self._first) if self._first else b""
         try:
-            _write_all(file, _HEAD.pack(_MAGIC, self._generation))
+            _write_all(file, begin)
         except OSError:
             file.close()
             raise
-        self._file, self._size, self._begun_s = file, _HEAD.size, now_s
+        self._file, self._size, self._begun_s = file, len(begin), now_s
         self._generation += 1
 
 
@@ -112,6 +116,10 @@ def _whole_frames(content: bytes) -> Iterator[bytes]:
             return
         yield frame
         place += length
+
+
+def _framed(frame: bytes) -> bytes:
+    return _FRAME.pack(len(frame), zlib.crc32(frame)) + frame
 
 
 def _write_all(file: FileIO, content: bytes) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 
 from bridge.blackbox.journal import NAMES, Journal, has_journal
 from bridge.blackbox.recording import (
+    BodyRecord,
     EventRecord,
     ImageRecord,
     Moment,
@@ -35,7 +36,9 @@ from bridge.blackbox.recording import (
     unpack_record,
     write_recording,
 )
-from bridge.contract import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, IMAGE_SIZE, STATE_DIM, UserError
+from bridge.contract import UserError
+from bridge.embodiment import Camera, Embodiment
+from bridge.pictures import fit_picture
 from bridge.png import encode_png
 
 AFTER_S = 5.0
@@ -61,7 +64,7 @@ class _Report:
 
 
 class Recorder:
-    """Records the last `seconds` of one control loop into a folder.
+    """Records the last `seconds` of the control loop of a robot `body` into a folder.
 
     `add` and `write` are for the loop's thread and never wait. `counters` tells what went wrong,
     and `trouble` what did last, in one line. As a context manager it also records the error that
@@ -69,7 +72,9 @@ class Recorder:
     folder of its own for `read_recording`. Raises UserError when `folder` cannot be used.
     """
 
-    def __init__(self, folder: str | Path, seconds: float = 60.0, after_s: float = AFTER_S) -> None:
+    def __init__(
+        self, folder: str | Path, body: Embodiment, seconds: float = 60.0, after_s: float = AFTER_S
+    ) -> None:
         self.counters = {
             "lost_periods": 0,
             "lost_images": 0,
@@ -77,13 +82,14 @@ class Recorder:
             "failed_recordings": 0,
         }
         self.trouble = ""
-        self._folder, self._after_s = Path(folder), after_s
+        self._folder, self._body, self._after_s = Path(folder), body, after_s
         self._lock = _lock_folder(self._folder)
         self._number = _put_aside(self._folder)
-        self._ring = _Ring(int(seconds * CONTROL_HZ))
-        self._journal = Journal(self._folder, seconds)
-        self._periods: deque[bytes] = deque(maxlen=int(seconds * CONTROL_HZ))
-        self._images: deque[bytes] = deque(maxlen=int(seconds * CHUNK_HZ))
+        rows, images = int(seconds * body.control_hz), int(seconds * body.chunk_hz)
+        self._ring = _Ring(rows, body)
+        self._journal = Journal(self._folder, seconds, pack_record(BodyRecord(body)))
+        self._periods: deque[bytes] = deque(maxlen=rows)
+        self._images: deque[bytes] = deque(maxlen=images * len(body.cameras))
         self._events: deque[EventRecord] = deque(maxlen=_MOST_RECORDINGS)
         self._asked: deque[tuple[_Report, EventRecord]] = deque()
         self._current: _Report | None = None
@@ -158,8 +164,8 @@ class Recorder:
         images, lost = self._ring.take_images()
         if lost:
             self._fail("lost_images", lost, f"{lost} images came too fast for the black box")
-        for time_s, image in images:
-            self._images.append(pack_record(ImageRecord(time_s, encode_png(image))))
+        for time_s, camera, image in images:
+            self._images.append(pack_record(ImageRecord(time_s, encode_png(image), camera)))
             yield self._images[-1]
         for report, event in asked:
             self._events.append(event)
@@ -198,7 +204,7 @@ class Recorder:
         try:
             _make_room(self._folder)
             records = _unpacked([*self._periods, *self._images])
-            write_recording(path, recording_of([*records, *self._events]))
+            write_recording(path, recording_of([*records, *self._events], self._body))
         except (UserError, OSError) as error:
             self._fail("failed_recordings", 1, str(error))
 
@@ -216,20 +222,19 @@ class _Ring:
     them the loop may have begun to overwrite.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, body: Embodiment) -> None:
         self.newest_s = 0.0
         self._rows = rows
         self._written = self._read = 0
         self._time_s, self._level = np.zeros(rows), np.zeros(rows, np.uint8)
         self._cause = [""] * rows
-        self._state = np.zeros((rows, STATE_DIM), np.float32)
-        self._asked, self._sent = (np.zeros((rows, COMMAND_DIM), np.float32) for _ in range(2))
+        self._state = np.zeros((rows, len(body.state_names)), np.float32)
+        commands = (rows, len(body.commands))
+        self._asked, self._sent = (np.zeros(commands, np.float32) for _ in range(2))
         self._has_state, self._has_asked = (np.zeros(rows, bool) for _ in range(2))
         self._names: dict[str, int] = {}
         self._counters = np.zeros((rows, _MOST_COUNTERS), np.int64)
-        self._images_written = self._images_read = 0
-        self._image_time_s = np.zeros(_IMAGES_WAITING)
-        self._image = np.zeros((_IMAGES_WAITING, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        self._images = [_Pictures(camera) for camera in body.cameras]
 
     def add(self, moment: Moment) -> None:
         row = self._written % self._rows
@@ -246,11 +251,9 @@ class _Ring:
         self._count(row, moment)
         self.newest_s = moment.time_s
         self._written += 1
-        if moment.image is not None:
-            place = self._images_written % _IMAGES_WAITING
-            self._image_time_s[place] = moment.time_s
-            self._image[place] = moment.image
-            self._images_written += 1
+        for pictures in self._images:
+            if (image := moment.images.get(pictures.camera.name)) is not None:
+                pictures.add(moment.time_s, image)
 
     def _count(self, row: int, moment: Moment) -> None:
         counters, names = self._counters[row], self._names
@@ -285,14 +288,36 @@ class _Ring:
             counters=dict(zip(list(self._names), counts, strict=False)),
         )
 
-    def take_images(self) -> tuple[list[tuple[float, np.ndarray]], int]:
-        """Time and picture of the images since the last time, and how many were lost."""
-        first = max(self._images_read, self._images_written - _IMAGES_WAITING)
-        places = np.arange(first, self._images_written) % _IMAGES_WAITING
-        taken = [(float(self._image_time_s[p]), self._image[p].copy()) for p in places]
-        safe = max(first, self._images_written - _IMAGES_WAITING + 1)
-        lost = safe - self._images_read
-        self._images_read = first + len(places)
+    def take_images(self) -> tuple[list[tuple[float, str, np.ndarray]], int]:
+        """Time, camera and picture of the images since the last time, and how many were lost."""
+        found = [pictures.take() for pictures in self._images]
+        return [image for taken, _ in found for image in taken], sum(lost for _, lost in found)
+
+
+class _Pictures:
+    """The newest pictures of one camera, filled and emptied like the rest of the ring."""
+
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+        self._written = self._read = 0
+        self._time_s = np.zeros(_IMAGES_WAITING)
+        self._image = np.zeros((_IMAGES_WAITING, camera.height, camera.width, 3), np.uint8)
+
+    def add(self, time_s: float, image: np.ndarray) -> None:
+        place = self._written % _IMAGES_WAITING
+        self._time_s[place] = time_s
+        self._image[place] = fit_picture(image, self.camera)
+        self._written += 1
+
+    def take(self) -> tuple[list[tuple[float, str, np.ndarray]], int]:
+        """As of `_Ring.take_images`."""
+        first = max(self._read, self._written - _IMAGES_WAITING)
+        places = np.arange(first, self._written) % _IMAGES_WAITING
+        name = self.camera.name
+        taken = [(float(self._time_s[p]), name, self._image[p].copy()) for p in places]
+        safe = max(first, self._written - _IMAGES_WAITING + 1)
+        lost = safe - self._read
+        self._read = first + len(places)
         return taken[safe - first :], lost
 
 
@@ -309,7 +334,7 @@ def _lock_folder(folder: Path) -> TextIOWrapper:
     """Keeps other recorders out of a folder, for as long as the file stays open."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"could not record in {folder} ({error.strerror}): choose another folder"

@@ -12,37 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridge.blackbox.recording import Recording
-from bridge.contract import (
-    ARMS,
-    BASE_HEIGHT,
-    N_ARM_JOINTS,
-    N_JOINTS,
-    STATE_FIELDS,
-    VEL_X,
-    VEL_Y,
-    YAW_RATE,
-)
 from bridge.control.safety import Level, tilt
+from bridge.embodiment import Embodiment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
 _MOST_ROWS = 60
-_GRAVITY = slice(STATE_FIELDS.index("gravity_x"), STATE_FIELDS.index("gravity_z") + 1)
-_ARM_POS = slice(N_JOINTS - N_ARM_JOINTS, N_JOINTS)
 _COLOURS: dict[int, str] = {
     Level.HOLD: "#f5e6b3",
     Level.SAFE_STAND: "#f5c9a0",
     Level.DAMP: "#eba6a6",
 }
-# What is commanded, its unit, the unit of its rate, and where it stands in a command.
-_COMMANDED = (
-    ("forward velocity", "m/s", "m/s²", slice(VEL_X, VEL_X + 1)),
-    ("sideways velocity", "m/s", "m/s²", slice(VEL_Y, VEL_Y + 1)),
-    ("yaw rate", "rad/s", "rad/s²", slice(YAW_RATE, YAW_RATE + 1)),
-    ("base height", "m", "m/s", slice(BASE_HEIGHT, BASE_HEIGHT + 1)),
-    ("arm joints", "rad", "rad/s", ARMS),
+# How the name of a field ends, its unit, and the unit of its rate.
+_UNITS = (
+    ("_rad_s", "rad/s", "rad/s²"),
+    ("_m_s", "m/s", "m/s²"),
+    ("_rad", "rad", "rad/s"),
+    ("_m", "m", "m/s"),
+    ("", "", "1/s"),
 )
 
 
@@ -86,7 +75,7 @@ def peaks(recording: Recording) -> list[Peak]:
     between_s = np.diff(times)
     onward = between_s > 0  # a clock that was set back gives no rate
     found: list[Peak] = []
-    for name, unit, rate_unit, fields in _COMMANDED:
+    for name, unit, rate_unit, fields in _commanded(recording.embodiment):
         steps = np.abs(np.diff(sent[:, fields], axis=0)).max(axis=1)
         rates = np.divide(steps, between_s, out=np.zeros_like(steps), where=onward)
         rate, at_s = 0.0, float(times[0])
@@ -95,6 +84,21 @@ def peaks(recording: Recording) -> list[Peak]:
         value = float(np.abs(sent[:, fields]).max())
         found.append(Peak(name, value, unit, rate, rate_unit, at_s - float(times[0])))
     return found
+
+
+def _commanded(body: Embodiment) -> Iterator[tuple[str, str, str, list[int]]]:
+    """Name, unit, unit of the rate and places of what is commanded; joints are taken together."""
+    for place, field in enumerate(body.commands):
+        if not field.joint:
+            yield *_spelled(field.name), [place]
+    if len(body.targets):
+        yield "joints", "rad", "rad/s", body.targets.tolist()
+
+
+def _spelled(name: str) -> tuple[str, str, str]:
+    """A field's name without its unit, the unit and that of its rate."""
+    end, unit, rate_unit = next(each for each in _UNITS if name.endswith(each[0]))
+    return name.removesuffix(end).replace("_", " "), unit, rate_unit
 
 
 def tables(recording: Recording) -> "Iterator[Table]":
@@ -175,26 +179,30 @@ def _draw_level(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
 
 def _draw_velocities(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
     asked = np.where(recording.has_asked[:, None], recording.asked, np.nan)
-    names = ("forward m/s", "sideways m/s", "yaw rad/s")
-    for field, name in zip((VEL_X, VEL_Y, YAW_RATE), names, strict=True):
-        (line,) = axes.plot(times, recording.sent[:, field], label=name)
-        axes.plot(times, asked[:, field], ":", color=line.get_color())
+    body = recording.embodiment
+    for place in body.velocities:
+        name, unit, _ = _spelled(body.command_names[place])
+        (line,) = axes.plot(times, recording.sent[:, place], label=f"{name} {unit}")
+        axes.plot(times, asked[:, place], ":", color=line.get_color())
     axes.set_title("base velocity: sent, and dotted what the policy asked")
     axes.legend(loc="upper left")
 
 
 def _draw_tracking(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
-    errors = np.abs(recording.sent[:, ARMS] - recording.state[:, _ARM_POS])
+    body = recording.embodiment
+    joints = recording.state[:, body.state_parts["joint_pos_rad"]][:, body.target_joints]
+    errors = np.abs(recording.sent[:, body.targets] - joints)
     errors = np.where(recording.has_state[:, None], errors, np.nan)
     axes.plot(times, errors.max(axis=1), label="worst joint")
     axes.plot(times, errors.mean(axis=1), label="mean")
     axes.set_ylabel("rad")
-    axes.set_title("arm joints: distance from the target sent")
+    axes.set_title("joints: distance from the target sent")
     axes.legend(loc="upper left")
 
 
 def _draw_tilt(axes: "Axes", times: np.ndarray, recording: Recording) -> None:
-    angles = np.array([tilt(gravity) for gravity in recording.state[:, _GRAVITY]])
+    gravities = recording.state[:, recording.embodiment.state_parts["gravity"]]
+    angles = np.array([tilt(gravity) for gravity in gravities])
     angles = np.where(recording.has_state[:, None], angles, np.nan)
     axes.plot(times, angles[:, 0], label="roll")
     axes.plot(times, angles[:, 1], label="pitch")

@@ -1,0 +1,1 @@
+"""Wires of other projects, translated to ours."""

@@ -1,13 +1,13 @@
 """What the compatibility servers share: a `Policy` for clients that know little of our robot.
 
-A client must send an instruction, the 29 joint positions and a picture. Of the rest of an
+A client must send an instruction, all joint positions and the cameras' pictures. Of the rest of an
 `Observation` it sends what it has; what is missing is that of a robot that stands: velocities 0,
-gravity straight down, the command to stand with the arms where they are, odometry 0. Time counts
+gravity straight down, the command to stand with its joints where they are, odometry 0. Time counts
 from the client's last change of instruction. How far the robot went is thus known to the policy
 only from clients that send odometry.
 
-Pictures are square uint8 RGB with our head camera's view, 80 degrees across; larger ones are
-averaged down to our size. One that is not square is refused: only the client knows how to crop it.
+Pictures are uint8 RGB with the view of the policy's own camera; those of another size are scaled
+with padding (bridge/pictures.py).
 """
 
 from __future__ import annotations
@@ -26,32 +26,22 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
-from bridge.contract import (
-    ARMS,
-    COMMAND_DIM,
-    IMAGE_SIZE,
-    N_ARM_JOINTS,
-    N_JOINTS,
-    STAND_COMMAND,
-    ActionChunk,
-    Observation,
-    Policy,
-    UserError,
-    check_instruction,
-)
+from bridge.contract import ActionChunk, Observation, Policy, UserError, check_instruction
+from bridge.embodiment import Camera, Embodiment
+from bridge.pictures import fit_picture
 from bridge.wire import messages
 from bridge.wire.messages import WireError
 
 MAX_MESSAGE_BYTES = 4 << 20
-MAX_IMAGE_SIZE = 1024
-# What an observation holds beside joint positions and picture, with its width, in our order.
+MAX_IMAGE_SIDE = 1280
+# What a client may send beside joint positions and pictures, and the part of a state that it is.
 OPTIONAL_PARTS = {
-    "joint_vel": N_JOINTS,
-    "base_ang_vel": 3,
-    "gravity": 3,
-    "command": COMMAND_DIM,
-    "elapsed_s": 1,
-    "odometry": 3,
+    "joint_vel": "joint_vel_rad_s",
+    "base_ang_vel": "base_ang_vel_rad_s",
+    "gravity": "gravity",
+    "command": "command",
+    "elapsed_s": "elapsed_s",
+    "odometry": "odometry",
 }
 _MAX_AXES = 5
 LEAST_TOKEN = 16
@@ -107,7 +97,7 @@ class Door:
 def read_token(path: Path) -> str:
     """The token in a file, a single line of it; UserError when there is none."""
     try:
-        token = path.read_text().strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the token in {path} ({error}): write it there") from error
     if not token.isprintable() or not token:
@@ -116,35 +106,42 @@ def read_token(path: Path) -> str:
 
 
 class ForeignClient:
-    """One client of a policy; remembers since when the client has asked for the same."""
+    """One client of a policy for `body`; remembers since when it has asked for the same."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, body: Embodiment) -> None:
+        self._policy, self._body = policy, body
         self._instruction = ""
         self._began_s = 0.0
 
     def observe(
-        self, instruction: str, parts: Mapping[str, np.ndarray], image: np.ndarray
+        self,
+        instruction: str,
+        joint_pos: np.ndarray,
+        parts: Mapping[str, np.ndarray],
+        images: Mapping[str, np.ndarray],
     ) -> Observation:
-        """What the client knows (`joint_pos`, any of OPTIONAL_PARTS, a picture), completed."""
+        """What the client knows (any of OPTIONAL_PARTS, pictures by camera), completed."""
         now = time.monotonic()
         if instruction != self._instruction:
             self._instruction, self._began_s = instruction, now
-        joint_pos = parts["joint_pos"]
-        command = np.concatenate([STAND_COMMAND[: ARMS.start], joint_pos[-N_ARM_JOINTS:]])
-        assumed = {name: np.zeros(width) for name, width in OPTIONAL_PARTS.items()} | {
+        body = self._body
+        command = body.stand.copy()
+        command[body.targets] = joint_pos[body.target_joints]
+        assumed = {
+            "joint_vel": np.zeros(len(body.joints)),
+            "base_ang_vel": np.zeros(3),
             "gravity": np.array([0, 0, -1]),
             "command": command,
             "elapsed_s": np.array([now - self._began_s]),
+            "odometry": np.zeros(3),
         }
-        rest = (parts.get(name, assumed[name]) for name in OPTIONAL_PARTS)
-        state = np.concatenate([joint_pos, *rest]).astype(np.float32)
-        return Observation.from_state(now, state, image)
+        rest = {part: parts.get(name, assumed[name]) for name, part in OPTIONAL_PARTS.items()}
+        return Observation(body, now, body.state(joint_pos_rad=joint_pos, **rest), images)
 
     def ask(self, instruction: str, observation: Observation) -> ActionChunk:
         """The policy's answer; WireError when it breaks the contract."""
         chunk = self._policy.act(check_instruction(instruction), observation)
-        messages.pack_chunk("", 0, chunk)  # checks it as our own wire does
+        messages.pack_chunk("", 0, chunk, self._body)  # checks it as our own wire does
         return chunk
 
     def reset(self) -> None:
@@ -184,26 +181,16 @@ def numbers(name: str, array: np.ndarray, *widths: int) -> np.ndarray:
     return vector
 
 
-def picture(name: str, array: np.ndarray) -> np.ndarray:
-    """A square picture in our size; axes of length one before it are dropped."""
-    size = array.shape[-2] if array.ndim >= 3 else 0
-    fits = IMAGE_SIZE <= size <= MAX_IMAGE_SIZE and array.shape[-3:] == (size, size, 3)
-    if not fits or array.dtype != np.uint8 or array.size != 3 * size**2:
+def picture(name: str, array: np.ndarray, camera: Camera) -> np.ndarray:
+    """A picture in the size of the camera; axes of length one before it are dropped."""
+    height, width, colours = array.shape[-3:] if array.ndim >= 3 else (0, 0, 0)
+    fits = min(height, width) > 0 and max(height, width) <= MAX_IMAGE_SIDE and colours == 3
+    if not fits or array.dtype != np.uint8 or array.size != 3 * height * width:
         raise WireError(
             f"{name} is {array.dtype} {array.shape}: send one uint8 picture of"
-            f" ({IMAGE_SIZE}, {IMAGE_SIZE}, 3), or a larger square up to {MAX_IMAGE_SIZE}"
+            f" ({camera.height}, {camera.width}, 3), or another with sides up to {MAX_IMAGE_SIDE}"
         )
-    image = array.reshape(size, size, 3)
-    if size == IMAGE_SIZE:
-        return image
-    # How much of each of their pixels, across one axis, lies in each of ours.
-    edges = np.arange(size + 1) * IMAGE_SIZE / size
-    ours = np.arange(IMAGE_SIZE)[:, None]
-    overlap = np.minimum(edges[1:], ours + 1) - np.maximum(edges[:-1], ours)
-    shares = overlap.clip(min=0).astype(np.float32)
-    return np.rint(np.einsum("is,stc,jt->ijc", shares, image, shares, optimize=True)).astype(
-        np.uint8
-    )
+    return fit_picture(array.reshape(height, width, 3), camera)
 
 
 def fault_line(error: Exception) -> str:

@@ -1,15 +1,16 @@
 """A policy behind the wire of GR00T's policy server: ZeroMQ REQ, msgpack, arrays as `.npy` bytes.
 
 Endpoints: ping, get_action, reset, get_modality_config; kill is refused. Keys are those of GR00T's
-G1, in float32 (1, 1, width) unless said otherwise, joints in rad and in the order of the SDK:
+G1, in float32 (1, 1, width) unless said otherwise:
 
-video     ego_view: uint8 (1, 1, size, size, 3)
-state     left_leg 6, right_leg 6, waist 3, left_arm 7, right_arm 7, the joint positions;
-          where the client has them, as in `Observation`: joint_vel 29, base_ang_vel 3, gravity 3,
-          command 18, elapsed_s 1, odometry 3 (without: see bridge.foreign); hands are ignored
+video     ego_view: uint8 (1, 1, height, width, 3), of the first camera; others by their names
+state     joint positions in rad by limb (left_arm, ...), in the embodiment's order; where the
+          client has them, as in `Embodiment`: joint_vel, base_ang_vel 3, gravity 3, command,
+          elapsed_s 1, odometry 3 (without: see bridge/compat/adapter.py); others are ignored
 language  annotation.human.task_description: [[text]], or whatever one key the client has instead
-action    left_arm 7, right_arm 7: absolute targets; base_height_command 1: m;
-          navigate_command 3: m/s, m/s, rad/s. All (1, CHUNK_STEPS, width), at CHUNK_HZ
+action    absolute targets by limb (left_arm, ...), in rad; navigate_command: the base's velocities,
+          m/s, m/s, rad/s; base_height_command 1: m; other fields of a command by their names.
+          All (1, STEPS, width), at the embodiment's chunk rate
 info      model_id, action_hz, status, status_probability, understood
 
 A client is a connection: each has its own elapsed time and its own reset. One that connects anew,
@@ -41,31 +42,14 @@ from bridge.compat.adapter import (
     picture,
     unpacked,
 )
-from bridge.contract import (
-    ARMS,
-    BASE_HEIGHT,
-    CHUNK_HZ,
-    CHUNK_STEPS,
-    VEL_X,
-    YAW_RATE,
-    ActionChunk,
-    Policy,
-    UserError,
-    check_instruction,
-)
+from bridge.contract import ActionChunk, Policy, UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.wire import sockets
 from bridge.wire.messages import ServerInfo, WireError
 from bridge.wire.server import stop_on_signals
 
 ADDRESS = "tcp://127.0.0.1:5555"
 LANGUAGE_KEY = "annotation.human.task_description"
-JOINT_PARTS = {"left_leg": 6, "right_leg": 6, "waist": 3, "left_arm": 7, "right_arm": 7}
-ACTION_PARTS = {
-    "left_arm": slice(ARMS.start, ARMS.start + JOINT_PARTS["left_arm"]),
-    "right_arm": slice(ARMS.start + JOINT_PARTS["left_arm"], ARMS.stop),
-    "base_height_command": slice(BASE_HEIGHT, BASE_HEIGHT + 1),
-    "navigate_command": slice(VEL_X, YAW_RATE + 1),
-}
 MOST_CLIENTS = 64
 _POLL_MS = 100  # how late a signal may be noticed
 _One = msgspec.Meta(max_length=1)
@@ -100,9 +84,13 @@ _Flat = Annotated[dict[str, _Npy | _Words], _Few]
 
 
 def serve_gr00t(
-    policy: Policy, door: Door, info: ServerInfo, ready: Callable[[str], object] | None = None
+    policy: Policy,
+    body: Embodiment,
+    door: Door,
+    info: ServerInfo,
+    ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serves `policy` until SIGINT or SIGTERM; `ready` is called with the address in use.
+    """Serves a `policy` for `body` until SIGINT or SIGTERM; `ready` is called with the address.
 
     Raises UserError for an address that is taken, unusable, or leads off this machine.
     """
@@ -116,7 +104,7 @@ def serve_gr00t(
         with stop_on_signals() as stopping:
             if ready is not None:
                 ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
-            server = _Server(policy, door, info)
+            server = _Server(policy, body, door, info)
             while not stopping.is_set():
                 if router.poll(_POLL_MS):
                     peer, *frames = router.recv_multipart()
@@ -124,8 +112,9 @@ def serve_gr00t(
 
 
 class _Server:
-    def __init__(self, policy: Policy, door: Door, info: ServerInfo) -> None:
+    def __init__(self, policy: Policy, body: Embodiment, door: Door, info: ServerInfo) -> None:
         self._policy, self._door = policy, door
+        self._body, self._action_parts = body, action_parts(body)
         self._clients: dict[bytes, ForeignClient] = {}  # the last one heard stands last
         self._info = info
 
@@ -149,7 +138,7 @@ class _Server:
                 self._client(peer).reset()
                 return {}
             case "get_modality_config":
-                return modality_config()
+                return modality_config(self._body)
             case "kill":
                 raise UserError("clients cannot end this server: stop it where it was started")
             case _:
@@ -159,43 +148,73 @@ class _Server:
         client = self._clients.pop(peer, None)
         if client is None and len(self._clients) >= MOST_CLIENTS:
             del self._clients[next(iter(self._clients))]
-        self._clients[peer] = client or ForeignClient(self._policy)
+        self._clients[peer] = client or ForeignClient(self._policy, self._body)
         return self._clients[peer]
 
     def _act(self, client: ForeignClient, data: msgspec.Raw) -> Any:
         observation = unpacked(data, _Wrapped).observation
         wrapped = bytes(observation) != b""
         given, flat = _flattened(observation if wrapped else data)
-        image = _array(given, "video.ego_view")
-        parts = {name: _numbers(given, name, width) for name, width in JOINT_PARTS.items()}
-        known = {"joint_pos": np.concatenate(list(parts.values()))}
-        for name, width in OPTIONAL_PARTS.items():
-            if f"state.{name}" in given:
-                known[name] = _numbers(given, name, width)
+        body = self._body
+        sent = {key: _array(given, f"video.{key}") for key in video_keys(body)}
+        limbs = [_numbers(given, limb.name, len(limb.joints)) for limb in body.limbs]
+        known = {
+            name: _numbers(given, name, place.stop - place.start)
+            for name, part in OPTIONAL_PARTS.items()
+            if f"state.{name}" in given and (place := body.state_parts[part])
+        }
         instruction = _instruction(given)
-        seen = client.observe(instruction, known, picture("video.ego_view", image))
+        images = {
+            camera.name: picture(f"video.{key}", sent[key], camera)
+            for key, camera in zip(sent, body.cameras, strict=True)
+        }
+        seen = client.observe(instruction, np.concatenate(limbs), known, images)
         chunk = client.ask(instruction, seen)
-        batched = wrapped or image.ndim == 5
-        actions = _actions(chunk, "action." if flat else "", batched)
+        batched = wrapped or any(array.ndim == 5 for array in sent.values())
+        actions = self._actions(chunk, "action." if flat else "", batched)
         return [actions, self._told(chunk)] if wrapped else actions
 
     def _told(self, chunk: ActionChunk) -> dict[str, Any]:
         return {
             "model_id": self._info.model_id,
-            "action_hz": CHUNK_HZ,
+            "action_hz": self._body.chunk_hz,
             "status": chunk.status.name,
             "status_probability": float(chunk.status_probability),
             "understood": dict(chunk.understood),
         }
 
+    def _actions(self, chunk: ActionChunk, prefix: str, batched: bool) -> dict[str, Any]:
+        commands = np.asarray(chunk.commands, np.float32)
+        if batched:
+            commands = commands[None]
+        parts = self._action_parts.items()
+        return {prefix + key: _npy(commands[..., places]) for key, places in parts}
 
-def modality_config() -> dict[str, Any]:
+
+def video_keys(body: Embodiment) -> list[str]:
+    """What GR00T calls the cameras, in their order."""
+    return ["ego_view", *(camera.name for camera in body.cameras[1:])]
+
+
+def action_parts(body: Embodiment) -> dict[str, list[int]]:
+    """Where in a command each part of an action stands, by GR00T's key."""
+    limb_of = {joint: limb.name for limb in body.limbs for joint in limb.joints}
+    keys = {"base_height_m": "base_height_command"}
+    parts: dict[str, list[int]] = {}
+    for place, field in enumerate(body.commands):
+        own = "navigate_command" if field.velocity else keys.get(field.name, field.name)
+        parts.setdefault(limb_of.get(field.joint, own), []).append(place)
+    return parts
+
+
+def modality_config(body: Embodiment) -> dict[str, Any]:
     """What the endpoint of this name answers: the keys that a client must send and will get."""
+    actions = list(action_parts(body))
     absolute = {"rep": "ABSOLUTE", "type": "NON_EEF", "format": "DEFAULT", "state_key": None}
     return {
-        "video": _modality(["ego_view"]),
-        "state": _modality(list(JOINT_PARTS)),
-        "action": _modality(list(ACTION_PARTS), CHUNK_STEPS, [absolute] * len(ACTION_PARTS)),
+        "video": _modality(video_keys(body)),
+        "state": _modality([limb.name for limb in body.limbs]),
+        "action": _modality(actions, body.chunk_steps, [absolute] * len(actions)),
         "language": _modality([LANGUAGE_KEY]),
     }
 
@@ -245,13 +264,6 @@ def _array(given: Mapping[str, _Npy | _Words], name: str) -> np.ndarray:
         raise WireError(f"{name} is not what np.save(..., allow_pickle=False) writes") from error
     array = array_of(name, stream.read(), dtype, shape[::-1] if reverse else shape)
     return array.T if reverse else array
-
-
-def _actions(chunk: ActionChunk, prefix: str, batched: bool) -> dict[str, Any]:
-    commands = np.asarray(chunk.commands, np.float32)
-    if batched:
-        commands = commands[None]
-    return {prefix + key: _npy(commands[..., part]) for key, part in ACTION_PARTS.items()}
 
 
 def _npy(array: np.ndarray) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """A policy behind the wire of openpi's policy server: WebSocket, msgpack, arrays as raw bytes.
 
-The first frame is the server's metadata: model_id, normalisation_id, contract, action_hz, and the
-names of what observations and actions hold. Then every observation is answered:
+The first frame is the server's metadata: model_id, normalisation_id, embodiment (its hash),
+action_hz, and the names of what observations and actions hold. Then every observation is answered:
 
-observation/image  uint8 (size, size, 3)
-observation/state  float32 (STATE_DIM,), ordered as STATE_FIELDS; or (N_JOINTS,), the joints' rad
-                   alone, and the rest is assumed (see bridge.foreign)
+observation/image  uint8 (height, width, 3), of the first camera; observation/NAME_image of others
+observation/state  float32 (STATE,), ordered as state_names; or (JOINTS,), the joints' rad alone,
+                   and the rest is assumed (see bridge/compat/adapter.py)
 prompt             text
-actions            float32 (CHUNK_STEPS, COMMAND_DIM), columns as COMMAND_FIELDS, at CHUNK_HZ
-state              float32 (STATE_DIM,): what the policy was given
+actions            float32 (STEPS, COMMANDS), columns as action_names, at action_hz
+state              float32 (STATE,): what the policy was given
 status, status_probability, understood; policy_timing and server_timing in ms
 
 A fault is answered by a line of text, and the connection closed with 1011. Time and policy begin
@@ -21,7 +21,7 @@ import http
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -41,19 +41,8 @@ from bridge.compat.adapter import (
     picture,
     unpacked,
 )
-from bridge.contract import (
-    CHUNK_HZ,
-    COMMAND_FIELDS,
-    IMAGE_SIZE,
-    N_JOINTS,
-    STATE_DIM,
-    STATE_FIELDS,
-    Observation,
-    Policy,
-    UserError,
-    check_instruction,
-    contract_hash,
-)
+from bridge.contract import Observation, Policy, UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.wire.messages import ServerInfo, WireError
 from bridge.wire.server import stop_on_signals
 
@@ -64,23 +53,22 @@ _Array = Annotated[dict[bytes, msgspec.Raw], msgspec.Meta(max_length=4)]
 _Shape = Annotated[list[int], msgspec.Meta(max_length=8)]
 
 
-class _Observation(
-    msgspec.Struct, rename={"image": "observation/image", "state": "observation/state"}
-):
-    image: _Array
-    state: _Array
-    prompt: str
+_Observation = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=64)]
 
 
 def serve_openpi(
-    policy: Policy, door: Door, info: ServerInfo, ready: Callable[[str], object] | None = None
+    policy: Policy,
+    body: Embodiment,
+    door: Door,
+    info: ServerInfo,
+    ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serves `policy` until SIGINT or SIGTERM; `ready` is called with the address in use.
+    """Serves a `policy` for `body` until SIGINT or SIGTERM; `ready` is called with the address.
 
     Raises UserError for an address that is taken, unusable, or leads off this machine.
     """
     host, port = door.place(ADDRESS)
-    made = _Server(policy, door, info)
+    made = _Server(policy, body, door, info)
     # What strangers send is no news; faults of ours are logged where they happen.
     quiet = logging.getLogger(f"{__name__}.websockets")
     quiet.setLevel(logging.CRITICAL)
@@ -109,8 +97,8 @@ def serve_openpi(
 
 
 class _Server:
-    def __init__(self, policy: Policy, door: Door, info: ServerInfo) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, body: Embodiment, door: Door, info: ServerInfo) -> None:
+        self._policy, self._body = policy, body
         self._door = door
         self._info = info
         self._thinking = threading.Lock()  # a policy serves one thread at a time
@@ -138,7 +126,7 @@ class _Server:
 
     def _answer_all(self, connection: ServerConnection) -> None:
         connection.send(msgspec.msgpack.encode(self._metadata()))
-        client = ForeignClient(self._policy)
+        client = ForeignClient(self._policy, self._body)
         with self._thinking:
             client.reset()
         previous: dict[str, float] = {}
@@ -158,15 +146,19 @@ class _Server:
     ) -> dict[str, Any]:
         if isinstance(message, str):
             raise WireError("send observations as binary frames of msgpack")
-        sent: _Observation = unpacked(message, _Observation)
-        instruction = check_instruction(sent.prompt)
-        image = picture("observation/image", _array("observation/image", sent.image))
-        name = "observation/state"
-        state = numbers(name, _array(name, sent.state), STATE_DIM, N_JOINTS)
+        sent: dict[str, msgspec.Raw] = unpacked(message, _Observation)
+        body = self._body
+        instruction = check_instruction(unpacked(_item(sent, "prompt"), str))
+        images = {
+            camera.name: picture(name, _array(name, _item(sent, name)), camera)
+            for name, camera in zip(image_names(body), body.cameras, strict=True)
+        }
+        joints, name = len(body.joints), "observation/state"
+        state = numbers(name, _array(name, _item(sent, name)), len(body.state_names), joints)
         seen = (
-            client.observe(instruction, {"joint_pos": state}, image)
-            if len(state) == N_JOINTS
-            else Observation.from_state(time.monotonic(), state, image)
+            client.observe(instruction, state, {}, images)
+            if len(state) == joints
+            else Observation(body, time.monotonic(), state, images)
         )
         with self._thinking:
             begin_s = time.monotonic()
@@ -174,7 +166,7 @@ class _Server:
             infer_ms = (time.monotonic() - begin_s) * 1000
         return {
             "actions": _packed(np.asarray(chunk.commands, np.float32)),
-            "state": _packed(seen.state()),
+            "state": _packed(seen.state),
             "status": chunk.status.name,
             "status_probability": float(chunk.status_probability),
             "understood": dict(chunk.understood),
@@ -186,15 +178,31 @@ class _Server:
         return {
             "model_id": self._info.model_id,
             "normalisation_id": self._info.normalisation_id,
-            "contract": contract_hash(),
-            "action_hz": CHUNK_HZ,
-            "action_names": COMMAND_FIELDS,
-            "state_names": STATE_FIELDS,
-            "image_size": IMAGE_SIZE,
+            "embodiment": self._body.embodiment_hash,
+            "action_hz": self._body.chunk_hz,
+            "action_names": self._body.command_names,
+            "state_names": self._body.state_names,
+            "images": {
+                name: (camera.height, camera.width)
+                for name, camera in zip(image_names(self._body), self._body.cameras, strict=True)
+            },
         }
 
 
-def _array(name: str, item: dict[bytes, msgspec.Raw]) -> np.ndarray:
+def image_names(body: Embodiment) -> list[str]:
+    """What observations call the pictures of the cameras, in their order."""
+    others = (f"observation/{camera.name}_image" for camera in body.cameras[1:])
+    return ["observation/image", *others]
+
+
+def _item(sent: Mapping[str, msgspec.Raw], name: str) -> msgspec.Raw:
+    if name not in sent:
+        raise WireError(f"the observation has no {name}: see the server's metadata")
+    return sent[name]
+
+
+def _array(name: str, content: msgspec.Raw) -> np.ndarray:
+    item: dict[bytes, msgspec.Raw] = unpacked(content, _Array)
     if not {b"__ndarray__", b"data", b"dtype", b"shape"} <= item.keys():
         raise WireError(f"{name} is no array as openpi's client packs it")
     code: str = unpacked(item[b"dtype"], str)

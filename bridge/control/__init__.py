@@ -1,0 +1,1 @@
+"""The loop of 50 Hz: chunks played out, the safety ladder, the link to the policy."""

@@ -16,23 +16,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from bridge.contract import (
-    COMMAND_DIM,
-    CONTROL_HZ,
-    IMAGE_SIZE,
-    N_JOINTS,
-    STAND_COMMAND,
-    ActionChunk,
-    Observation,
-    Policy,
-    Robot,
-    UserError,
-    check_instruction,
-)
+from bridge.contract import ActionChunk, Observation, Policy, Robot, UserError, check_instruction
 from bridge.control.safety import Level, Order, Safety
+from bridge.embodiment import Embodiment
 from bridge.wire.messages import one_line
 
-PERIOD_S = 1 / CONTROL_HZ
 # A policy is asked again this long after it was asked last, or as soon as it has answered.
 REPLAN_S = 0.3
 # Said as a whole instruction, these need no policy.
@@ -114,8 +102,8 @@ class Pace:
     A loop that overran goes on at the next whole period: it never hurries to catch up.
     """
 
-    def __init__(self, speed: float = 1.0) -> None:
-        self._period_s = PERIOD_S / speed
+    def __init__(self, period_s: float, speed: float = 1.0) -> None:
+        self._period_s = period_s / speed
         self._due_s = time.monotonic()
         self.overruns = 0
 
@@ -245,7 +233,7 @@ class ControlLoop:
         self.idle()
         self._stay_down("the scene was changed as the robot got up")
         new_body()
-        self.safety.restart()
+        self.safety.restart(self.safety.embodiment.stand)
 
     def release(self) -> str | None:
         """Ends a latched level, or says why it stays. What was asked of the policy is void.
@@ -304,7 +292,7 @@ class ControlLoop:
         """One control period in which the motors only brake, whatever else fails; latched."""
         self.safety.cut(cause)
         self._move(self.robot.damp)
-        order = Order(Level.DAMP, STAND_COMMAND, cause)
+        order = Order(Level.DAMP, self.safety.embodiment.stand, cause)
         return Tick(self._now_s, order, None, None, None)
 
     def _get_up(self, observation: Observation | None) -> bool | None:
@@ -334,7 +322,7 @@ class ControlLoop:
         """What the robot says; None when it is silent, or its driver fails, which is no better."""
         try:
             seen = self.robot.observe()
-            _check(seen)
+            _check(seen, self.safety.embodiment)
         except UserError as error:
             self._unseen = one_line(str(error))
             return None
@@ -357,7 +345,7 @@ class ControlLoop:
             return
         now_s = observation.time_s
         # Half a period's grace: sums of periods are not exact.
-        if now_s - self._asked_at_s >= self._replan_s - PERIOD_S / 2:
+        if now_s - self._asked_at_s >= self._replan_s - self.safety.embodiment.period_s / 2:
             self._asked_at_s = now_s
             self.link.ask(self.instruction, observation)
 
@@ -376,16 +364,13 @@ class ControlLoop:
         return fault
 
 
-def _check(seen: Observation) -> None:
-    """Raises unless an observation is what the contract says; what is not finite may pass."""
-    widths = {"joint_pos_rad": N_JOINTS, "joint_vel_rad_s": N_JOINTS, "command": COMMAND_DIM}
-    for name in ("base_ang_vel_rad_s", "gravity", "odometry"):
-        widths[name] = 3
-    for name, width in widths.items():
-        if (shape := getattr(seen, name).shape) != (width,):
-            raise ValueError(f"{name} is {shape}, not {(width,)}")
-    if (seen.image.shape, seen.image.dtype) != ((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8):
-        raise ValueError(f"the picture is {seen.image.dtype} {seen.image.shape}")
-    for number in (seen.time_s, seen.elapsed_s, seen.image_age_s):
+def _check(seen: Observation, body: Embodiment) -> None:
+    """Raises unless an observation is what a body's are; what is not finite may pass."""
+    if (seen.state.shape, seen.state.dtype) != ((len(body.state_names),), np.float32):
+        raise ValueError(f"the state is {seen.state.dtype} {seen.state.shape}")
+    for camera in body.cameras:
+        image = seen.images[camera.name]
+        if (image.ndim, image.shape[-1], image.dtype) != (3, 3, np.uint8):  # of any size
+            raise ValueError(f"the picture of {camera.name} is {image.dtype} {image.shape}")
+    for number in (seen.time_s, seen.image_age_s):
         math.isfinite(number)  # TypeError for what is none
-    seen.state()  # TypeError for what is not made of numbers

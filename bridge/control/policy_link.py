@@ -9,6 +9,7 @@ from typing import Literal
 
 from bridge.contract import ActionChunk, Observation, UserError
 from bridge.control.loop import Rejected
+from bridge.embodiment import Embodiment
 from bridge.wire import messages as wire
 from bridge.wire import sockets
 from bridge.wire.client import MalformedReply, NoAnswer, PolicyUnavailable, RemotePolicy
@@ -27,7 +28,7 @@ class LinkState:
     """How the link to a policy server stands; `line` is what an operator reads of it.
 
     Connecting: no server has answered yet. Lost: the one that did is gone or hangs. Refused: one is
-    there, but of another contract, model or key. Whatever fails is tried again for ever.
+    there, but of another protocol, body, model or key. Whatever fails is tried again for ever.
     """
 
     name: Literal["connecting", "connected", "lost", "refused"]
@@ -35,7 +36,9 @@ class LinkState:
 
 
 class PolicyLink:
-    """The policy served at `address`, for a loop that must not wait; reconnects by itself.
+    """The policy served at `address` for the robot `body`, for a loop that must not wait.
+
+    It reconnects by itself.
 
     A server that dies is noticed within 0.8 s by its silence on the heartbeat, one that leaves
     questions unanswered for `timeout_s` counts as hung. A question without an answer for
@@ -56,6 +59,7 @@ class PolicyLink:
     def __init__(
         self,
         address: str,
+        body: Embodiment,
         expected: ServerInfo | None = None,
         keys: ClientKeys | None = None,
         timeout_s: float = 5.0,
@@ -63,7 +67,7 @@ class PolicyLink:
     ) -> None:
         self.address = sockets.local_address(address, encrypted=keys is not None)
         self.session = self.dropped = 0
-        self._expected, self._keys = expected, keys
+        self._body, self._expected, self._keys = body, expected, keys
         self._timeout_s, self._patience_s = timeout_s, patience_s
         self._turn = threading.Condition()
         self._closing = False
@@ -138,7 +142,7 @@ class PolicyLink:
 
     def _connected(self) -> RemotePolicy:
         policy = RemotePolicy(
-            self.address, self._expected, self._timeout_s, self._keys, self._patience_s
+            self.address, self._body, self._expected, self._timeout_s, self._keys, self._patience_s
         )
         self._expected = policy.info
         with self._turn:

@@ -18,24 +18,11 @@ from enum import IntEnum
 
 import numpy as np
 
-from bridge.contract import (
-    ARMS,
-    BASE_HEIGHT,
-    CHUNK_HZ,
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    CONTROL_HZ,
-    JOINT_NAMES,
-    N_ARM_JOINTS,
-    STAND_COMMAND,
-    ActionChunk,
-    Observation,
-)
+from bridge.contract import ActionChunk, Observation
 from bridge.control.chunk_player import ChunkPlayer
+from bridge.embodiment import Embodiment, Limits
 
-PERIOD_S = 1 / CONTROL_HZ
 FALLEN = "the robot has fallen"
-KNEES = [JOINT_NAMES.index(f"{side}_knee_joint") for side in ("left", "right")]
 
 
 class Level(IntEnum):
@@ -48,25 +35,6 @@ class Level(IntEnum):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a command may ask, per dimension (18,): its values, their rate, the rate's change.
-
-    Units are those of `COMMAND_FIELDS`, per second and per second squared.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    rate: np.ndarray
-    rate_change: np.ndarray
-
-    def __post_init__(self) -> None:
-        for bound in (self.low, self.high, self.rate, self.rate_change):
-            assert bound.shape == (COMMAND_DIM,) and np.isfinite(bound).all()
-        assert (self.low <= STAND_COMMAND).all() and (self.high >= STAND_COMMAND).all()
-        assert (self.rate > 0).all() and (self.rate_change > 0).all()
-
-
-@dataclass(frozen=True)
 class SafetyConfig:
     """The ladder's triggers. Every duration is in seconds, every angle in radians.
 
@@ -74,9 +42,9 @@ class SafetyConfig:
     braked by itself, so that nothing is as it was.
 
     A fall is a lean past `fall_lean_rad`; a lean past `fall_onset_rad` that will exceed
-    `fall_soon_rad` within `fall_ahead_s`; or both knees bent past `fall_knees_rad`, on which a
+    `fall_soon_rad` within `fall_ahead_s`; or all knees bent past `fall_knees_rad`, on which a
     robot kneels. Ordinary walks with shoves of 0.8 m/s lean by up to 0.46, are about to lean by up
-    to 0.78, and no squat bends both knees by more than 2.0.
+    to 0.78, and no squat bends the knees by more than 2.0.
     """
 
     state_hold_s: float = 0.05
@@ -95,7 +63,7 @@ class SafetyConfig:
 
 @dataclass(frozen=True)
 class Order:
-    """What the motors get for one period: a (18,) command, or at DAMP only brakes.
+    """What the motors get for one period: a (COMMANDS,) command, or at DAMP only brakes.
 
     `cause` says in one line why the level is not RUN; it is empty at RUN.
     """
@@ -115,28 +83,30 @@ class Limiter:
     def __init__(self, limits: Limits, start: np.ndarray) -> None:
         self._limits = limits
         self.value = np.clip(start, limits.low, limits.high).astype(np.float64)
-        self.rate = np.zeros(COMMAND_DIM)
+        self.rate = np.zeros_like(self.value)
 
     def step(self, target: np.ndarray) -> np.ndarray:
-        """(18,) one period later."""
-        limits, step = self._limits, self._limits.rate_change * PERIOD_S
+        """(COMMANDS,) one period later."""
+        limits, step = self._limits, self._limits.rate_change * self._limits.period_s
         away = np.clip(target, limits.low, limits.high) - self.value
-        fastest = np.minimum(stopping_rate(np.abs(away), limits.rate_change), limits.rate)
+        fastest = np.minimum(
+            stopping_rate(np.abs(away), limits.rate_change, limits.period_s), limits.rate
+        )
         wanted = np.copysign(fastest, away)
         self.rate = np.clip(wanted, self.rate - step, self.rate + step)
-        self.value = np.clip(self.value + self.rate * PERIOD_S, limits.low, limits.high)
+        self.value = np.clip(self.value + self.rate * limits.period_s, limits.low, limits.high)
         return self.value.astype(np.float32)
 
 
-def stopping_rate(distance: np.ndarray, rate_change: np.ndarray) -> np.ndarray:
+def stopping_rate(distance: np.ndarray, rate_change: np.ndarray, period_s: float) -> np.ndarray:
     """The highest rate from which `distance` suffices to stop, slowing every period by as much as
     `rate_change` allows.
 
     At rate v and a change of w per period it takes v + (v - w) + (v - 2 w) + ... periods' way; with
     n whole steps that is (n + 1) v - w n (n + 1) / 2, solved here for v.
     """
-    step = rate_change * PERIOD_S
-    way = distance / (PERIOD_S * step)
+    step = rate_change * period_s
+    way = distance / (period_s * step)
     n = np.floor((np.sqrt(1 + 8 * way) - 1) / 2)
     return step * (way / (n + 1) + n / 2)
 
@@ -146,26 +116,27 @@ class Safety:
 
     def __init__(
         self,
-        limits: Limits,
+        body: Embodiment,
         config: SafetyConfig = SafetyConfig(),
-        start: np.ndarray = STAND_COMMAND,
+        start: np.ndarray | None = None,
     ) -> None:
-        """`start` (18,) is the command in force."""
-        self.config = config
+        """`start` (COMMANDS,) is the command in force, by default that of a robot that stands."""
+        self.embodiment, self.config = body, config
         names = ("rejected", "clamped", "slowed", "holds", "stands", "damps")
         self.counters: dict[str, int] = dict.fromkeys(names, 0)
         self.level = Level.HOLD
-        self._limits = limits
-        self._player = ChunkPlayer()
+        self._limits = body.limits
+        self._knees = body.joint_index(body.knees)
+        self._player = ChunkPlayer(body)
         self._latched: tuple[Level, str] | None = None
         self._rejected_in_a_row = 0
         self._expecting_since_s: float | None = None
         self._hold_since_s: float | None = None
-        self.restart(start)
+        self.restart(body.stand if start is None else start)
 
     # --- events ---
 
-    def restart(self, start: np.ndarray = STAND_COMMAND) -> None:
+    def restart(self, start: np.ndarray) -> None:
         """Another body is there, with the command `start` (18,) in force; latched levels stay."""
         self._limiter = Limiter(self._limits, start)
         self._eased: tuple[float, np.ndarray] = (0.0, start.copy())
@@ -181,7 +152,7 @@ class Safety:
 
     def accept(self, chunk: ActionChunk, now_s: float) -> str | None:
         """Takes a chunk to play; otherwise returns why not, and goes on with the last one."""
-        reason = _fault_of(chunk)
+        reason = self._fault_of(chunk)
         if reason is not None:
             return self.reject(reason)
         limits = self._limits
@@ -193,8 +164,9 @@ class Safety:
         if not self._player.accept(limited, now_s, executing):
             return self.reject("it is over, from the future, or older than the one playing")
         self._rejected_in_a_row = 0
-        to_come = commands[int((now_s - chunk.observed_at_s) * CHUNK_HZ) :]
-        rates = CHUNK_HZ * np.abs(np.diff(np.vstack([executing, to_come]), axis=0))
+        rate_hz = self.embodiment.chunk_hz
+        to_come = commands[int((now_s - chunk.observed_at_s) * rate_hz) :]
+        rates = rate_hz * np.abs(np.diff(np.vstack([executing, to_come]), axis=0))
         self.counters["slowed"] += int((rates > limits.rate).sum())
         return None
 
@@ -228,8 +200,9 @@ class Safety:
 
     def is_down(self, now_s: float) -> bool:
         """Whether the robot has fallen and lies there."""
-        trouble = self._body_trouble(now_s)
-        return self.level == Level.DAMP and trouble is not None and trouble[1] == FALLEN
+        silent_s = np.inf if self._state_at_s is None else now_s - self._state_at_s
+        heard = silent_s <= self.config.state_damp_s
+        return self.level == Level.DAMP and heard and self._has_fallen()
 
     def after_fall(self, level: Level, cause: str) -> None:
         """What has become of a fallen robot: up to SAFE_STAND, or still at DAMP."""
@@ -246,7 +219,7 @@ class Safety:
             self._latch(
                 Level.SAFE_STAND, f"the loop slept for {slept_s:.1f} s: the robot has braked"
             )
-        if body is not None and np.isfinite([*body.state(), body.time_s]).all():
+        if body is not None and np.isfinite(body.state).all() and np.isfinite(body.time_s):
             self._body, self._state_at_s = body, min(body.time_s, now_s)
         elif self._state_at_s is None:
             self._state_at_s = now_s
@@ -263,7 +236,8 @@ class Safety:
         if hold and self._expecting_since_s is not None:
             self._hold_since_s = now_s if self._hold_since_s is None else self._hold_since_s
             # Half a period's grace: sums of periods are not exact.
-            if now_s - self._hold_since_s >= self.config.hold_stand_s - PERIOD_S / 2:
+            stand_s = self.config.hold_stand_s - self.embodiment.period_s / 2
+            if now_s - self._hold_since_s >= stand_s:
                 self._latch(Level.SAFE_STAND, hold)
         else:
             self._hold_since_s = None
@@ -289,14 +263,18 @@ class Safety:
         silent_s = now_s - self._state_at_s
         if silent_s > c.state_damp_s:
             return Level.DAMP, f"the robot's state has been silent for over {c.state_damp_s:g} s"
-        body = self._body
-        if body is not None and is_falling(
-            body.gravity, body.base_ang_vel_rad_s, body.joint_pos_rad[KNEES], c
-        ):
+        if self._has_fallen():
             return Level.DAMP, FALLEN
         if self._body is None or silent_s > c.state_hold_s:
             return Level.HOLD, "the robot's state is late"
         return None
+
+    def _has_fallen(self) -> bool:
+        body = self._body
+        if body is None:
+            return False
+        knees = body.joint_pos_rad[self._knees]
+        return is_falling(body.gravity, body.base_ang_vel_rad_s, knees, self.config)
 
     def _latch(self, level: Level, cause: str) -> None:
         if self._latched is None or level > self._latched[0]:
@@ -323,30 +301,46 @@ class Safety:
             return played
         if level == Level.HOLD:
             target = start.copy()
-            target[:BASE_HEIGHT] *= max(0.0, 1 - (now_s - since_s) / self.config.ramp_s)
+            target[self.embodiment.velocities] *= self._ramp(now_s - since_s)
             return target
         if level == Level.SAFE_STAND:
             share = min(1.0, (now_s - since_s) / self.config.stand_s)
             smooth = share * share * (3 - 2 * share)
-            target = start + smooth * (STAND_COMMAND - start)
-            ramp = max(0.0, 1 - (now_s - since_s) / self.config.ramp_s)
-            target[:BASE_HEIGHT] = ramp * start[:BASE_HEIGHT]
+            target = start + smooth * (self.embodiment.stand - start)
+            moving = self.embodiment.velocities
+            target[moving] = self._ramp(now_s - since_s) * start[moving]
             return target
         # Motors that only brake follow nothing: the next command starts where the joints are.
-        self._limiter = Limiter(self._limits, self._with_measured_arms(STAND_COMMAND))
+        self._limiter = Limiter(self._limits, self._as_measured(self.embodiment.stand))
         return self._limiter.value
 
     def _executing(self) -> np.ndarray:
-        """(18,) what a new chunk is joined to: the command in force, above RUN with the arms as
-        they are."""
+        """(COMMANDS,) what a new chunk is joined to: the command in force, above RUN with the
+        joints' targets where the joints are."""
         command = self._limiter.value.astype(np.float32)
-        return self._with_measured_arms(command) if self.level > Level.RUN else command
+        return self._as_measured(command) if self.level > Level.RUN else command
 
-    def _with_measured_arms(self, command: np.ndarray) -> np.ndarray:
+    def _as_measured(self, command: np.ndarray) -> np.ndarray:
         command = command.copy()
         if self._body is not None:
-            command[ARMS] = self._body.joint_pos_rad[-N_ARM_JOINTS:]
+            joints = self._body.joint_pos_rad[self.embodiment.target_joints]
+            command[self.embodiment.targets] = joints
         return command
+
+    def _ramp(self, since_s: float) -> float:
+        """From 1 to 0 within `ramp_s`."""
+        return max(0.0, 1 - since_s / self.config.ramp_s)
+
+    def _fault_of(self, chunk: ActionChunk) -> str | None:
+        shape = self.embodiment.chunk_shape
+        if chunk.commands.shape != shape:
+            return f"its commands are {chunk.commands.shape}, not {shape}"
+        if not np.isfinite(chunk.commands).all():
+            fields = np.flatnonzero(~np.isfinite(chunk.commands).all(axis=0))
+            return f"its commands hold values that are not finite ({len(fields)} fields)"
+        if not np.isfinite(chunk.observed_at_s):
+            return "its stamp is not finite"
+        return None
 
 
 def tilt(gravity: np.ndarray) -> tuple[float, float]:
@@ -360,15 +354,15 @@ def is_falling(
 ) -> bool:
     """Whether a robot has fallen or surely will, by what its own IMU, gyro and knees say.
 
-    `gravity` (3,) is a unit vector and `ang_vel` (3,) rad/s, both in the body's frame; `knees` (2,)
-    rad.
+    `gravity` (3,) is a unit vector and `ang_vel` (3,) rad/s, both in the body's frame; `knees` (N,)
+    rad, none for a body without.
     """
     lean_rad, rate_rad_s = lean(gravity, ang_vel)
     soon_rad = lean_rad + config.fall_ahead_s * rate_rad_s
     return bool(
         lean_rad > config.fall_lean_rad
         or (lean_rad > config.fall_onset_rad and soon_rad > config.fall_soon_rad)
-        or knees.min() > config.fall_knees_rad
+        or (len(knees) > 0 and knees.min() > config.fall_knees_rad)
     )
 
 
@@ -378,14 +372,3 @@ def lean(gravity: np.ndarray, ang_vel: np.ndarray) -> tuple[float, float]:
     across = max(float(np.hypot(x, y)), 1e-6)
     # Seen from the body, gravity turns by -ang_vel x gravity.
     return float(np.arctan2(across, -z)), float(ang_vel[1] * x - ang_vel[0] * y) / across
-
-
-def _fault_of(chunk: ActionChunk) -> str | None:
-    if chunk.commands.shape != (CHUNK_STEPS, COMMAND_DIM):
-        return f"its commands are {chunk.commands.shape}, not {(CHUNK_STEPS, COMMAND_DIM)}"
-    if not np.isfinite(chunk.commands).all():
-        fields = np.flatnonzero(~np.isfinite(chunk.commands).all(axis=0))
-        return f"its commands hold values that are not finite ({len(fields)} fields)"
-    if not np.isfinite(chunk.observed_at_s):
-        return "its stamp is not finite"
-    return None

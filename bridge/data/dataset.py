@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,63 +29,49 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bridge.contract import (
-    CHUNK_HZ,
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    COMMAND_FIELDS,
-    IMAGE_SIZE,
-    STATE_DIM,
-    STATE_FIELDS,
-    UserError,
+from bridge.contract import UserError
+from bridge.data.labels import (
+    RECORD_AGAIN,
+    Labels,
+    Slots,
+    check_array,
+    check_labels,
+    read_labels,
+    write_labels,
 )
-from bridge.files import text_array, write_bytes, write_json, write_npz
-from bridge.png import decode_png, encode_png
 from bridge.data.stats import Stats, image_stats, merge_stats, vector_stats
+from bridge.embodiment import Embodiment
+from bridge.files import (
+    read_json,
+    read_npz,
+    reading,
+    text_array,
+    write_bytes,
+    write_json,
+    write_npz,
+)
+from bridge.png import decode_png, encode_png
 
-Slots = Mapping[str, Sequence[str]]
-
-_IMAGE, _STATE, _ACTION = "observation.images.head", "observation.state", "action"
-_STATISTICS_OF = (_IMAGE, _STATE, _ACTION)
-_FPS = int(CHUNK_HZ)
+_IMAGES, _STATE, _ACTION = "observation.images.", "observation.state", "action"
 _CHUNK_SIZE = 1000
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_AXES = ["height", "width", "channels"]
 _IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @dataclass(frozen=True)
-class Labels:
-    """What the expert would do at every frame under K other instructions.
-
-    `instruction` (T, K) int32 indexes `instructions`. `context` (T, K, 4) float32 stands in for
-    the state's STATE_CONTEXT: elapsed s, odometry x m, y m, yaw rad. `commands`
-    (T, K, CHUNK_STEPS, COMMAND_DIM) float16, `status` (T, K) int8, `slots` (T, K, S) int8: index
-    into the values of each slot, -1 where the instruction does not mention it. `place` (T, K, 2)
-    float16: where the picture shows the object that is named, column and row as shares of it; -1
-    where it is not seen, NaN where the instruction is about no single object.
-    """
-
-    instructions: tuple[str, ...]
-    instruction: np.ndarray
-    context: np.ndarray
-    commands: np.ndarray
-    status: np.ndarray
-    slots: np.ndarray
-    place: np.ndarray
-
-
-@dataclass(frozen=True)
 class Episode:
-    """One recorded episode of T frames at CHUNK_HZ.
+    """One recorded episode of T frames at the chunk rate.
 
-    `state` (T, STATE_DIM) and `action` (T, COMMAND_DIM) float32; `qpos` (T, nq) float64 and the
-    scene's description are the simulation behind the images.
+    `pngs` has T pictures of each camera by its name, `state` is (T, STATE) and `action`
+    (T, COMMANDS) float32; `qpos` (T, nq) float64 and the scene's description are the simulation
+    behind the images.
     """
 
     index: int
     task: str
-    pngs: tuple[bytes, ...]
+    pngs: dict[str, tuple[bytes, ...]]
     state: np.ndarray
     action: np.ndarray
     qpos: np.ndarray
@@ -93,25 +79,23 @@ class Episode:
     labels: Labels
 
     @cached_property
-    def images(self) -> np.ndarray:
-        """(T, IMAGE_SIZE, IMAGE_SIZE, 3) uint8, decoded when first asked for."""
-        return np.stack([decode_png(png) for png in self.pngs])
+    def images(self) -> dict[str, np.ndarray]:
+        """(T, H, W, 3) uint8 by camera, decoded when first asked for."""
+        return {name: np.stack([*map(decode_png, pngs)]) for name, pngs in self.pngs.items()}
 
 
 class DatasetWriter:
-    """Appends episodes to a dataset, new or already there.
+    """Appends episodes of a robot `body` to a dataset, new or already there.
 
     Every episode is durable as soon as `add_episode` returns. `finalize` brings the totals,
     statistics and list of tasks up to date; after a crash, open the folder again and call it.
     """
 
-    def __init__(self, folder: str | Path, slots: Slots) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, body: Embodiment, slots: Slots) -> None:
+        self.folder, self.embodiment = Path(folder), body
         self.slots = {name: tuple(values) for name, values in slots.items()}
-        if (self.folder / "meta/info.json").exists() and read_slots(self.folder) != self.slots:
-            raise UserError(
-                f"{folder} was recorded with another vocabulary of slots: choose a new folder"
-            )
+        if (self.folder / "meta/info.json").exists():
+            self._check_fits()
         self._rows = _episode_rows(self.folder)
         self._tasks = _task_indices(self._rows)
         self._write_info()
@@ -121,7 +105,7 @@ class DatasetWriter:
 
     def add_episode(
         self,
-        images: np.ndarray,
+        images: Mapping[str, np.ndarray],
         state: np.ndarray,
         action: np.ndarray,
         task: str,
@@ -130,13 +114,15 @@ class DatasetWriter:
         labels: Labels,
     ) -> int:
         """Writes one episode and returns its index. Shapes as in `Episode` and `Labels`."""
-        length, index = len(images), len(self)
-        _check(images, "images", (length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        _check(state, "state", (length, STATE_DIM), np.float32)
-        _check(action, "action", (length, COMMAND_DIM), np.float32)
+        length, index, body = len(state), len(self), self.embodiment
+        for camera in body.cameras:
+            shape = (length, camera.height, camera.width, 3)
+            check_array(images[camera.name], f"images of {camera.name}", shape, np.uint8)
+        check_array(state, "state", (length, len(body.state_names)), np.float32)
+        check_array(action, "action", (length, len(body.commands)), np.float32)
         if len(qpos) != length or not length:
-            raise ValueError(f"{len(qpos)} simulation states for {length} images")
-        _check_labels(labels, length, self.slots)
+            raise ValueError(f"{len(qpos)} simulation states for {length} states")
+        check_labels(labels, length, self.slots, body)
         first_frame = int(self._rows[-1]["dataset_to_index"]) if self._rows else 0
         row: dict[str, Any] = {
             "episode_index": index,
@@ -147,11 +133,13 @@ class DatasetWriter:
             "dataset_from_index": first_frame,
             "dataset_to_index": first_frame + length,
         }
-        statistics = (image_stats(images), vector_stats(state), vector_stats(action))
-        for feature, stats in zip(_STATISTICS_OF, statistics, strict=True):
+        pictures = {_IMAGES + camera.name: images[camera.name] for camera in body.cameras}
+        statistics = {name: image_stats(picture) for name, picture in pictures.items()}
+        statistics |= {_STATE: vector_stats(state), _ACTION: vector_stats(action)}
+        for feature, stats in statistics.items():
             row |= {f"stats/{feature}/{name}": value for name, value in stats.items()}
         task_index = self._tasks.get(task, len(self._tasks))
-        data = _data_table(images, state, action, row, task_index)
+        data = _data_table(pictures, state, action, row, task_index, body.chunk_hz)
         _write_table(self.folder / _DATA_PATH.format(**_file_place(index)), data)
         write_npz(_sim_path(self.folder, index), qpos=qpos, scene=text_array(scene))
         write_labels(self.folder, index, labels)
@@ -169,7 +157,7 @@ class DatasetWriter:
             return
         _write_table(self.folder / "meta/tasks.parquet", _tasks_table(tuple(self._tasks)))
         merged: dict[str, Stats] = {}
-        for feature in _STATISTICS_OF:
+        for feature in self._measured():
             prefix = f"stats/{feature}/"
             merged[feature] = merge_stats(
                 [
@@ -184,8 +172,8 @@ class DatasetWriter:
             self.folder / "meta/info.json",
             {
                 "codebase_version": "v3.0",
-                "robot_type": "unitree_g1",
-                "fps": _FPS,
+                "robot_type": self.embodiment.name,
+                "fps": int(self.embodiment.chunk_hz),
                 "total_episodes": len(self),
                 "total_frames": sum(int(row["length"]) for row in self._rows),
                 "total_tasks": len(self._tasks),
@@ -195,26 +183,53 @@ class DatasetWriter:
                 "data_path": _DATA_PATH,
                 "video_path": None,
                 "splits": {"train": f"0:{len(self)}"},
-                "features": _features(),
-                "hitogata": {"slots": self.slots},
+                "features": _features(self.embodiment),
+                "hitogata": {"slots": self.slots, "embodiment": self.embodiment.to_dict()},
             },
         )
 
+    def _measured(self) -> list[str]:
+        return [*(_IMAGES + camera.name for camera in self.embodiment.cameras), _STATE, _ACTION]
 
-def write_labels(folder: str | Path, index: int, labels: Labels) -> None:
-    """Writes, or replaces, the labels of one episode."""
-    content = {field.name: getattr(labels, field.name) for field in fields(Labels)}
-    content["instructions"] = text_array(labels.instructions)
-    write_npz(_labels_path(Path(folder), index), **content)
+    def _check_fits(self) -> None:
+        """UserError unless what is there already was recorded alike."""
+        if read_slots(self.folder) != self.slots:
+            raise UserError(
+                f"{self.folder} was recorded with another vocabulary of slots: choose a new folder"
+            )
+        there = read_embodiment(self.folder, unnamed=self.embodiment)
+        if found := self.embodiment.difference(there):
+            raise UserError(f"{found} in {self.folder}: choose a new folder")
 
 
-def read_slots(folder: str | Path) -> dict[str, tuple[str, ...]]:
+def read_slots(folder: str | Path) -> Mapping[str, tuple[str, ...]]:
     """The vocabulary in which the dataset's labels are written: slot name to its values."""
+    return _read_ours(folder).slots
+
+
+def read_embodiment(folder: str | Path, unnamed: Embodiment) -> Embodiment:
+    """The robot that a dataset was recorded with; `unnamed` where release 0.1 recorded it."""
+    return _read_ours(folder).embodiment or unnamed
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """What info.json holds for us alone."""
+
+    slots: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    embodiment: Embodiment | None = None
+
+
+@dataclass(frozen=True)
+class _Info:
+    hitogata: _Ours = _Ours()
+
+
+def _read_ours(folder: str | Path) -> _Ours:
     path = Path(folder) / "meta/info.json"
     if not path.exists():
         raise UserError(f"there is no dataset in {folder}: record one with `hitogata collect`")
-    slots = json.loads(path.read_text()).get("hitogata", {}).get("slots", {})
-    return {name: tuple(values) for name, values in slots.items()}
+    return read_json(path, RECORD_AGAIN, _Info).hitogata
 
 
 def episode_count(folder: str | Path) -> int:
@@ -226,20 +241,24 @@ def read_episode(folder: str | Path, index: int) -> Episode:
     """Reads one episode."""
     folder = Path(folder)
     place = _file_place(index)
-    row = pq.read_table(folder / _EPISODES_PATH.format(**place), columns=["tasks"]).to_pylist()[0]
-    data = pq.read_table(folder / _DATA_PATH.format(**place), columns=list(_STATISTICS_OF))
-    with np.load(_sim_path(folder, index)) as sim:
+    rows, frames = folder / _EPISODES_PATH.format(**place), folder / _DATA_PATH.format(**place)
+    with reading(rows, RECORD_AGAIN):
+        task = pq.read_table(rows, columns=["tasks"]).to_pylist()[0]["tasks"][0]
+    with reading(frames, RECORD_AGAIN):
+        data = pq.read_table(frames)
+        cameras = [name for name in data.column_names if name.startswith(_IMAGES)]
+        pngs = {
+            name.removeprefix(_IMAGES): tuple(
+                data[name].combine_chunks().field("bytes").to_pylist()
+            )
+            for name in cameras
+        }
+        state, action = _matrix(data[_STATE]), _matrix(data[_ACTION])
+    sim = read_npz(_sim_path(folder, index), RECORD_AGAIN)
+    with reading(_sim_path(folder, index), RECORD_AGAIN):
         qpos, scene = sim["qpos"], json.loads(sim["scene"].tobytes())
-    return Episode(
-        index=index,
-        task=row["tasks"][0],
-        pngs=tuple(data[_IMAGE].combine_chunks().field("bytes").to_pylist()),
-        state=_matrix(data[_STATE], STATE_DIM),
-        action=_matrix(data[_ACTION], COMMAND_DIM),
-        qpos=qpos,
-        scene=scene,
-        labels=_read_labels(folder, index),
-    )
+    labels = read_labels(folder, index)
+    return Episode(index, task, pngs, state, action, qpos, scene, labels)
 
 
 def read_episodes(folder: str | Path) -> Iterator[Episode]:
@@ -257,16 +276,16 @@ def _sim_path(folder: Path, index: int) -> Path:
     return folder / f"sim/episode-{index:06d}.npz"
 
 
-def _labels_path(folder: Path, index: int) -> Path:
-    return folder / f"labels/episode-{index:06d}.npz"
-
-
 def _episode_paths(folder: Path) -> list[Path]:
     return sorted((folder / "meta/episodes").glob("*/*.parquet"))
 
 
 def _episode_rows(folder: Path) -> list[dict[str, Any]]:
-    return [pq.read_table(path).to_pylist()[0] for path in _episode_paths(folder)]
+    rows: list[dict[str, Any]] = []
+    for path in _episode_paths(folder):
+        with reading(path, RECORD_AGAIN):
+            rows.append(pq.read_table(path).to_pylist()[0])
+    return rows
 
 
 def _task_indices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -277,31 +296,14 @@ def _task_indices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return tasks
 
 
-def _check(array: np.ndarray, name: str, shape: tuple[int, ...], dtype: type) -> None:
-    if array.shape != shape or array.dtype != dtype:
-        found = f"{array.dtype} {array.shape}"
-        raise ValueError(f"{name} is {found}, not {np.dtype(dtype).name} {shape}")
-
-
-def _check_labels(labels: Labels, length: int, slots: Slots) -> None:
-    per_frame = labels.instruction.shape[1:]
-    shape = (length, *per_frame)
-    _check(labels.instruction, "instruction", shape, np.int32)
-    _check(labels.context, "context", (*shape, 4), np.float32)
-    _check(labels.commands, "commands", (*shape, CHUNK_STEPS, COMMAND_DIM), np.float16)
-    _check(labels.status, "status", shape, np.int8)
-    _check(labels.slots, "slots", (*shape, len(slots)), np.int8)
-    _check(labels.place, "place", (*shape, 2), np.float16)
-
-
-def _features() -> dict[str, Any]:
+def _features(body: Embodiment) -> dict[str, Any]:
     def feature(dtype: str, shape: list[int], names: Sequence[str] | None) -> dict[str, Any]:
         return {"dtype": dtype, "shape": shape, "names": names}
 
     return {
-        _IMAGE: feature("image", [IMAGE_SIZE, IMAGE_SIZE, 3], ["height", "width", "channels"]),
-        _STATE: feature("float32", [STATE_DIM], STATE_FIELDS),
-        _ACTION: feature("float32", [COMMAND_DIM], COMMAND_FIELDS),
+        **{_IMAGES + c.name: feature("image", [c.height, c.width, 3], _AXES) for c in body.cameras},
+        _STATE: feature("float32", [len(body.state_names)], body.state_names),
+        _ACTION: feature("float32", [len(body.commands)], body.command_names),
         "timestamp": feature("float32", [1], None),
         **{
             name: feature("int64", [1], None)
@@ -311,26 +313,34 @@ def _features() -> dict[str, Any]:
 
 
 def _data_table(
-    images: np.ndarray,
+    images: Mapping[str, np.ndarray],
     state: np.ndarray,
     action: np.ndarray,
     row: Mapping[str, Any],
     task_index: int,
+    rate_hz: float,
 ) -> pa.Table:
-    frame = np.arange(len(images), dtype=np.int64)
-    pictures = [{"bytes": encode_png(image), "path": None} for image in images]
+    frame = np.arange(len(state), dtype=np.int64)
     return pa.table(
         {
-            _IMAGE: pa.array(pictures, _IMAGE_TYPE),
-            _STATE: pa.FixedSizeListArray.from_arrays(pa.array(state.ravel()), STATE_DIM),
-            _ACTION: pa.FixedSizeListArray.from_arrays(pa.array(action.ravel()), COMMAND_DIM),
-            "timestamp": pa.array((frame / _FPS).astype(np.float32)),
+            **{name: _pictures(pictures) for name, pictures in images.items()},
+            _STATE: _rows_of(state),
+            _ACTION: _rows_of(action),
+            "timestamp": pa.array((frame / rate_hz).astype(np.float32)),
             "frame_index": pa.array(frame),
             "episode_index": pa.array(np.full_like(frame, row["episode_index"])),
             "index": pa.array(frame + row["dataset_from_index"]),
             "task_index": pa.array(np.full_like(frame, task_index)),
         }
     )
+
+
+def _pictures(images: np.ndarray) -> pa.Array:
+    return pa.array([{"bytes": encode_png(image), "path": None} for image in images], _IMAGE_TYPE)
+
+
+def _rows_of(matrix: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
 
 
 def _tasks_table(tasks: Sequence[str]) -> pa.Table:
@@ -356,18 +366,5 @@ def _write_table(path: Path, table: pa.Table) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _read_labels(folder: Path, index: int) -> Labels:
-    with np.load(_labels_path(folder, index)) as archive:
-        missing = {field.name for field in fields(Labels)} - set(archive)
-        if missing:
-            raise UserError(
-                f"{folder} was recorded without {', '.join(sorted(missing))}: record it again with"
-                " this release's `hitogata collect`"
-            )
-        arrays = {field.name: archive[field.name] for field in fields(Labels)}
-    instructions = tuple(json.loads(arrays.pop("instructions").tobytes()))
-    return Labels(instructions=instructions, **arrays)
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    return column.combine_chunks().flatten().to_numpy().reshape(-1, width)
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)

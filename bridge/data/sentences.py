@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bridge.contract import UserError
-from bridge.files import text_array, write_npz
+from bridge.data.labels import RECORD_AGAIN
+from bridge.files import read_npz, reading, text_array, write_npz
 
 _FILE = "labels/sentences.npz"
 
@@ -35,9 +36,9 @@ def read_sentences(folder: Path | str) -> Sentences | None:
     path = Path(folder) / _FILE
     if not path.is_file():
         return None
-    with np.load(path) as archive:
-        texts = tuple(json.loads(archive["texts"].tobytes()))
-        slots = archive["slots"]
+    archive = read_npz(path, RECORD_AGAIN)
+    with reading(path, RECORD_AGAIN):
+        texts, slots = tuple(json.loads(archive["texts"].tobytes())), archive["slots"]
     if len(texts) != len(slots):
         raise UserError(f"{path} has {len(texts)} texts and {len(slots)} meanings: collect again")
     return Sentences(texts, slots)

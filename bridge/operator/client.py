@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.contract import UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.operator import messages as wire
 from bridge.wire.keys import ClientKeys
 from bridge.wire.messages import WireError, one_line
@@ -32,7 +33,8 @@ class Operator:
     Everybody may watch, `stop` and `cut`. Commands need the lease, which `claim` asks for and a
     thread of its own keeps until `leave`. A method raises UserError when the robot does not answer
     within `timeout_s`, when another operator holds the lease, or when the robot refuses. A robot
-    with keys answers only with `keys` that it allows.
+    with keys answers only with `keys` that it allows. With a `body`, `claim` refuses any other
+    robot, for who reads more of it than words.
 
     What may move the robot is refused if the robot has been stopped since `stops`, the number of
     the newest stop that has been seen here; a method is given another one by who has seen less.
@@ -44,11 +46,12 @@ class Operator:
         name: str = "",
         timeout_s: float = 2.0,
         keys: ClientKeys | None = None,
+        body: Embodiment | None = None,
     ) -> None:
         places = wire.addresses_of(address, encrypted=keys is not None)
         self.address = places.commands
         self.name = name or _who()
-        self._timeout_s, self._keys = timeout_s, keys
+        self._timeout_s, self._keys, self._body = timeout_s, keys, body
         self._session = secrets.token_hex(16)
         self._sequence = self._halts = 0
         self.stops = 0
@@ -76,7 +79,7 @@ class Operator:
     def claim(self) -> None:
         """Becomes the one who commands."""
         reply = self._ask(
-            wire.Claim, protocol=wire.PROTOCOL, contract=contract_hash(), name=self.name[:64]
+            wire.Claim, protocol=wire.PROTOCOL, embodiment=self._body, name=self.name[:64]
         )
         if not isinstance(reply, wire.Lease):
             raise UserError(_refusal(reply))

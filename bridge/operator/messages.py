@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge.contract import COMMAND_DIM, INSTRUCTION_MAX_BYTES, STATE_DIM, UserError
+from bridge.contract import INSTRUCTION_MAX_BYTES, UserError
+from bridge.embodiment import Embodiment
 from bridge.wire import sockets
 from bridge.wire.keys import ClientKeys, ServerKeys, check_secured, secure_client, secure_server
 from bridge.wire.messages import WireError
@@ -31,7 +32,7 @@ BEAT_S = 0.5
 STALE_S = 3 * BEAT_S
 PLAIN, PICTURE = b"t", b"i"
 
-_MAX_REQUEST_BYTES = 8 << 10
+_MAX_REQUEST_BYTES = 32 << 10
 _MAX_REPLY_BYTES = 1 << 20
 # A viewer needs the newest moments alone; what waits for the control loop is read at every poll.
 _VIEWER_QUEUE, _ANSWER_QUEUE, _RECEIVE_QUEUE = 4, 64, 1000
@@ -58,10 +59,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Claim(Request, frozen=True, kw_only=True, tag="claim"):
-    """Asks for the lease; `name` is what others are told of its holder."""
+    """Asks for the lease; `name` is what others are told of its holder.
+
+    `embodiment` is the only kind of robot that the asker can command; None for any.
+    """
 
     protocol: int
-    contract: Annotated[str, msgspec.Meta(max_length=200)]
+    embodiment: Embodiment | None = None
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
@@ -168,12 +172,12 @@ class Cut(Halt, frozen=True, kw_only=True, tag="cut"):
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One moment of the robot, for people to watch.
 
-    `state` and `command` are float32 in the contract's order, made by `floats` and read by
+    `state` and `command` are float32 in the embodiment's order, made by `floats` and read by
     `state_vector` and `command_vector`; they are empty when unknown. `base_pose` (x, y, z m,
     quaternion wxyz), `qpos` (float64 bytes) and `scene` (its seed) exist in simulation alone.
     `stops` is the number of the last stop.
     `expert_use` is a share per layer and expert; `tokens` were decoded for the last chunk, in
-    `steps`. `image` is a PNG, at most ten times a second.
+    `steps`. `image` is a PNG of the first camera, at most ten times a second.
     """
 
     time_s: float
@@ -199,13 +203,13 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps: int | None = None
     image: bytes | None = None
 
-    def state_vector(self) -> np.ndarray | None:
-        """(STATE_DIM,) float32, or None when the robot's state is unknown."""
-        return _vector(self.state, STATE_DIM)
+    def state_vector(self, body: Embodiment) -> np.ndarray | None:
+        """(STATE,) float32, or None when unknown; WireError unless the robot is a `body`."""
+        return _vector(self.state, len(body.state_names))
 
-    def command_vector(self) -> np.ndarray | None:
-        """(COMMAND_DIM,) float32, or None when none is in force."""
-        return _vector(self.command, COMMAND_DIM)
+    def command_vector(self, body: Embodiment) -> np.ndarray | None:
+        """(COMMANDS,) float32, or None when none is in force; WireError as of `state_vector`."""
+        return _vector(self.command, len(body.commands))
 
 
 AnyCommand = Beat | Instruct | Pause | Resume | Release | NewScene | Leave

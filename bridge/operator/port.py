@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
-from bridge.contract import UserError, check_instruction, contract_hash
+from bridge.contract import UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.operator import messages as wire
 from bridge.wire.keys import ServerKeys, authenticator
 from bridge.wire.messages import WireError, one_line
@@ -88,7 +89,7 @@ class _Lease:
 
 
 class OperatorPort:
-    """Where operators reach a robot; for one thread, the control loop's.
+    """Where operators reach a robot `body`; for one thread, the control loop's.
 
     Raises UserError for an address that is taken, unusable, or leads off this machine without
     `keys`; with them only the allowed connect, even to watch. `counters` tells what was refused or
@@ -99,6 +100,7 @@ class OperatorPort:
     def __init__(
         self,
         address: str,
+        body: Embodiment,
         simulated: bool = False,
         clock: Callable[[], float] = time.monotonic,
         keys: ServerKeys | None = None,
@@ -106,7 +108,7 @@ class OperatorPort:
         self.addresses = wire.addresses_of(address, encrypted=keys is not None)
         self.counters = {"malformed_messages": 0, "refused_commands": 0, "repeated_commands": 0}
         self.stops = 0
-        self._simulated, self._clock = simulated, clock
+        self._body, self._simulated, self._clock = body, simulated, clock
         self._lease: _Lease | None = None
         self._epoch = 0
         self._polled_s = clock()
@@ -245,17 +247,8 @@ class OperatorPort:
 
     def _lend(self, claim: wire.Claim, now_s: float) -> wire.AnyReply:
         sequence = claim.sequence
-        terms = (
-            ("protocol version", claim.protocol, wire.PROTOCOL),
-            ("contract", claim.contract, contract_hash()),
-        )
-        for term, theirs, ours in terms:
-            if theirs != ours:
-                message = (
-                    f"{term} differs, {theirs} here and {ours} at the robot:"
-                    " install the same release of hitogata on both sides"
-                )
-                return wire.Denied(sequence=sequence, message=message)
+        if (denied := self._mismatch(claim)) is not None:
+            return wire.Denied(sequence=sequence, message=denied)
         held = self._lease
         if held is not None and held.session != claim.session:
             self.counters["refused_commands"] += 1
@@ -268,6 +261,20 @@ class OperatorPort:
         lease = wire.Lease(sequence=sequence, epoch=self._epoch)
         self._lease = _Lease(claim.session, self._epoch, name, since_s, now_s, sequence, lease)
         return lease
+
+    def _mismatch(self, claim: wire.Claim) -> str | None:
+        """What the asker and the robot do not share, and the remedy."""
+        if claim.protocol != wire.PROTOCOL:
+            return (
+                f"protocol version differs, {claim.protocol} here and {wire.PROTOCOL} at the robot:"
+                " install the same release of hitogata on both sides"
+            )
+        if claim.embodiment and (found := claim.embodiment.difference(self._body)):
+            return (
+                f"{found.term} differs, {found.ours} here and {found.theirs} at the robot:"
+                " start a console for this robot"
+            )
+        return None
 
     def _repeat(self, lease: _Lease, sequence: int) -> wire.AnyReply:
         """What was done is not done again; who asks for the last answer again missed it."""

@@ -1,0 +1,1 @@
+"""Between a robot and its policy: messages, sockets, keys, client and server."""

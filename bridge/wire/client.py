@@ -12,13 +12,9 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bridge.contract import (
-    ActionChunk,
-    Observation,
-    UserError,
-    check_instruction,
-    contract_hash,
-)
+from bridge.contract import ActionChunk, Observation, UserError, check_instruction
+from bridge.embodiment import Embodiment
+from bridge.pictures import as_known
 from bridge.wire import messages as wire
 from bridge.wire import sockets
 from bridge.wire.keys import ClientKeys, client_keys, secure_client
@@ -71,24 +67,28 @@ class Connection:
 
 
 class RemotePolicy:
-    """The policy served at `address`; a Policy, for one thread at a time.
+    """The policy served at `address` for the robot `body`; a Policy, for one thread at a time.
 
-    The handshake happens here: UserError when the server speaks another protocol or contract, runs
-    another model or normalisation than `expected`, or does not take `keys`. A server that dies is
-    noticed within 0.8 s by its silence on the heartbeat, one that leaves requests unanswered for
-    `timeout_s` counts as hung; both raise PolicyUnavailable, as does one that has ended this
-    session. A lost connection stays lost: make a new RemotePolicy. One answer is waited for no
-    longer than `patience_s`, if that is less; then NoAnswer says that another request may be sent.
+    The handshake happens here: UserError when the server speaks another protocol, knows another
+    body, runs another model or normalisation than `expected`, or does not take `keys`. A server
+    that dies is noticed within 0.8 s by its silence on the heartbeat, one that leaves requests
+    unanswered for `timeout_s` counts as hung; both raise PolicyUnavailable, as does one that has
+    ended this session. A lost connection stays lost: make a new RemotePolicy. One answer is waited
+    for no longer than `patience_s`, if that is less; then NoAnswer says that another request may be
+    sent.
 
-    `info` says which policy answers. `dropped` counts replies that were late, repeated, or
-    meant for others.
+    `info` says which policy answers, `embodiment` which body and cameras it knows: the pictures of
+    others are not sent, those of other sizes are scaled. `dropped` counts replies that were late,
+    repeated, or meant for others.
     """
 
     info: ServerInfo
+    embodiment: Embodiment
 
     def __init__(
         self,
         address: str,
+        body: Embodiment,
         expected: ServerInfo | None = None,
         timeout_s: float = 5.0,
         keys: ClientKeys | None = None,
@@ -116,7 +116,7 @@ class RemotePolicy:
         self._monitor = self._socket.get_monitor_socket(_BROKEN | _HANDSHAKE)
         try:
             self._connect()
-            self._shake_hands(expected)
+            self._shake_hands(body, expected)
         except BaseException:
             self.close()
             raise
@@ -129,10 +129,11 @@ class RemotePolicy:
         """
         text = check_instruction(instruction)
         sequence = self._next_sequence()
-        self._send(wire.pack_observation(self._session, sequence, text, observation))
+        known = as_known(observation, self.embodiment)
+        self._send(wire.pack_observation(self._session, sequence, text, known))
         message, arrays = self._await(wire.Chunk, sequence)
         try:
-            chunk = wire.chunk_of(message, arrays)
+            chunk = wire.chunk_of(message, arrays, self.embodiment)
         except wire.WireError as error:
             raise self._malformed(error) from error
         if chunk.observed_at_s != observation.time_s:
@@ -217,10 +218,10 @@ class RemotePolicy:
             " give the server's own NAME.public, and start it with `hitogata serve --keys FOLDER`"
         )
 
-    def _shake_hands(self, expected: ServerInfo | None) -> None:
+    def _shake_hands(self, body: Embodiment, expected: ServerInfo | None) -> None:
         hello = wire.Hello(
             protocol=wire.PROTOCOL,
-            contract=contract_hash(),
+            embodiment=body,
             model_id=expected.model_id if expected else None,
             normalisation_id=expected.normalisation_id if expected else None,
         )
@@ -235,7 +236,7 @@ class RemotePolicy:
             raise self._malformed(f"{type(reply).__name__} instead of Welcome")
         if (refused := wire.mismatch(hello, reply)) is not None:
             raise UserError(wire.one_line(str(refused)))
-        self._session = reply.session
+        self._session, self.embodiment = reply.session, reply.embodiment
         self.info = ServerInfo(wire.one_line(reply.model_id), wire.one_line(reply.normalisation_id))
 
     def _next_sequence(self) -> int:

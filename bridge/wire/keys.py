@@ -132,7 +132,7 @@ def _write_key(path: Path, kind: str, key: str, name: str) -> None:
 def _read_key(path: Path, kind: Literal["public", "secret"]) -> tuple[str, str]:
     """Name and key of a key file, or UserError."""
     try:
-        words = path.read_text().split()
+        words = path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"could not read the key {path} ({error}): choose a file written by"

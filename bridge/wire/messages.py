@@ -16,21 +16,13 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from bridge.contract import (
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    IMAGE_SIZE,
-    STATE_DIM,
-    ActionChunk,
-    Observation,
-    Status,
-    Thinking,
-)
+from bridge.contract import ActionChunk, Observation, Status, Thinking
+from bridge.embodiment import SAME_BODY, Embodiment
 from bridge.wire.sockets import Frames
 
-PROTOCOL = 1
+PROTOCOL = 2
 LINE_CHARACTERS = 500
-_MAX_ARRAYS = 4
+_MAX_ARRAYS = 9  # a state, and a picture of each camera
 _ROUNDING = 1e-3  # how far float32 may take a probability beyond 1
 _DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
 _NAMES: dict[np.dtype, Literal["float32", "uint8"]] = {
@@ -65,13 +57,6 @@ class ArraySpec(msgspec.Struct, frozen=True):
     shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=4)]
 
 
-_OBSERVATION = (
-    ArraySpec("float32", (STATE_DIM,)),
-    ArraySpec("uint8", (IMAGE_SIZE, IMAGE_SIZE, 3)),
-)
-_CHUNK = (ArraySpec("float32", (CHUNK_STEPS, COMMAND_DIM)),)
-
-
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """What all messages share: the arrays in the frames that follow."""
 
@@ -79,16 +64,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
-    """Opens a session. A None accepts any model, or any normalisation."""
+    """Opens a session. A None accepts any model, or any normalisation.
+
+    `embodiment` is the robot that asks; those who speak an earlier protocol do not name it.
+    """
 
     protocol: int
-    contract: _Id
+    embodiment: Embodiment | None = None
     model_id: _Id | None = None
     normalisation_id: _Id | None = None
 
 
 class Act(Message, frozen=True, kw_only=True, tag="act"):
-    """Asks for a chunk; arrays: state (STATE_DIM,) float32, image uint8."""
+    """Asks for a chunk; arrays: state (STATE,) float32, and uint8 the pictures of all cameras that
+    the policy knows."""
 
     session: _Id
     sequence: int
@@ -110,11 +99,14 @@ class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
-    """The handshake's answer: the session to name from now on, and who serves."""
+    """The handshake's answer: the session to name from now on, and who serves.
+
+    `embodiment` is the body that the policy knows, with its cameras.
+    """
 
     session: _Id
     protocol: int
-    contract: _Id
+    embodiment: Embodiment
     model_id: _Id
     normalisation_id: _Id
 
@@ -135,7 +127,7 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
 
 
 class Chunk(Message, frozen=True, kw_only=True, tag="chunk"):
-    """Answers Act, with its stamp; arrays: commands (CHUNK_STEPS, COMMAND_DIM) float32."""
+    """Answers Act, with its stamp; arrays: commands (STEPS, COMMANDS) float32."""
 
     session: _Id
     sequence: int
@@ -200,9 +192,10 @@ def mismatch(hello: Hello, welcome: Welcome) -> Refused | None:
     """The first term that client and server do not share; each end looks for itself."""
     same_release = "install the same release of hitogata on both sides"
     same_bundle = "serve the bundle that the client expects, or connect without expecting one"
+    lacking = hello.embodiment.lacks(welcome.embodiment) if hello.embodiment else None
     terms = (
         ("protocol version", hello.protocol, welcome.protocol, same_release),
-        ("contract", hello.contract, welcome.contract, same_release),
+        (*(lacking or ("embodiment", "", "")), SAME_BODY),
         ("model", hello.model_id, welcome.model_id, same_bundle),
         ("normalisation", hello.normalisation_id, welcome.normalisation_id, same_bundle),
     )
@@ -222,22 +215,25 @@ def pack_observation(
         observed_at_s=observation.time_s,
         instruction=instruction,
     )
-    return pack(act, observation.state(), observation.image)
+    pictures = [observation.images[camera.name] for camera in observation.embodiment.cameras]
+    return pack(act, observation.state, *pictures)
 
 
-def observation_of(act: Act, arrays: Sequence[np.ndarray]) -> Observation:
-    """The observation in an Act, or WireError when it breaks the contract."""
-    _expect(act, _OBSERVATION)
-    state, image = arrays
+def observation_of(act: Act, arrays: Sequence[np.ndarray], body: Embodiment) -> Observation:
+    """The observation of a body in an Act, or WireError when it is none."""
+    _expect(act, _specs_of(body))
+    state, *pictures = arrays
     if not (_finite(state) and math.isfinite(act.observed_at_s)):
         raise WireError("the observation holds values that are not finite")
-    return Observation.from_state(act.observed_at_s, state, image)
+    names = [camera.name for camera in body.cameras]
+    images = dict(zip(names, pictures, strict=True))
+    return Observation(body, act.observed_at_s, state, images)
 
 
-def pack_chunk(session: str, sequence: int, chunk: ActionChunk) -> list[bytes]:
-    """The frames of a Chunk, or WireError when the policy's answer breaks the contract."""
+def pack_chunk(session: str, sequence: int, chunk: ActionChunk, body: Embodiment) -> list[bytes]:
+    """The frames of a Chunk, or WireError when the policy's answer is none for that body."""
     commands = np.asarray(chunk.commands, np.float32)
-    _check_commands(commands)
+    _check_commands(commands, body)
     _check_probability(chunk.status_probability)
     message = Chunk(
         session=session,
@@ -253,11 +249,11 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk) -> list[bytes]:
     return pack(message, commands)
 
 
-def chunk_of(message: Chunk, arrays: Sequence[np.ndarray]) -> ActionChunk:
-    """The chunk in a Chunk, or WireError when it breaks the contract."""
-    _expect(message, _CHUNK)
+def chunk_of(message: Chunk, arrays: Sequence[np.ndarray], body: Embodiment) -> ActionChunk:
+    """The chunk for a body in a Chunk, or WireError when it is none."""
+    _expect(message, (ArraySpec("float32", body.chunk_shape),))
     (commands,) = arrays
-    _check_commands(commands)
+    _check_commands(commands, body)
     _check_probability(message.status_probability)
     return ActionChunk(
         observed_at_s=message.observed_at_s,
@@ -313,13 +309,20 @@ def _expect(message: Message, terms: tuple[ArraySpec, ...]) -> None:
         raise WireError(f"the contract asks for {asked}, not {sent}")
 
 
+@lru_cache
+def _specs_of(body: Embodiment) -> tuple[ArraySpec, ...]:
+    """The arrays of an observation."""
+    pictures = [ArraySpec("uint8", (c.height, c.width, 3)) for c in body.cameras]
+    return ArraySpec("float32", (len(body.state_names),)), *pictures
+
+
 def _finite(array: np.ndarray) -> bool:
     return b"\0" not in np.isfinite(array).tobytes()  # in half the time of .all()
 
 
-def _check_commands(commands: np.ndarray) -> None:
-    if commands.shape != (CHUNK_STEPS, COMMAND_DIM):
-        raise WireError(f"commands are {commands.shape}, not {(CHUNK_STEPS, COMMAND_DIM)}")
+def _check_commands(commands: np.ndarray, body: Embodiment) -> None:
+    if commands.shape != body.chunk_shape:
+        raise WireError(f"commands are {commands.shape}, not {body.chunk_shape}")
     if not _finite(commands):
         raise WireError("the policy's commands are not finite")
 

@@ -14,7 +14,8 @@ from types import FrameType
 import numpy as np
 import zmq
 
-from bridge.contract import Policy, UserError, check_instruction, contract_hash
+from bridge.contract import Policy, UserError, check_instruction
+from bridge.embodiment import Embodiment
 from bridge.wire import messages, sockets
 from bridge.wire.keys import ServerKeys, authenticator, check_secured, secure_server
 from bridge.wire.messages import ServerInfo
@@ -29,12 +30,13 @@ _log = logging.getLogger(__name__)
 
 def serve_policy(
     policy: Policy,
+    body: Embodiment,
     address: str,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
     keys: ServerKeys | None = None,
 ) -> None:
-    """Serves `policy` until SIGINT, SIGTERM or SIGHUP, at an ipc or loopback address.
+    """Serves a `policy` for `body` until SIGINT, SIGTERM or SIGHUP, at an ipc or loopback address.
 
     With `keys` it may be any address of this machine. `ready` is called with the address in use
     (which resolves a port given as *) once clients can connect. Raises UserError for an address
@@ -44,7 +46,7 @@ def serve_policy(
     with _bound_router(address, keys) as router, stop_on_signals() as stopping:
         if ready is not None:
             ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
-        _Server(policy, info, router).run(stopping)
+        _Server(policy, body, info, router).run(stopping)
 
 
 @dataclass
@@ -58,8 +60,10 @@ class _Session:
 
 
 class _Server:
-    def __init__(self, policy: Policy, info: ServerInfo, router: zmq.Socket[bytes]) -> None:
-        self._policy = policy
+    def __init__(
+        self, policy: Policy, body: Embodiment, info: ServerInfo, router: zmq.Socket[bytes]
+    ) -> None:
+        self._policy, self._body = policy, body
         self._info = info
         self._router = router
         self._sessions: dict[bytes, _Session] = {}
@@ -136,8 +140,9 @@ class _Server:
                 self._policy.reset()
                 return messages.pack(messages.Done(session=session, sequence=sequence))
             instruction = check_instruction(request.instruction)
-            chunk = self._policy.act(instruction, messages.observation_of(request, arrays))
-            return messages.pack_chunk(session, sequence, chunk)
+            seen = messages.observation_of(request, arrays, self._body)
+            chunk = self._policy.act(instruction, seen)
+            return messages.pack_chunk(session, sequence, chunk, self._body)
         except (UserError, messages.WireError) as error:
             message = str(error)
         except Exception as error:  # one bad request must not end the sessions of others
@@ -149,7 +154,7 @@ class _Server:
         welcome = messages.Welcome(
             session=secrets.token_hex(8),
             protocol=messages.PROTOCOL,
-            contract=contract_hash(),
+            embodiment=self._body,
             model_id=self._info.model_id,
             normalisation_id=self._info.normalisation_id,
         )

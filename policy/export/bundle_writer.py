@@ -20,7 +20,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, UserError, contract_hash
+from bridge.contract import UserError
 from policy.export.packing import (
     CONTRIB_DOMAIN,
     MIN_ELEMENTS,
@@ -33,7 +33,7 @@ from policy.model.action_codec import BANDS
 from policy.model.moe import MoE, mixtures
 from policy.model.quantize import BLOCK, QuantLinear, pack, set_quantized, unpack
 from policy.model.stages import Decode, Prefill, Read
-from policy.model.vla import TOKENS_PER_STEP, Model, example_inputs
+from policy.model.vla import BANDS_PER_STEP, Model, example_inputs
 from policy.runtime.bundle import (
     CARD_FILE,
     DECODE_FILE,
@@ -92,7 +92,7 @@ def export_bundle(
     manifest = Manifest(
         model_id=fingerprint(model, ""),
         normalisation_id=fingerprint(model, *NORMALISATION),
-        contract=contract_hash(),
+        embodiment=model.embodiment,
         slots={name: list(values) for name, values in model.config.slots},
         bands=BANDS,
         quantization={
@@ -102,7 +102,7 @@ def export_bundle(
             "remainder": "float16 where large, else float32",
             "size_ratio": sum(map(len, files.values())) / float_bytes,
             "float32_bytes": float_bytes,
-            "tokens_per_step": list(TOKENS_PER_STEP),
+            "tokens_per_step": [bands * model.dimensions for bands in BANDS_PER_STEP],
         },
         provenance=dict(provenance),
         parity=parity,
@@ -126,11 +126,13 @@ def fingerprint(model: Model, *prefixes: str) -> str:
 def _card(manifest: Manifest) -> str:
     """What a person who finds the folder should know."""
     facts = "\n".join(f"- {name}: {value}" for name, value in manifest.provenance.items())
-    return f"""# A policy for the Unitree G1 (model {manifest.model_id})
+    body = manifest.embodiment
+    return f"""# A policy for {body.name} (model {manifest.model_id})
 
-An instruction, the head camera and the joints to a chunk of whole-body commands, for use with
-`hitogata serve` and `hitogata run`. Trained in simulation on scripted demonstrations; it knows
-the objects, colours and movements of its training and has not been tried on a real robot.
+An instruction, the camera {body.cameras[0].name} and the joints to a chunk of whole-body
+commands, for use with `hitogata serve` and `hitogata run`. Trained in simulation on scripted
+demonstrations; it knows the objects, colours and movements of its training and has not been tried
+on a real robot.
 
 {facts}
 
@@ -213,7 +215,7 @@ def qmoe(mixture: MoE, x: Tensor, log_weights: Tensor) -> Tensor:
 
 
 def _example(model: Model) -> dict[str, Tensor]:
-    inputs = example_inputs()
+    inputs = example_inputs(model.embodiment)
     word, _ = model.read(inputs["states"], inputs["mask"])
     prefill = model.prefill(word, inputs["image"], inputs["state"])
     return inputs | {
@@ -223,9 +225,9 @@ def _example(model: Model) -> dict[str, Tensor]:
         "values": prefill.values,
         # Two bands: the exporter takes a one for a constant.
         "bands": torch.arange(2),
-        "previous": torch.zeros(1, 2, COMMAND_DIM, dtype=torch.int64),
+        "previous": torch.zeros(1, 2, model.dimensions, dtype=torch.int64),
         "known": torch.zeros(1, 2, dtype=torch.bool),
-        "commands": torch.zeros(1, CHUNK_STEPS, COMMAND_DIM),
+        "commands": torch.zeros(1, *model.embodiment.chunk_shape),
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from torch import Tensor, nn
 
+from assets.inference import ort
+from bridge.embodiment import Embodiment
 from policy.model.action_codec import BANDS
 from policy.model.moe import MoE, mixtures
 from policy.model.quantize import set_quantized
@@ -53,7 +54,7 @@ def measure_parity(
     The first tells whether the export is right, the second what eight bits cost. Every policy
     decodes from its own tokens, 18 a step, as it does on the robot.
     """
-    read = Reader(encoder, dict(model.config.slots))
+    read = Reader(encoder, model.embodiment, dict(model.config.slots))
     shipped = _answers(OnnxParts(_serialized(graphs)), read, samples)
     chosen = _chosen_by_graph(graphs, read, samples)
     report: dict[str, Any] = {"samples": len(samples)}
@@ -99,6 +100,7 @@ class Reader:
     """Reads instructions with any parts of one model."""
 
     encoder: TextEncoder
+    embodiment: Embodiment
     slots: Mapping[str, Sequence[str]]
 
     def __call__(self, parts: Parts, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +110,7 @@ class Reader:
 
 
 def _answers(parts: Parts, read: Reader, samples: Sequence[Sample]) -> Answers:
-    policy = GraphPolicy(parts, read.encoder, read.slots, BANDS)
+    policy = GraphPolicy(parts, read.encoder, read.embodiment, read.slots, BANDS)
     rows = []
     for sample in samples:
         word, slots = read(parts, sample.instruction)

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from bridge.contract import COMMAND_DIM, UserError
+from bridge.contract import UserError
 from policy.export.packing import dequantize_rows
 from policy.model.moe import MoE
 from policy.model.quantize import Packed, unpack
@@ -43,7 +43,9 @@ def restore_model(bundle: Path, config: ModelConfig = ModelConfig()) -> Model:
     """
     manifest = verify_bundle(bundle)
     slots = tuple((name, tuple(values)) for name, values in manifest.slots.items())
-    model = Model(ModelConfig.from_dict({**config.to_dict(), "slots": slots})).eval()
+    model = Model(
+        ModelConfig.from_dict({**config.to_dict(), "slots": slots}), manifest.embodiment
+    ).eval()
     found: dict[str, np.ndarray] = {}
     for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE):
         found |= _tensors_of(Path(bundle) / name, name, model)
@@ -87,7 +89,7 @@ def _dense_layers(part: str, model: Model) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    inputs = example_inputs()
+    inputs = example_inputs(model.embodiment)
     word, _ = model.read(inputs["states"], inputs["mask"])
     if part != WORDS_FILE:
         called.clear()
@@ -95,7 +97,7 @@ def _dense_layers(part: str, model: Model) -> list[str]:
         if part == DECODE_FILE:
             called.clear()
             band = torch.zeros(1, dtype=torch.long)
-            previous = torch.zeros(1, 1, COMMAND_DIM, dtype=torch.long)
+            previous = torch.zeros(1, 1, model.dimensions, dtype=torch.long)
             model.decode(band, previous, torch.ones(1, 1).bool(), prefill.keys, prefill.values)
     for hook in hooks:
         hook.remove()

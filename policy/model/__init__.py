@@ -1,0 +1,1 @@
+"""The architecture in torch: encoders, mixture of experts, action codec, quantization."""

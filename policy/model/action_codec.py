@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND
+from bridge.embodiment import Embodiment
 
 BANDS = 6
 BINS = 256
-TOKENS_PER_CHUNK = BANDS * COMMAND_DIM
 # A dimension that never moves in the data still needs bins of some width.
 MIN_STEP = 1e-3
 # Share of the coefficients clipped at either end, in every band but the first: those tails are
@@ -25,7 +24,7 @@ MIN_STEP = 1e-3
 CLIPPED_SHARE = 5e-4
 
 
-def dct_basis(bands: int = BANDS, steps: int = CHUNK_STEPS) -> np.ndarray:
+def dct_basis(bands: int, steps: int) -> np.ndarray:
     """The first `bands` rows of the orthonormal DCT-II matrix, (bands, steps) float64."""
     band, step = np.arange(bands)[:, None], np.arange(steps)[None, :]
     basis = np.cos(np.pi * band * (step + 0.5) / steps) * math.sqrt(2 / steps)
@@ -37,27 +36,32 @@ class ActionCodec(nn.Module):
     """Chunks (..., 16, 18) to tokens (..., 6, 18) and back.
 
     Bins are uniform per band and dimension: token k stands for `origin + k * step`. Standing
-    still falls on a bin's centre, so it is decoded without error.
+    still falls on a bin's centre, so it is decoded without error. Sizes here and below are those of
+    a G1: another `body` has other numbers of steps and dimensions.
     """
 
     basis: Tensor
     origin: Tensor
     step: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, body: Embodiment) -> None:
         super().__init__()
-        self.register_buffer("basis", torch.from_numpy(dct_basis()).float())
-        self.register_buffer("origin", torch.zeros(BANDS, COMMAND_DIM))
-        self.register_buffer("step", torch.ones(BANDS, COMMAND_DIM))
+        self.stand, self.velocities = body.stand, body.velocities.tolist()
+        steps, dimensions = body.chunk_shape
+        self.register_buffer("basis", torch.from_numpy(dct_basis(BANDS, steps)).float())
+        self.register_buffer("origin", torch.zeros(BANDS, dimensions))
+        self.register_buffer("step", torch.ones(BANDS, dimensions))
 
     def fit(self, commands: np.ndarray) -> None:
         """Chooses the bins from example chunks (N, 16, 18)."""
-        coefficients = np.einsum("bt,ntd->nbd", dct_basis(), commands.astype(np.float64))
+        steps = commands.shape[1]
+        basis = dct_basis(BANDS, steps)
+        coefficients = np.einsum("bt,ntd->nbd", basis, commands.astype(np.float64))
         low = np.quantile(coefficients, CLIPPED_SHARE, axis=0)
         high = np.quantile(coefficients, 1 - CLIPPED_SHARE, axis=0)
         low[0], high[0] = coefficients[:, 0].min(axis=0), coefficients[:, 0].max(axis=0)
-        rest = np.zeros((BANDS, COMMAND_DIM))
-        rest[0] = STAND_COMMAND * math.sqrt(CHUNK_STEPS)
+        rest = np.zeros_like(low)
+        rest[0] = self.stand * math.sqrt(steps)
         low, high = np.minimum(low, rest), np.maximum(high, rest)
         # Two bins spare, so that moving the grid onto the rest value leaves both ends inside.
         step = np.maximum((high - low) / (BINS - 2), MIN_STEP)
@@ -89,4 +93,4 @@ class ActionCodec(nn.Module):
 
 def band_zero_step(codec: ActionCodec) -> np.ndarray:
     """How far apart neighbouring tokens of band 0 lie, per command dimension, in its own unit."""
-    return codec.step[0].numpy() / math.sqrt(CHUNK_STEPS)
+    return codec.step[0].numpy() / math.sqrt(codec.basis.shape[1])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridge.contract import IMAGE_SIZE, STATE_CONTEXT, STATE_DIM
+from bridge.embodiment import Camera, Embodiment
 from policy.model.quantize import QuantLinear
 
 # The text encoder's output: word pieces per instruction, and the width of their states.
@@ -109,9 +109,15 @@ class Eyes(nn.Module):
     grid: Tensor
 
     def __init__(
-        self, widths: tuple[int, ...], blocks: int, token_width: int, word_width: int
+        self,
+        camera: Camera,
+        widths: tuple[int, ...],
+        blocks: int,
+        token_width: int,
+        word_width: int,
     ) -> None:
         super().__init__()
+        assert camera.height == camera.width, "the eyes' grid is square"
         width = widths[-1]
         inputs = (3, *widths[:-1])
         self.stem = nn.ModuleList(
@@ -123,7 +129,7 @@ class Eyes(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, stage) for stage in stages[1:])
         self.place = nn.Conv2d(2, width, 1, bias=False)
         self.patches = nn.Conv2d(width, token_width, 3, stride=3)
-        cells = IMAGE_SIZE // 2 ** len(widths)
+        cells = camera.height // 2 ** len(widths)
         patches = (cells // 3) ** 2
         self.tokens = 1 + patches
         self.positions = nn.Parameter(torch.randn(patches, token_width) * 0.1)
@@ -187,11 +193,12 @@ class Joints(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, width: int, word_width: int) -> None:
+    def __init__(self, body: Embodiment, width: int, word_width: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(STATE_DIM))
-        self.register_buffer("deviation", torch.ones(STATE_DIM))
-        self.first = nn.Linear(STATE_DIM + N_CONTEXT_FEATURES, width)
+        self.context, size = body.context, len(body.state_names)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("deviation", torch.ones(size))
+        self.first = nn.Linear(size + N_CONTEXT_FEATURES, width)
         self.film = QuantLinear(word_width, 2 * width)
         self.second = QuantLinear(width, width)
 
@@ -199,7 +206,7 @@ class Joints(nn.Module):
         """(B, 86) to (B, 1, D)."""
         normal = (state - self.mean) / self.deviation
         normal = normal.clamp(-MAX_DEVIATION, MAX_DEVIATION)
-        features = torch.cat([normal, context_features(state[:, STATE_CONTEXT])], dim=-1)
+        features = torch.cat([normal, context_features(state[:, self.context])], dim=-1)
         scale, shift = self.film(word.unsqueeze(1)).chunk(2, dim=-1)
         hidden = self.first(features.unsqueeze(1)) * (1 + scale) + shift
         return self.second(F.silu(hidden))

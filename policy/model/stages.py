@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policy.model.action_codec import BANDS
 from policy.model.vla import Model
+from policy.runtime.decoding import decode_bands
 
 # Of words that nobody trained on, the head is surer than it should be: the temperature at which
 # its chances tell what a reading may mean instead.
@@ -109,3 +111,32 @@ class TorchParts:
 @torch.inference_mode()
 def _run(part: nn.Module, *inputs: np.ndarray) -> Sequence[np.ndarray]:
     return [output.numpy() for output in part(*map(torch.from_numpy, inputs))]
+
+
+@torch.no_grad()
+def act(
+    model: Model,
+    states: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    state: Tensor,
+    bands_per_step: int = 1,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Commands (B, T, C), status logits and slot logits for a batch of `example_inputs`."""
+    word, slots = model.read(states, mask)
+    if model.chunk_head is not None:
+        tokens = torch.zeros(len(image), BANDS, model.dimensions, dtype=torch.long)
+        known = torch.zeros(len(image), BANDS, dtype=torch.bool)
+        output = model(states, mask, image, state, tokens, known)
+        return output.bands, output.status, slots
+    keys, values, status, *_ = model.prefill(word, image, state)
+    _, commands = decode_bands(
+        TorchParts(model).decode,
+        keys.numpy(),
+        values.numpy(),
+        model.embodiment.chunk_shape,
+        BANDS,
+        bands_per_step,
+        len(image),
+    )
+    return torch.from_numpy(commands), status, slots

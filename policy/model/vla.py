@@ -17,14 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bridge.contract import BASE_HEIGHT, CHUNK_STEPS, COMMAND_DIM, IMAGE_SIZE, Status
-from policy.model.action_codec import BANDS, BINS, TOKENS_PER_CHUNK, ActionCodec
-from policy.model.encoders import Eyes, Joints, Words
+from bridge.contract import Status
+from bridge.embodiment import Embodiment
+from policy.model.action_codec import BANDS, BINS, ActionCodec
+from policy.model.encoders import MAX_TOKENS, STATE_WIDTH, Eyes, Joints, Words
 from policy.model.moe import MoE
 from policy.model.quantize import QuantLinear
 
-# How many tokens one decoding step may emit: a band, two bands, or all six at once.
-TOKENS_PER_STEP = (COMMAND_DIM, 2 * COMMAND_DIM, TOKENS_PER_CHUNK)
+# How many bands one decoding step may emit.
+BANDS_PER_STEP = (1, 2, BANDS)
 HEADS = ("bands", "chunk")
 
 
@@ -150,24 +151,25 @@ class Block(nn.Module):
 
 
 class BandHead(nn.Module):
-    """Logits over the bins of all 18 dimensions, through one low-rank table of bins.
+    """Logits over the bins of all (18) dimensions, through one low-rank table of bins.
 
     Neighbouring bins mean nearly the same, so a full matrix would be mostly idle weights.
     """
 
-    def __init__(self, width: int, rank: int) -> None:
+    def __init__(self, width: int, rank: int, dimensions: int) -> None:
         super().__init__()
-        self.project = QuantLinear(width, COMMAND_DIM * rank)
+        self.dimensions = dimensions
+        self.project = QuantLinear(width, dimensions * rank)
         self.bins = nn.Linear(rank, BINS, bias=False)
         # Waves over the bins: a probability moves along the line from the first step on.
         place = (torch.arange(BINS).unsqueeze(1) + 0.5) / BINS
         with torch.no_grad():
             self.bins.weight.copy_(0.5 * torch.cos(torch.pi * torch.arange(1, rank + 1) * place))
-        self.usual = nn.Parameter(torch.zeros(COMMAND_DIM, BINS))
+        self.usual = nn.Parameter(torch.zeros(dimensions, BINS))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n, D) to (B, n, 18, 256)."""
-        return self.bins(self.project(x).unflatten(-1, (COMMAND_DIM, -1))) + self.usual
+        return self.bins(self.project(x).unflatten(-1, (self.dimensions, -1))) + self.usual
 
 
 class BandInputs(nn.Module):
@@ -176,11 +178,11 @@ class BandInputs(nn.Module):
     Bins lie on a line, so tokens enter as their places in the range and a few waves of them.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dimensions: int) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(BANDS, width) * 0.5)
         self.unknown = nn.Parameter(torch.randn(BANDS, width) * 0.1)
-        self.values = nn.Linear(COMMAND_DIM * 7, width)
+        self.values = nn.Linear(dimensions * 7, width)
 
     def forward(self, bands: Tensor, previous: Tensor, known: Tensor) -> Tensor:
         """bands (n,), previous tokens (B, n, 18) int64, known (B, n) bool -> (B, n, D)."""
@@ -192,29 +194,35 @@ class BandInputs(nn.Module):
 
 
 class Model(nn.Module):
-    """Instruction, image and state to an action chunk. See the module's docstring."""
+    """Instruction, picture of the first camera and state to an action chunk for the robot `body`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Sizes below are those of a G1. See the module's docstring.
+    """
+
+    def __init__(self, config: ModelConfig, body: Embodiment) -> None:
         super().__init__()
         assert config.head in HEADS and config.width % 64 == 0
-        self.config = config
-        width = config.width
-        self.codec = ActionCodec()
+        self.config, self.embodiment = config, body.with_cameras(body.cameras[:1])
+        width, self.dimensions = config.width, len(body.commands)
+        self.codec = ActionCodec(body)
         self.words = Words(
             config.words_hidden, config.word_width, config.slot_sizes, config.dropout
         )
-        self.eyes = Eyes(config.eyes_widths, config.eyes_blocks, width, config.word_width)
-        self.joints = Joints(width, config.word_width)
+        self.eyes = Eyes(
+            body.cameras[0], config.eyes_widths, config.eyes_blocks, width, config.word_width
+        )
+        self.joints = Joints(body, width, config.word_width)
         self.word_token = QuantLinear(config.word_width, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.status = nn.Linear(width, len(Status))
-        self.glance = nn.Linear(width, BASE_HEIGHT)
-        self.band_inputs = BandInputs(width)
-        self.band_head = BandHead(width, config.bin_rank) if config.head == "bands" else None
-        self.chunk_head = (
-            nn.Linear(BANDS * width, CHUNK_STEPS * COMMAND_DIM) if config.head == "chunk" else None
-        )
+        self.glance = nn.Linear(width, len(body.velocities))
+        self.band_inputs = BandInputs(width, self.dimensions)
+        self.band_head, self.chunk_head = None, None
+        if config.head == "bands":
+            self.band_head = BandHead(width, config.bin_rank, self.dimensions)
+        else:
+            self.chunk_head = nn.Linear(BANDS * width, body.chunk_steps * self.dimensions)
         self.prefix_length = 2 + self.eyes.tokens
 
     def read(
@@ -301,37 +309,6 @@ class Model(nn.Module):
         bands = self._bands(self.norm(x[:, self.prefix_length :]))
         return Output(bands, status, slots, glance, place)
 
-    @torch.no_grad()
-    def act(
-        self,
-        states: Tensor,
-        mask: Tensor,
-        image: Tensor,
-        state: Tensor,
-        tokens_per_step: int = COMMAND_DIM,
-        n_bands: int = BANDS,
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Commands (B, 16, 18), status logits and slot logits; stops after `n_bands` bands."""
-        word, slots = self.read(states, mask)
-        if self.chunk_head is not None:
-            tokens = torch.zeros(len(image), BANDS, COMMAND_DIM, dtype=torch.long)
-            known = torch.zeros(len(image), BANDS, dtype=torch.bool)
-            output = self(states, mask, image, state, tokens, known)
-            return output.bands, output.status, slots
-        prefill = self.prefill(word, image, state)
-        keys, values = prefill.keys, prefill.values
-        bands_per_step = tokens_per_step // COMMAND_DIM
-        tokens = torch.zeros(len(image), 0, COMMAND_DIM, dtype=torch.long)
-        for first in range(0, n_bands, bands_per_step):
-            bands = torch.arange(first, first + bands_per_step)
-            known = known_bands(tokens_per_step)[bands].expand(len(image), -1)
-            previous = torch.zeros(len(image), bands_per_step, COMMAND_DIM, dtype=torch.long)
-            if first:
-                previous[:, 0] = tokens[:, -1]
-            logits, keys, values = self.decode(bands, previous, known, keys, values)
-            tokens = torch.cat([tokens, logits.argmax(-1)], dim=1)
-        return self.codec.decode(tokens[:, :n_bands]), prefill.status, slots
-
     def _status(self, x: Tensor) -> Tensor:
         # The joints' position: it sees the whole prefix and is there in every graph.
         return self.status(self.norm(x[:, 1]))
@@ -342,7 +319,7 @@ class Model(nn.Module):
         assert self.chunk_head is not None
         scale = self.codec.step[0] * (BINS / 8)
         stand = self.codec.origin[0] / 4 + scale
-        return stand + scale * self.chunk_head(x.flatten(1)).unflatten(-1, (CHUNK_STEPS, -1))
+        return stand + scale * self.chunk_head(x.flatten(1)).unflatten(-1, (-1, self.dimensions))
 
     def _training_mask(self) -> Tensor:
         """The prefix sees itself; a band sees the prefix and the bands up to its own."""
@@ -352,21 +329,19 @@ class Model(nn.Module):
         return mask
 
 
-def known_bands(tokens_per_step: int) -> Tensor:
-    """(6,) bool: which bands see the tokens of the band before, at this many tokens a step."""
-    assert tokens_per_step in TOKENS_PER_STEP
+def known_bands(bands_per_step: int) -> Tensor:
+    """(6,) bool: which bands see the tokens of the band before, at this many bands a step."""
+    assert bands_per_step in BANDS_PER_STEP
     bands = torch.arange(BANDS)
-    return (bands % (tokens_per_step // COMMAND_DIM) == 0) & (bands > 0)
+    return (bands % bands_per_step == 0) & (bands > 0)
 
 
-def example_inputs(batch: int = 1) -> dict[str, Tensor]:
+def example_inputs(body: Embodiment, batch: int = 1) -> dict[str, Tensor]:
     """Zero inputs of `read` and `prefill` in their exact shapes and types."""
-    from bridge.contract import STATE_DIM
-    from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
-
+    camera = body.cameras[0]
     return {
         "states": torch.zeros(batch, MAX_TOKENS, STATE_WIDTH),
         "mask": torch.ones(batch, MAX_TOKENS, dtype=torch.bool),
-        "image": torch.zeros(batch, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8),
-        "state": torch.zeros(batch, STATE_DIM),
+        "image": torch.zeros(batch, camera.height, camera.width, 3, dtype=torch.uint8),
+        "state": torch.zeros(batch, len(body.state_names)),
     }

@@ -1,7 +1,7 @@
 """A bundle: the folder that holds one exported policy, sealed by its manifest.
 
 The manifest names every file with its size and SHA-256. Nothing of a bundle is opened before all of
-it has been checked; what is missing, altered, foreign or made for another contract is refused.
+it has been checked; what is missing, altered or foreign is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
+from bridge.embodiment import Embodiment
 from bridge.files import sha256_of, write_bytes, write_json
+from policy.runtime.legacy import embodiment_of
 from policy.runtime.text_encoder import MODEL_FILE, TOKENIZER_FILE
 
 MANIFEST_FILE = "manifest.json"
@@ -31,7 +33,7 @@ DECODE_FILE = "decode.onnx"
 WEIGHTS_FILE = "weights.bin"
 POLICY_FILES = (WORDS_FILE, PREFILL_FILE, DECODE_FILE, WEIGHTS_FILE)
 REQUIRED_FILES = (*POLICY_FILES, MODEL_FILE, TOKENIZER_FILE)
-FORMAT = 2
+FORMAT = 3
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -48,7 +50,8 @@ class FileRecord:
 class Manifest:
     """What a bundle says of itself.
 
-    `model_id` and `normalisation_id` are the ones of the handshake. `slots` maps each slot of an
+    `model_id` and `normalisation_id` are the ones of the handshake. `embodiment` is the robot that
+    the policy knows, with the cameras that it looks through. `slots` maps each slot of an
     instruction's meaning to its values. `bands` is how many decoding steps a whole chunk takes.
     `quantization`, `provenance` and `parity` (differences from the float32 checkpoint, measured at
     export) are for people and reports.
@@ -56,7 +59,7 @@ class Manifest:
 
     model_id: str
     normalisation_id: str
-    contract: str
+    embodiment: Embodiment
     slots: dict[str, list[str]]
     bands: int
     quantization: dict[str, Any]
@@ -93,7 +96,7 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Reads and checks the manifest alone: its form, its contract and the names of its files."""
+    """Reads and checks the manifest alone: its form, and the names of its files."""
     folder = Path(folder)
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
@@ -104,16 +107,16 @@ def load_manifest(folder: Path) -> Manifest:
             "'hitogata export' wrote"
         )
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if content.get("format") == 2:
+            content |= {"format": FORMAT, "embodiment": embodiment_of(content.get("contract"))}
+        manifest = msgspec.convert(content, Manifest)
     except msgspec.MsgspecError as error:
         raise UserError(f"{path} is not a bundle's manifest ({error}): {_REMEDY}") from error
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
     if manifest.format != FORMAT:
         raise UserError(f"{path} has format {manifest.format}, not {FORMAT}: {_REMEDY}")
-    if manifest.contract != contract_hash():
-        raise UserError(
-            f"{path} was made for contract {manifest.contract}, this is {contract_hash()}: "
-            "export again with this version or install the version that made it"
-        )
     for name in manifest.files:
         if not _PLAIN_NAME.fullmatch(name):
             raise UserError(f"{path} names a file outside its folder ({name!r}): {_REMEDY}")

@@ -13,13 +13,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
-import onnxruntime as ort
 
+from assets.inference import ort
 from bridge.contract import (
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    IMAGE_SIZE,
-    STATE_FIELDS,
     ActionChunk,
     Observation,
     Status,
@@ -27,7 +23,10 @@ from bridge.contract import (
     UserError,
     check_instruction,
 )
+from bridge.embodiment import Embodiment
+from bridge.pictures import as_known
 from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
     Interpretation,
     insist_on,
@@ -77,29 +76,32 @@ class Parts(Protocol):
 
 
 class GraphPolicy:
-    """A `bridge.contract.Policy` around a model's parts.
+    """A `bridge.contract.Policy` for the robot `body` around a model's parts.
 
-    `tokens_per_step` (18, 36 or 108) are emitted by one decoding step. With `deadline_s`, decoding
-    stops after the step that passes it; what is there by then is a smooth, coarser chunk. `blind`
-    makes a baseline that is told nothing by words or sees nothing.
+    `tokens_per_step` are emitted by one decoding step: those of one band, by default, or several.
+    With `deadline_s`, decoding stops after the step that passes it; what is there by then is a
+    smooth, coarser chunk. `blind` makes a baseline that is told nothing by words or sees nothing.
     """
 
     def __init__(
         self,
         parts: Parts,
         encoder: TextEncoder,
+        body: Embodiment,
         slots: Mapping[str, Sequence[str]],
         bands: int,
-        tokens_per_step: int = COMMAND_DIM,
+        tokens_per_step: int | None = None,
         blind: Blind | None = None,
         deadline_s: float | None = None,
     ) -> None:
-        choices = [COMMAND_DIM * n for n in range(1, bands + 1) if bands % n == 0]
-        if tokens_per_step not in choices:
+        band = len(body.commands)
+        choices = [band * n for n in range(1, bands + 1) if bands % n == 0]
+        if tokens_per_step not in (None, *choices):
             raise UserError(f"{tokens_per_step} tokens per step is not possible: choose {choices}")
+        self.embodiment = body
         self.slots = {name: tuple(values) for name, values in slots.items()}
         self.bands = bands
-        self.tokens_per_step = tokens_per_step
+        self.tokens_per_step = tokens_per_step or band
         self.blind = blind
         self.deadline_s = deadline_s
         self._parts = parts
@@ -143,37 +145,25 @@ class GraphPolicy:
         self, keys: np.ndarray, values: np.ndarray, start_s: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (1, bands, 18) and commands (1, 16, 18) after a prefill begun at `start_s`."""
-        step = self.tokens_per_step // COMMAND_DIM
-        commands = np.zeros((1, CHUNK_STEPS, COMMAND_DIM), np.float32)
-        tokens: list[np.ndarray] = []
-        for first in range(0, self.bands, step):
-            previous = np.zeros((1, step, COMMAND_DIM), np.int64)
-            known = np.zeros((1, step), bool)
-            if tokens:
-                # Only a step's first band has its forerunner; the others are decoded beside it.
-                previous[:, 0], known[:, 0] = tokens[-1][:, -1], True
-            bands = np.arange(first, first + step)
-            new, commands, keys, values = self._parts.decode(
-                bands, previous, known, commands, keys, values
-            )
-            tokens.append(new)
-            if self.deadline_s is not None and time.monotonic() - start_s > self.deadline_s:
-                break
-        return np.concatenate(tokens, axis=1), commands
+
+        def late() -> bool:
+            return self.deadline_s is not None and time.monotonic() - start_s > self.deadline_s
+
+        shape = self.embodiment.chunk_shape
+        step = self.tokens_per_step // shape[1]
+        return decode_bands(self._parts.decode, keys, values, shape, self.bands, step, late=late)
 
     def _inputs(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
-        state = observation.state()
+        known = as_known(observation, self.embodiment)
+        state = known.state
         if not np.isfinite(state).all():
-            wrong = [STATE_FIELDS[i] for i in np.flatnonzero(~np.isfinite(state))[:3]]
+            wrong = [
+                known.embodiment.state_names[i] for i in np.flatnonzero(~np.isfinite(state))[:3]
+            ]
             raise UserError(
                 f"the observation is not finite ({', '.join(wrong)}): check the robot's sensors"
             )
-        image = observation.image
-        if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3) or image.dtype != np.uint8:
-            raise UserError(
-                f"the image is {image.dtype} {image.shape}: send uint8 "
-                f"({IMAGE_SIZE}, {IMAGE_SIZE}, 3)"
-            )
+        image = known.images[self.embodiment.cameras[0].name]
         if self.blind == "image":
             image = np.full_like(image, UNINFORMATIVE_GREY)
         return image[None], state[None]
@@ -217,9 +207,10 @@ class OnnxPolicy(GraphPolicy):
         super().__init__(
             parts,
             TextEncoder(bundle, threads),
+            self.manifest.embodiment,
             self.manifest.slots,
             self.manifest.bands,
-            tokens_per_step or COMMAND_DIM,
+            tokens_per_step,
             blind,
             deadline_s,
         )

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from assets import asset_path
+from assets.inference import ort
 from bridge.contract import UserError
 
 MODEL_FILE = "text_encoder.onnx"

@@ -1,0 +1,1 @@
+"""Imitation of demonstrations: batches, losses, the trainer, checkpoints."""

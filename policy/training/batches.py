@@ -17,26 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridge.contract import (
-    CHUNK_STEPS,
-    COMMAND_DIM,
-    IMAGE_SIZE,
-    STATE_CONTEXT,
-    UserError,
+from bridge.contract import UserError
+from bridge.data.dataset import (
+    Episode,
+    episode_count,
+    read_embodiment,
+    read_episodes,
+    read_slots,
 )
-from bridge.data.dataset import Episode, episode_count, read_episodes, read_slots
 from bridge.data.sentences import Sentences, read_sentences
-from bridge.files import text_array, write_npz
+from bridge.embodiment import Embodiment
+from bridge.files import read_npz, reading, text_array, write_npz
 from bridge.symmetry import mirror_commands, mirror_states
 from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
-from policy.model.vla import TOKENS_PER_STEP, known_bands
+from policy.model.vla import BANDS_PER_STEP, known_bands
+from policy.runtime.legacy import release_0_1
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 Slots = tuple[tuple[str, tuple[str, ...]], ...]
 
-# The part of the state that repeats the command in execution.
-COMMAND_STATE = slice(STATE_CONTEXT.start - COMMAND_DIM, STATE_CONTEXT.start)
 # Below this a state that hardly moved in the data would be blown up by normalisation.
 LEAST_DEVIATION = 0.02
 
@@ -87,16 +87,17 @@ class Batch(NamedTuple):
 
 @dataclass
 class Demonstrations:
-    """All frames and labels of one or more datasets.
+    """All frames and labels of one or more datasets of one robot, a G1 as far as sizes go.
 
-    Per frame: `images` (N, 96, 96, 3) uint8 and `state` (N, 86). Per label: its `frame` (M,),
-    `instruction` (M,), `context` (M, 4), `commands` (M, 16, 18), `status` (M,), `slots` (M, S) and
-    `place` (M, 2).
+    Per frame: `images` (N, 96, 96, 3) uint8 of the first camera, and `state` (N, 86). Per label:
+    its `frame` (M,), `instruction` (M,), `context` (M, 4), `commands` (M, 16, 18), `status` (M,),
+    `slots` (M, S) and `place` (M, 2).
     Per instruction: `text`, `word_states` (I, 24, 384) float16 and `word_mask` (I, 24).
     The last `n_held_out` labels belong to episodes that training never draws.
     `sentences` (K,) are instructions known by words alone, `sentence_slots` (K, S) their meaning.
     """
 
+    embodiment: Embodiment
     slot_names: Slots
     images: np.ndarray
     state: np.ndarray
@@ -122,8 +123,8 @@ class Demonstrations:
     def state_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation (86,) of the states as the policy is given them."""
         mean, deviation = self.state.mean(0), self.state.std(0)
-        mean[STATE_CONTEXT] = self.context.mean(0)
-        deviation[STATE_CONTEXT] = self.context.std(0)
+        context = self.embodiment.context
+        mean[context], deviation[context] = self.context.mean(0), self.context.std(0)
         return mean, np.maximum(deviation, LEAST_DEVIATION)
 
     def draw(self, rng: np.random.Generator, size: int, augmentation: Augmentation | None) -> Batch:
@@ -164,20 +165,20 @@ class Demonstrations:
         self, labels: np.ndarray, rng: np.random.Generator, augmentation: Augmentation | None
     ) -> Batch:
         """The given labels (B,), with noise if asked for."""
-        frames = self.frame[labels]
+        frames, body = self.frame[labels], self.embodiment
         images, state = self.images[frames], self.state[frames]
-        state[:, STATE_CONTEXT] = self.context[labels]
+        state[:, body.context] = self.context[labels]
         commands, place = self.commands[labels].astype(np.float32), self.place[labels]
         place = place.astype(np.float32)
         instructions = self.instruction[labels]
         if augmentation is not None:
             seen = self._of(augmentation.seen_actions, labels) & (place[:, 0] >= 0)
             other = seen & (rng.random(len(labels)) < augmentation.other_context)
-            state[other, STATE_CONTEXT] = self.context[rng.permutation(labels)[other]]
+            state[other, body.context] = self.context[rng.permutation(labels)[other]]
             turned = seen & (rng.random(len(labels)) < augmentation.mirrored)
             images[turned] = images[turned, :, ::-1]
-            state[turned] = mirror_states(state[turned])
-            commands[turned] = mirror_commands(commands[turned])
+            state[turned] = mirror_states(body, state[turned])
+            commands[turned] = mirror_commands(body, commands[turned])
             place[turned, 0] = 1 - place[turned, 0]
             images = augment_images(rng, images, augmentation)
             state = self._augment_state(rng, state, augmentation)
@@ -221,10 +222,11 @@ class Demonstrations:
     ) -> np.ndarray:
         mean, deviation = self._moments
         scale = augmentation.noise * deviation
-        scale[STATE_CONTEXT] = [augmentation.elapsed_s, *[augmentation.odometry] * 3]
+        scale[self.embodiment.context] = [augmentation.elapsed_s, *[augmentation.odometry] * 3]
         state = state + scale * rng.standard_normal(state.shape, dtype=np.float32)
         hidden = rng.random(len(state)) < augmentation.hidden_command
-        state[hidden, COMMAND_STATE] = mean[COMMAND_STATE]
+        command = self.embodiment.state_parts["command"]
+        state[hidden, command] = mean[command]
         return state.astype(np.float32)
 
     def __post_init__(self) -> None:
@@ -235,7 +237,7 @@ class Demonstrations:
 
 def draw_known(rng: np.random.Generator, size: int) -> Tensor:
     """(size, 6) bool: each sample practises one of the ways of decoding, six steps most often."""
-    patterns = torch.stack([known_bands(tokens) for tokens in TOKENS_PER_STEP])
+    patterns = torch.stack([known_bands(bands) for bands in BANDS_PER_STEP])
     return patterns[torch.from_numpy(rng.choice(len(patterns), size, p=(0.5, 0.15, 0.35)))]
 
 
@@ -267,11 +269,14 @@ def load_demonstrations(
     Encoded instructions are kept in the file `cache`.
     """
     slots = tuple(read_slots(folders[0]).items())
+    body = read_embodiment(folders[0], unnamed=release_0_1())
     train: list[Episode] = []
     apart: list[Episode] = []
     for folder in folders:
         if tuple(read_slots(folder).items()) != slots:
             raise UserError(f"{folder} has other slots than {folders[0]}: train on one of them")
+        if found := body.difference(read_embodiment(folder, unnamed=release_0_1())):
+            raise UserError(f"{found} between {folders[0]} and {folder}: train on one of them")
         count = episode_count(folder)
         if not count:
             raise UserError(f"{folder} holds no episode: record some with `hitogata collect`")
@@ -279,12 +284,13 @@ def load_demonstrations(
         for episode in read_episodes(folder):
             (train if episode.index < first_apart else apart).append(episode)
     sentences = [found for folder in folders if (found := read_sentences(folder))]
-    return assemble(train, apart, slots, encode, cache, sentences)
+    return assemble(train, apart, body, slots, encode, cache, sentences)
 
 
 def assemble(
     train: list[Episode],
     apart: list[Episode],
+    body: Embodiment,
     slots: Slots,
     encode: Encode,
     cache: Path | None = None,
@@ -293,12 +299,13 @@ def assemble(
     """One array per quantity, from episodes to train on, episodes to set apart and sentences."""
     episodes = [*train, *apart]
     lengths = [len(episode.state) for episode in episodes]
-    images = np.empty((sum(lengths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    camera = body.cameras[0]
+    images = np.empty((sum(lengths), camera.height, camera.width, 3), np.uint8)
     numbers: dict[str, int] = {}
     frames, instructions = [], []
     start = 0
     for episode, length in zip(episodes, lengths, strict=True):
-        for i, image in enumerate(episode.images):
+        for i, image in enumerate(episode.images[camera.name]):
             images[start + i] = image
         episode.__dict__.pop("images", None)  # cached there too, and pictures are most of it
         labels = episode.labels
@@ -311,13 +318,14 @@ def assemble(
     said = np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
     word_states, word_mask = encode_once(list(numbers), encode, cache)
     return Demonstrations(
+        embodiment=body,
         slot_names=slots,
         images=images,
         state=np.concatenate([episode.state for episode in episodes]),
         frame=np.concatenate(frames),
         instruction=np.concatenate(instructions),
         context=_joined(episodes, "context", 4),
-        commands=_joined(episodes, "commands", CHUNK_STEPS, COMMAND_DIM),
+        commands=_joined(episodes, "commands", *body.chunk_shape),
         status=_joined(episodes, "status"),
         slots=_joined(episodes, "slots", len(slots)),
         place=_joined(episodes, "place", 2),
@@ -342,7 +350,9 @@ def encode_once(
         np.empty((0, MAX_TOKENS), bool),
     )
     if cache is not None and cache.is_file():
-        with np.load(cache) as stored:
+        remedy = "delete it: it is made again"
+        stored = read_npz(cache, remedy)
+        with reading(cache, remedy):
             known = {text: i for i, text in enumerate(json.loads(stored["texts"].tobytes()))}
             states, mask = stored["states"], stored["mask"]
     missing = [text for text in texts if text not in known]

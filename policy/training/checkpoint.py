@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bridge.contract import UserError, contract_hash
+from bridge.contract import UserError
+from bridge.embodiment import Embodiment
 from bridge.files import write_bytes
 from policy.model.vla import Model, ModelConfig
+from policy.runtime.legacy import embodiment_of
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 MODEL, AVERAGE, OPTIMIZER = "model.", "average.", "optimizer."
@@ -37,7 +39,8 @@ def save_checkpoint(
     tensors = _prefixed(MODEL, model.state_dict()) | _prefixed(AVERAGE, average.state_dict())
     if optimizer is not None:
         tensors |= _prefixed(OPTIMIZER, _moments(model, optimizer))
-    content = {"config": model.config.to_dict(), "contract": contract_hash(), **numbers}
+    about = {"config": model.config.to_dict(), "embodiment": model.embodiment.to_dict()}
+    content = about | numbers
     metadata = {_METADATA_KEY: json.dumps(content)}
     write_bytes(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
@@ -63,13 +66,13 @@ def load_checkpoint(
 def load_model(path: Path) -> Model:
     """The averaged model of a checkpoint file, or of a run's folder, in evaluation mode."""
     tensors, numbers = _read(path, (AVERAGE,))
-    model = Model(ModelConfig.from_dict(numbers["config"]))
+    model = Model(ModelConfig.from_dict(numbers["config"]), numbers["embodiment"])
     model.load_state_dict(_unprefixed(AVERAGE, tensors))
     return model.eval()
 
 
 def read_numbers(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: config, contract, step, elapsed_s, samples and so on."""
+    """What a checkpoint says of itself: config, embodiment, step, elapsed_s, samples and so on."""
     return _read(path, ())[1]
 
 
@@ -85,9 +88,12 @@ def _read(path: Path, prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], dic
             tensors = {name: content.get_tensor(name) for name in names} if prefixes else {}
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{file} is no checkpoint of hitogata: choose another file") from error
-    if numbers.get("contract") != contract_hash():
-        raise UserError(f"{file} was trained for another contract: train again")
-    return tensors, numbers
+    named = numbers.get("embodiment")
+    try:
+        body = Embodiment.from_dict(named) if named else embodiment_of(numbers.get("contract"))
+    except (ValueError, UserError) as error:
+        raise UserError(f"{file} cannot be used: {error}") from error
+    return tensors, numbers | {"embodiment": body}
 
 
 def _moments(model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bridge.contract import BASE_HEIGHT, COMMAND_DIM, Status
+from bridge.contract import Status
 from policy.model.action_codec import BINS, ActionCodec
 from policy.model.vla import Output
 from policy.training.batches import Batch
@@ -26,25 +26,26 @@ PLACE_WEIGHT = 0.5
 PLACE_BLUR = 0.6
 
 
-def token_weights() -> Tensor:
+def token_weights(codec: ActionCodec) -> Tensor:
     """(6, 18) weights of the tokens' losses, with mean one."""
-    dimensions = torch.ones(COMMAND_DIM)
-    dimensions[:BASE_HEIGHT] = VELOCITY_WEIGHT
+    dimensions = torch.ones(codec.step.shape[1])
+    dimensions[codec.velocities] = VELOCITY_WEIGHT
     weights = torch.tensor(BAND_WEIGHTS).unsqueeze(1) * dimensions
     return weights / weights.mean()
 
 
-def action_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+def action_loss(logits: Tensor, tokens: Tensor, codec: ActionCodec) -> Tensor:
     """Cross-entropy of logits (B, 6, 18, 256) with tokens (B, 6, 18), blurred a little."""
     places = torch.stack([(tokens + i).clamp(0, BINS - 1) for i, _ in NEIGHBOURS], dim=-1)
     shares = torch.tensor([share for _, share in NEIGHBOURS])
     right = (logits.gather(-1, places) * shares).sum(-1)
-    return ((torch.logsumexp(logits, dim=-1) - right) * token_weights()).mean()
+    return ((torch.logsumexp(logits, dim=-1) - right) * token_weights(codec)).mean()
 
 
 def chunk_loss(predicted: Tensor, commands: Tensor, codec: ActionCodec) -> Tensor:
     """L1 between chunks (B, 16, 18), in units of each dimension's range."""
-    weights = token_weights()[0] / token_weights()[0].mean()
+    weights = token_weights(codec)[0]
+    weights = weights / weights.mean()
     scale = codec.step[0] * (BINS / 8)
     return ((predicted - commands).abs() / scale * weights).mean()
 
@@ -59,7 +60,7 @@ def status_weights(status: Tensor) -> Tensor:
 def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) -> dict[str, Tensor]:
     """Every loss by name, and their weighted sum as "total". `weights` as of `status_weights`."""
     if output.bands.dim() == 4:
-        action = action_loss(output.bands, codec.encode(batch.commands))
+        action = action_loss(output.bands, codec.encode(batch.commands), codec)
     else:
         action = chunk_loss(output.bands, batch.commands, codec)
     status = F.cross_entropy(output.status, batch.status, weight=weights)
@@ -111,4 +112,4 @@ def mean_velocity(commands: Tensor, codec: ActionCodec) -> Tensor:
     """Mean base velocity (B, 3) of chunks, -1 to 1 over the range of the bins."""
     first_band = codec.coefficients(commands)[:, 0]
     places = (first_band - codec.origin[0]) / (codec.step[0] * (BINS / 2)) - 1
-    return places[:, :BASE_HEIGHT]
+    return places[:, codec.velocities]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from bridge.contract import COMMAND_DIM
 from policy.model.action_codec import BANDS
 from policy.model.stages import TorchParts
 from policy.runtime.onnx_policy import Blind, GraphPolicy
@@ -29,8 +28,9 @@ class TorchPolicy(GraphPolicy):
         super().__init__(
             TorchParts(model),
             TextEncoder(threads=threads),
+            model.embodiment,
             dict(model.config.slots),
             BANDS,
-            tokens_per_step or COMMAND_DIM,
+            tokens_per_step,
             blind,
         )

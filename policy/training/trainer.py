@@ -19,12 +19,13 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from bridge.contract import YAW_RATE, UserError
+from bridge.contract import UserError
 from bridge.files import write_json
 from policy.export.restore import restore_model
 from policy.model.moe import mixtures
 from policy.model.quantize import set_quantized
-from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
+from policy.model.stages import act
+from policy.model.vla import BANDS_PER_STEP, Model, ModelConfig
 from policy.runtime.bundle import is_bundle
 from policy.training.batches import Augmentation, Batch, Demonstrations, Encode, load_demonstrations
 from policy.training.checkpoint import (
@@ -148,20 +149,21 @@ class Trainer:
         found = self._losses(self.average, batch)
         figures = {f"loss_{name}": float(loss) for name, loss in found.items()}
         one_pass: Tensor | None = None
-        for tokens in TOKENS_PER_STEP[:: len(TOKENS_PER_STEP) - 1]:
-            one_pass, status, slots = self.average.act(*batch[:4], tokens_per_step=tokens)
-            error = (one_pass - batch.commands)[..., : YAW_RATE + 1].abs().mean((0, 1))
-            for name, value in zip(("vel_x", "vel_y", "yaw_rate"), error, strict=True):
-                figures[f"{name}_error_{tokens}"] = float(value)
+        body = self.data.embodiment
+        for bands in BANDS_PER_STEP[:: len(BANDS_PER_STEP) - 1]:
+            one_pass, status, slots = act(self.average, *batch[:4], bands)
+            error = (one_pass - batch.commands).abs().mean((0, 1))
+            for place in body.velocities:
+                name = f"{body.command_names[place]}_error_{bands * len(body.commands)}"
+                figures[name] = float(error[place])
             figures["status_right"] = _right(status, batch.status)
             for i, logits in enumerate(slots):
                 name = self.average.config.slots[i][0]
                 figures[f"{name}_right"] = _right(logits, batch.slots[:, i])
         assert one_pass is not None
-        other = self.average.act(
-            batch.states.roll(1, 0), batch.mask.roll(1, 0), *batch[2:4], TOKENS_PER_STEP[-1]
-        )[0]
-        same = (other - one_pass)[..., : YAW_RATE + 1].abs().amax((1, 2)) < 0.05
+        exchanged = batch.states.roll(1, 0), batch.mask.roll(1, 0)
+        other = act(self.average, *exchanged, *batch[2:4], BANDS_PER_STEP[-1])[0]
+        same = (other - one_pass)[..., body.velocities].abs().amax((1, 2)) < 0.05
         figures["ignored_words"] = float(same.float().mean())
         return figures
 
@@ -172,8 +174,11 @@ class Trainer:
             model = restore_model(start, self.config.model) if restored else load_model(start)
             if model.config.slots != self.data.slot_names:
                 raise UserError(f"{start} knows other slots: start from another run")
+            seen = self.data.embodiment.with_cameras(model.embodiment.cameras)
+            if found := model.embodiment.difference(seen):
+                raise UserError(f"{found} in the data than in {start}: start from another run")
             return model
-        model = Model(replace(self.config.model, slots=self.data.slot_names))
+        model = Model(replace(self.config.model, slots=self.data.slot_names), self.data.embodiment)
         rng = np.random.default_rng(self.config.seed)
         chosen = rng.permutation(self.data.n_labels)[:50_000]
         model.codec.fit(self.data.commands[chosen])

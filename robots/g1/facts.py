@@ -8,10 +8,6 @@ from functools import lru_cache
 import numpy as np
 
 from assets import asset_path
-from bridge.contract import JOINT_NAMES
-
-WAIST_PITCH = JOINT_NAMES.index("waist_pitch_joint")
-
 
 N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first in the SDK order
 
@@ -19,7 +15,7 @@ N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first i
 @lru_cache
 def facts() -> dict:
     """The published facts of the 29-joint Unitree G1 (assets/robots/g1_facts.json)."""
-    return json.loads(asset_path("robots/g1_facts.json").read_text())
+    return json.loads(asset_path("robots/g1_facts.json").read_text(encoding="utf-8"))
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""The reference gait: what the legs would do if balance were free.
+"""The reference gait: what the legs would do if balance were free, and the clock that it follows.
 
 The walker's network only corrects it. All functions broadcast over leading dimensions. Lengths m,
 angles rad, phases in [0, 1): stance below a half, swing above.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bridge.contract import STANDING_HEIGHT_M
+from robots.g1.embodiment import CONTROL_HZ, STANDING_HEIGHT_M
 
 PERIOD_S = 0.74
 LIFT_M = 0.07
@@ -87,6 +87,37 @@ def pace(capture: np.ndarray) -> np.ndarray:
     away by a factor of four within half a period, so the next step had better be early.
     """
     return np.where(_lean(capture) > HURRY_RAD, 2.0, 1.0)
+
+
+def start_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
+    """The clock as a step begins: a stand that tips over to the left lifts the left foot first.
+
+    `capture` (..., 2) rad as of `capture_offset`.
+    """
+    starting = (phase == 0) & ~is_moving(velocity) & is_tipping(capture, phase)
+    return np.where(starting & (capture[..., 1] > 0), 0.5, phase)
+
+
+def is_stepping(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
+    """Whether the clock runs: for the command, to save the balance, or to end a step begun."""
+    return is_moving(velocity) | is_tipping(capture, phase) | (phase > 0)
+
+
+def advance_clock(
+    phase: np.ndarray, unasked_s: np.ndarray, velocity: np.ndarray, capture: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The phase, and how long nothing has asked for steps, one control period later.
+
+    On a stand in balance the phase rests at zero. A clock that nothing asks for any more ends its
+    step and takes a whole one in place: a stand with one foot ahead does not last.
+    """
+    ticking = phase + pace(capture) / (CONTROL_HZ * PERIOD_S)
+    wanted = is_moving(velocity) | is_tipping(capture, phase)
+    unasked_s = np.where(wanted, 0.0, unasked_s + 1.0 / CONTROL_HZ)
+    step_ends = (ticking >= 1.0) | ((phase < 0.5) & (ticking >= 0.5))
+    in_place = unasked_s > 0.5 * PERIOD_S - 0.5 / CONTROL_HZ
+    rests = ~wanted & ((phase == 0) | (step_ends & in_place))
+    return np.where(rests, 0.0, ticking % 1.0), unasked_s
 
 
 def _lean(capture: np.ndarray) -> np.ndarray:

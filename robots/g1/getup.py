@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge.contract import CONTROL_HZ, JOINT_NAMES, N_JOINTS
-from bridge.control.safety import KNEES, SafetyConfig, is_falling
+from bridge.control.safety import SafetyConfig, is_falling
 from bridge.symmetry import joint_mirror
-from robots.g1.facts import WAIST_PITCH, joint_facts
+from robots.g1.embodiment import CONTROL_HZ, G1, JOINT_NAMES, KNEES, N_JOINTS, WAIST_PITCH
+from robots.g1.facts import joint_facts
 
 # Stiffer than for walking, within the same limits of effort: limbs that lift the body must not sag.
 STIFFNESS_RATIO, DAMPING_RATIO = 2.5, 1.6
@@ -39,7 +39,7 @@ class Pose:
         targets = np.zeros(N_JOINTS)
         for name, angle in zip(LEFT, self.limbs, strict=True):
             targets[JOINT_NAMES.index(f"left_{name}_joint")] = angle
-        source, sign = joint_mirror()
+        source, sign = joint_mirror(G1)
         targets = targets + targets[source] * sign
         targets[WAIST_PITCH] = self.waist
         for name, angle in self.one_side:
@@ -112,7 +112,7 @@ class GetUp:
         Joints (29,) rad; angular velocity (3,) rad/s and gravity (3,), both in the base frame.
         """
         if self._start is None:
-            self._start = np.asarray(joint_pos, dtype=np.float64)
+            self._start = np.array(joint_pos, dtype=np.float64)
         now_s = (self._period + 1) / CONTROL_HZ
         if now_s > self._ends_s[-1] + 0.5 / CONTROL_HZ:
             fallen = is_falling(gravity, ang_vel, joint_pos[KNEES], SafetyConfig())
@@ -143,7 +143,7 @@ class GetUp:
             self._play(RISE)
 
     def _play(self, poses: tuple[Pose, ...], mirrored: bool = False) -> None:
-        source, sign = joint_mirror()
+        source, sign = joint_mirror(G1)
         targets = [pose.targets() for pose in poses]
         if self._poses:
             self._start = self._poses[-1]

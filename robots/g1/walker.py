@@ -10,55 +10,32 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from assets import asset_path
-from bridge.contract import (
+from assets.inference import ort
+from bridge.contract import UserError
+from robots.g1 import gait
+from robots.g1.embodiment import (
+    ARM_SPEED_RAD_S,
     ARMS,
     BASE_HEIGHT,
     CONTROL_HZ,
+    G1,
+    HEIGHT_RATE_M_S,
+    HIGHEST_M,
     JOINT_NAMES,
+    LOWEST_M,
     N_ARM_JOINTS,
     STANDING_HEIGHT_M,
-    UserError,
+    WAIST_PITCH,
 )
-from bridge.control.safety import Limits
-from robots.g1 import gait
-from robots.g1.facts import N_LEG_WAIST_JOINTS, WAIST_PITCH, joint_facts
+from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 
 OBSERVATION_DIM = 86
-# Command ranges the walker is trained for: m/s, m/s, rad/s.
-VELOCITY_LOW = np.array([-0.6, -0.4, -1.0], dtype=np.float32)
-VELOCITY_HIGH = np.array([1.0, 0.4, 1.0], dtype=np.float32)
-LOWEST_M, HIGHEST_M = 0.5, STANDING_HEIGHT_M
-HEIGHT_RATE_M_S = 0.25
 DEEPEST_BOW_RAD, BOW_RATE_RAD_S = 0.5, 0.5
-ARM_SPEED_RAD_S = 3.0
 # Turns are corrected by 3 rad/s for each rad that was turned too little in the last ten seconds.
 HEADING_GAIN_1_S, HEADING_MEMORY_S = 3.0, 10.0
 FASTEST_TURN_RAD_S = 1.5  # of the network, so that a turn at the end of its range can be corrected
-
-
-# What a command may change by within a second: four times and twice what tasks ask of base and
-# arms, but no faster than legs can follow and the base can come to rest within HOLD's ramp.
-BASE_RATE = np.array([6.0, 4.0, 8.0, 2 * HEIGHT_RATE_M_S])
-ARM_RATE_CHANGE_RAD_S2 = 40.0
-
-
-@lru_cache
-def command_limits() -> Limits:
-    """The limits of a command for this walker and these arms."""
-    arm_low, arm_high = joint_facts("range_rad")[-N_ARM_JOINTS:].T
-    rate = np.concatenate([BASE_RATE, np.full(N_ARM_JOINTS, ARM_SPEED_RAD_S)])
-    rate_change = np.concatenate(
-        [CONTROL_HZ * BASE_RATE, np.full(N_ARM_JOINTS, ARM_RATE_CHANGE_RAD_S2)]
-    )
-    return Limits(
-        low=np.concatenate([VELOCITY_LOW, [LOWEST_M], arm_low]),
-        high=np.concatenate([VELOCITY_HIGH, [HIGHEST_M], arm_high]),
-        rate=rate,
-        rate_change=rate_change,
-    )
 
 
 @lru_cache
@@ -133,37 +110,6 @@ def joint_targets(
     return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
 
 
-def start_phase(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
-    """The clock as a step begins: a stand that tips over to the left lifts the left foot first.
-
-    `capture` (..., 2) rad as of `gait.capture_offset`.
-    """
-    starting = (phase == 0) & ~gait.is_moving(velocity) & gait.is_tipping(capture, phase)
-    return np.where(starting & (capture[..., 1] > 0), 0.5, phase)
-
-
-def is_stepping(phase: np.ndarray, velocity: np.ndarray, capture: np.ndarray) -> np.ndarray:
-    """Whether the clock runs: for the command, to save the balance, or to end a step begun."""
-    return gait.is_moving(velocity) | gait.is_tipping(capture, phase) | (phase > 0)
-
-
-def advance_clock(
-    phase: np.ndarray, unasked_s: np.ndarray, velocity: np.ndarray, capture: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The phase, and how long nothing has asked for steps, one control period later.
-
-    On a stand in balance the phase rests at zero. A clock that nothing asks for any more ends its
-    step and takes a whole one in place: a stand with one foot ahead does not last.
-    """
-    ticking = phase + gait.pace(capture) / (CONTROL_HZ * gait.PERIOD_S)
-    wanted = gait.is_moving(velocity) | gait.is_tipping(capture, phase)
-    unasked_s = np.where(wanted, 0.0, unasked_s + 1.0 / CONTROL_HZ)
-    step_ends = (ticking >= 1.0) | ((phase < 0.5) & (ticking >= 0.5))
-    in_place = unasked_s > 0.5 * gait.PERIOD_S - 0.5 / CONTROL_HZ
-    rests = ~wanted & ((phase == 0) | (step_ends & in_place))
-    return np.where(rests, 0.0, ticking % 1.0), unasked_s
-
-
 def hold_heading(
     heading_error: np.ndarray, velocity: np.ndarray, ang_vel: np.ndarray, capture: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -201,14 +147,115 @@ def follow_pitch(pitch: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return _towards(pitch, np.clip(wanted, 0.0, DEEPEST_BOW_RAD), BOW_RATE_RAD_S)
 
 
+@lru_cache
+def _joint_range() -> tuple[np.ndarray, np.ndarray]:
+    """(29,) rad least and most of every joint."""
+    low, high = joint_facts("range_rad").T
+    return low.copy(), high.copy()  # each in one piece
+
+
 def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
     """What is wanted, or as near to it as `rate` per second allows in one control period."""
     step = rate / CONTROL_HZ
     return now + np.minimum(np.maximum(wanted - now, -step), step)
 
 
+class ControlLaw:
+    """What surrounds the walker's network, of one robot or many: posture, arms, clock and heading.
+
+    A control period is `observe`, the network, `act`: at run time and in training alike. All
+    attributes are arrays with a row for each robot, or without such a dimension for one robot.
+    """
+
+    def __init__(self, n: int | None = None):
+        lead = () if n is None else (n,)
+        self.phase, self.unasked_s, self.heading_error = (np.zeros(lead) for _ in range(3))
+        self.height, self.pitch = np.zeros(lead), np.zeros(lead)
+        self.arms = np.zeros((*lead, N_ARM_JOINTS))
+        self.action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
+        self.reset()
+
+    def reset(self, robots: np.ndarray | None = None) -> None:
+        """Forgets all steps; of those robots alone that a (n,) bool marks."""
+        forgotten = ... if robots is None else robots
+        self.phase[forgotten] = self.unasked_s[forgotten] = self.heading_error[forgotten] = 0.0
+        self.action[forgotten] = 0.0
+        self.height[forgotten], self.pitch[forgotten] = STANDING_HEIGHT_M, 0.0
+        self.arms[forgotten] = np.nan  # unknown: the next step reads where they are
+
+    def part(self, robots: np.ndarray) -> ControlLaw:
+        """A copy for those robots alone that a (n,) bool marks."""
+        law = ControlLaw()
+        vars(law).update({name: value[robots] for name, value in vars(self).items()})
+        return law
+
+    def observe(
+        self,
+        command: np.ndarray,
+        torso_pitch: np.ndarray,
+        joint_pos: np.ndarray,
+        joint_vel: np.ndarray,
+        ang_vel: np.ndarray,
+        gravity: np.ndarray,
+        arm_speed: float | np.ndarray = ARM_SPEED_RAD_S,
+    ) -> np.ndarray:
+        """(..., 86) float32: what the network reads as a control period begins.
+
+        Posture and arms begin to follow an (..., 18) command and a (...) rad torso pitch within
+        their ranges; the rest is as of `walker_observation`.
+        """
+        self.velocity = command[..., :BASE_HEIGHT].copy()
+        arms = np.where(np.isnan(self.arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self.arms)
+        self.arms[...] = follow_arms(arms, command[..., ARMS], arm_speed)
+        self.height[...] = follow_height(self.height, command[..., BASE_HEIGHT])
+        self.pitch[...] = follow_pitch(self.pitch, torso_pitch)
+        self.posture = gait.posture(self.height, self.pitch)
+        self.joint_offset = joint_offsets(joint_pos, self.posture)
+        self.capture = gait.capture_offset(gravity, ang_vel, self.joint_offset, joint_vel)
+        self.phase[...] = gait.start_phase(self.phase, self.velocity, self.capture)
+        self.stepping = gait.is_stepping(self.phase, self.velocity, self.capture)
+        self.asked, self.heading_error[...] = hold_heading(
+            self.heading_error, self.velocity, ang_vel, self.capture
+        )
+        return self.observation(self.joint_offset, joint_vel, ang_vel, gravity)
+
+    def observation(
+        self,
+        joint_offset: np.ndarray,
+        joint_vel: np.ndarray,
+        ang_vel: np.ndarray,
+        gravity: np.ndarray,
+    ) -> np.ndarray:
+        """(..., 86) float32: the moment last observed, had the sensors said this."""
+        return walker_observation(
+            self.asked,
+            self.height,
+            self.pitch,
+            self.phase,
+            joint_offset,
+            joint_vel,
+            ang_vel,
+            gravity,
+            self.action,
+            self.stepping,
+        )
+
+    def act(self, action: np.ndarray) -> np.ndarray:
+        """(..., 29) rad within the joints' ranges: the targets that a (..., 15) action makes."""
+        self.action = action
+        targets = joint_targets(
+            action, self.phase, self.asked, self.posture, self.pitch, self.arms, self.stepping
+        )
+        # The clock follows the balance that the command was computed from.
+        self.phase[...], self.unasked_s[...] = gait.advance_clock(
+            self.phase, self.unasked_s, self.velocity, self.capture
+        )
+        low, high = _joint_range()
+        return np.minimum(np.maximum(targets, low), high)
+
+
 class Walker:
-    """The walker of one robot, or of `n`: the network and the little state kept between steps.
+    """The walker of one robot, or of `n`: the network within its control law.
 
     `clamped` counts the robots' steps whose velocity, height or pitch was out of the trained
     range, or whose arms were told to go beyond their joints' ranges.
@@ -221,11 +268,11 @@ class Walker:
         path = Path(path) if path else asset_path("models/walker.onnx")
         if not path.is_file():
             raise UserError(f"walker {path} does not exist; train one with: hitogata walk")
-        options = onnxruntime.SessionOptions()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
+            self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has a class for each way to be no graph
@@ -234,24 +281,11 @@ class Walker:
             ) from error
         _check_walker(path, self._session)
         self.clamped = 0
-        self._range = joint_facts("range_rad").T
-        lead = () if n is None else (n,)
-        self._phase = np.zeros(lead)
-        self._unasked_s = np.zeros(lead)
-        self._action = np.zeros((*lead, N_LEG_WAIST_JOINTS), dtype=np.float32)
-        self._arms = np.zeros((*lead, N_ARM_JOINTS))
-        self._height, self._pitch = np.zeros(lead), np.zeros(lead)
-        self._heading_error = np.zeros(lead)
-        self.reset()
+        self._law = ControlLaw(n)
 
     def reset(self, robots: np.ndarray | None = None) -> None:
         """Forgets all steps; of those robots alone that a (n,) bool marks."""
-        forgotten = ... if robots is None else robots
-        self._phase[forgotten] = self._unasked_s[forgotten] = 0.0
-        self._heading_error[forgotten] = 0.0
-        self._action[forgotten] = 0.0
-        self._height[forgotten], self._pitch[forgotten] = STANDING_HEIGHT_M, 0.0
-        self._arms[forgotten] = np.nan  # unknown: the next step reads where they are
+        self._law.reset(robots)
 
     def step(
         self,
@@ -279,50 +313,24 @@ class Walker:
             if not np.isfinite(values).all():
                 raise ValueError(f"the walker was given {name} that are not finite")
         self.clamped += int(_is_outside(command, torso_pitch).sum())
-        command = np.clip(command, command_limits().low, command_limits().high)
-        velocity = command[..., :BASE_HEIGHT]
-        arms = np.where(np.isnan(self._arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self._arms)
-        self._arms = follow_arms(arms, command[..., ARMS])
-        self._height[...] = follow_height(self._height, command[..., BASE_HEIGHT])
-        self._pitch[...] = follow_pitch(self._pitch, np.asarray(torso_pitch))
-        posture = gait.posture(self._height, self._pitch)
-        joint_offset = joint_offsets(joint_pos, posture)
-        capture = gait.capture_offset(gravity, ang_vel, joint_offset, joint_vel)
-        phase = start_phase(self._phase, velocity, capture)
-        stepping = is_stepping(phase, velocity, capture)
-        asked, error = hold_heading(self._heading_error, velocity, ang_vel, capture)
-        self._heading_error[...] = error
-        observation = walker_observation(
-            asked,
-            self._height,
-            self._pitch,
-            phase,
-            joint_offset,
-            joint_vel,
-            ang_vel,
-            gravity,
-            self._action,
-            stepping,
+        command = np.clip(command, G1.limits.low, G1.limits.high)
+        observation = self._law.observe(
+            command, np.asarray(torso_pitch), joint_pos, joint_vel, ang_vel, gravity
         )
         rows = observation.reshape(-1, OBSERVATION_DIM)
         action = self._session.run(None, {"observation": rows})[0]
-        self._action = action.reshape(self._action.shape)
-        targets = joint_targets(
-            self._action, phase, asked, posture, self._pitch, self._arms, stepping
-        )
-        self._phase, self._unasked_s = advance_clock(phase, self._unasked_s, velocity, capture)
-        return np.minimum(np.maximum(targets, self._range[0]), self._range[1])
+        return self._law.act(action.reshape(self._law.action.shape))
 
 
 def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
     """(...) bool: whether a command asks for more than the walker can do."""
-    limits, rounding = command_limits(), 1e-6  # a metre in float32 is rounded
+    limits, rounding = G1.limits, 1e-6  # a metre in float32 is rounded
     outside = (command < limits.low - rounding) | (command > limits.high + rounding)
     bowed = (np.asarray(pitch) < -rounding) | (np.asarray(pitch) > DEEPEST_BOW_RAD + rounding)
     return outside.any(axis=-1) | bowed
 
 
-def _check_walker(path: Path, session: onnxruntime.InferenceSession) -> None:
+def _check_walker(path: Path, session: ort.InferenceSession) -> None:
     """Refuses a file that is not a walker of this body at this rate."""
     retrain = "train one for this body with: hitogata walk"
     width = session.get_inputs()[0].shape[-1]

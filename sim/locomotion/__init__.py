@@ -1,0 +1,1 @@
+"""Training of the walker: environment, rewards, PPO, curves."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import numpy as np
 from rsl_rl.utils.log_writer import LogWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from bridge.contract import UserError
-from bridge.files import write_bytes, write_json
+from bridge.files import read_json, reading, write_bytes, write_json
 
 NUMBERS, PICTURE = "curves.json", "curves.png"
 # What a panel shows: its label, the curves in it, and its scale. A curve's name may end in "*".
@@ -65,15 +63,14 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
     path = folder / NUMBERS
     if not path.exists():
         return {}
-    try:
-        columns = json.loads(path.read_text())
-        iterations = [int(i) for i in columns.pop("iteration")]
+    remedy = "move it away to go on"
+    columns = read_json(path, remedy, dict[str, list[float | None]])
+    with reading(path, remedy):
+        iterations = [int(i) for i in columns.pop("iteration") if i is not None]
         return {
             name: {i: float(v) for i, v in zip(iterations, values, strict=True) if v is not None}
             for name, values in columns.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} holds no learning curves; move it away to go on") from error
 
 
 def _as_columns(curves: Mapping[str, Mapping[int, float]]) -> dict[str, list[Any]]:

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from mujoco import batch
+from gymnasium.vector.utils import batch_space
 
-from bridge.contract import ARM_HOME_RAD, CONTROL_HZ, N_ARM_JOINTS, STANDING_HEIGHT_M
 from bridge.symmetry import joint_mirror
 from robots.g1 import gait
-from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
-from robots.g1.walker import (
+from robots.g1.embodiment import (
+    ARM_HOME_RAD,
+    ARM_POS,
     ARM_SPEED_RAD_S,
-    DEEPEST_BOW_RAD,
+    ARMS,
+    BASE_HEIGHT,
+    CONTROL_HZ,
+    G1,
     HIGHEST_M,
     LOWEST_M,
-    OBSERVATION_DIM,
+    N_ARM_JOINTS,
+    STAND_COMMAND,
+    STANDING_HEIGHT_M,
     VELOCITY_HIGH,
     VELOCITY_LOW,
-    advance_clock,
-    follow_arms,
-    follow_height,
-    follow_pitch,
-    hold_heading,
-    is_stepping,
-    joint_offsets,
-    joint_targets,
-    start_phase,
-    walker_observation,
 )
-from robots.rotations import gravity_in_base, yaw_of
+from robots.g1.facts import N_LEG_WAIST_JOINTS, facts, joint_facts
+from robots.g1.walker import (
+    DEEPEST_BOW_RAD,
+    OBSERVATION_DIM,
+    ControlLaw,
+    joint_offsets,
+)
+from sim.batch import BodyBatch
 from sim.locomotion.rewards import WalkState, walk_rewards
-from sim.robot import CONTROL_SUBSTEPS, walk_model
+from sim.robot import walk_model
 
 DT_S = 1.0 / CONTROL_HZ
 CRITIC_DIM = OBSERVATION_DIM + 3 + 1 + 2 + 2  # + base velocity, height, foot heights, contacts
-SENSORS = (
-    *("base_ang_vel", "base_lin_vel"),
-    *(
-        f"{side}_{kind}"
-        for kind in ("sole_pos", "sole_vel", "sole_up", "touch")
-        for side in ("left", "right")
-    ),
-)
+# An episode ends as the pelvis sinks so far below what is commanded: to crouch is not to walk.
+SUNK_M = 0.2
 
 
 @dataclass(frozen=True)
@@ -82,10 +76,18 @@ class WalkConfig:
 class WalkEnv(gymnasium.vector.VectorEnv):
     """`n_worlds` G1s follow random base velocities and postures while their arms move at random.
 
-    Actions (n, 15) correct the reference gait of legs and waist. Observations (n, 86) are the
-    walker's; `info["critic"]` (n, 94) adds what only the simulation knows. A world that falls or
-    ends resets in the same step. Randomised per world: friction, masses, payload of torso and
-    wrists, where the torso's mass lies, gains, and how many physics steps a command is late.
+    Actions (n, 15) correct the reference gait of legs and waist, in units of `action_scale`, fifty
+    times a second. Observations (n, 86) are the walker's (`walker_observation`), with noise;
+    `info["critic"]` (n, 94) adds what only the simulation knows, and has none. The reward is
+    `walk_rewards`' for a control period. A world terminates as its robot falls, sinks or keeps a
+    foot planted for a cycle and a half, and is truncated after `episode_s`. It begins anew in the
+    same step: what it ended with is in `info["final_obs"]`, without noise, where
+    `info["_final_obs"]` (n,) says so. `info["disturbed"]` (n,) tells who got another command or
+    was pushed, `info["terms"]` the mean of each term of the reward.
+
+    `reset(seed)` draws the bodies anew: friction, masses, payload of torso and wrists, where the
+    torso's mass lies, gains, and how many physics steps a command is late. Equal seeds and actions
+    give equal worlds, bit by bit; without a seed each environment goes its own way.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -96,53 +98,31 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         box = gymnasium.spaces.Box
         self.single_observation_space = box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
         self.single_action_space = box(-10, 10, (N_LEG_WAIST_JOINTS,), np.float32)
-        batched = gymnasium.vector.utils.batch_space
-        self.observation_space = batched(self.single_observation_space, n)
-        self.action_space = batched(self.single_action_space, n)
-        self.model = walk_model()
-        self.batch = batch.Batch(self.model, nsim=n, nthread=config.threads)
-        self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
-        self.ctrl = self.batch.bind("ctrl")
-        self.sensors = self.batch.bind("sensordata")
-        self._columns = {
-            name: slice(int(sensor.adr[0]), int(sensor.adr[0] + sensor.dim[0]))
-            for name in SENSORS
-            for sensor in [self.model.sensor(name)]
-        }
-        self._home = np.array(self.model.key("home").qpos)
-        self._joint_low, self._joint_high = joint_facts("range_rad").T
-        twins, signs = joint_mirror()
-        self._arm_twins = twins[-N_ARM_JOINTS:] - N_LEG_WAIST_JOINTS
-        self._arm_signs = signs[-N_ARM_JOINTS:]
+        self.observation_space = batch_space(self.single_observation_space, n)
+        self.action_space = batch_space(self.single_action_space, n)
+        # Rewards bear sensors that are 7 ms old; what the walker reads comes from the state of now.
+        self.bodies = BodyBatch(walk_model(), n, config.threads, fresh=False)
+        self._home = np.array(self.bodies.model.key("home").qpos[-len(joint_facts("home_rad")) :])
+        self._arm_low, self._arm_high = joint_facts("range_rad")[ARM_POS].T
+        twins, signs = joint_mirror(G1)
+        self._arm_twins = twins[ARM_POS] - N_LEG_WAIST_JOINTS
+        self._arm_signs = signs[ARM_POS]
         self.penalty_factor = 0.1
         self.difficulty = 1.0  # scales noise, arm motion, pushes; training raises it
         self.episode_steps = np.zeros(n, dtype=np.int64)
         self.max_steps = round(config.episode_s * CONTROL_HZ)
-        self._rng = np.random.default_rng(0)
-
-    def sensor(self, name: str) -> np.ndarray:
-        """(n, width) readings of one named sensor."""
-        return self.sensors[:, self._columns[name]]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
+        super().reset(seed=seed)
         n = self.num_envs
-        self.velocity = np.zeros((n, 3))
-        self.height = np.full(n, STANDING_HEIGHT_M)
-        self.height_goal = self.height.copy()
-        self.pitch, self.pitch_goal = np.zeros(n), np.zeros(n)
-        self.phase, self.unasked_s, self.heading_error = np.zeros((3, n))
-        self.action = np.zeros((n, N_LEG_WAIST_JOINTS))
+        self.law = ControlLaw(n)
+        self.command = np.tile(STAND_COMMAND, (n, 1)).astype(np.float64)
+        self.velocity = self.command[:, :BASE_HEIGHT]  # a view
+        self.pitch_goal, self.arm_speed = np.zeros(n), np.full((n, 1), ARM_SPEED_RAD_S)
         self.previous_action = np.zeros((n, N_LEG_WAIST_JOINTS))
-        self.stepping = np.zeros(n, dtype=bool)
-        self.arm_speed = np.full((n, 1), ARM_SPEED_RAD_S)
-        self.arms = np.tile(ARM_HOME_RAD, (n, 1)).astype(np.float64)
-        self.arm_goals = self.arms.copy()
-        self.smooth_velocity = np.zeros((n, 3))
-        self.planted_s = np.zeros((n, 2))
+        self.smooth_velocity, self.planted_s = np.zeros((n, 3)), np.zeros((n, 2))
         self._randomise_bodies()
         self._reset_worlds(np.ones(n, dtype=bool))
         observation, critic = self._observe()
@@ -151,96 +131,49 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        self.previous_action, self.action = self.action, np.asarray(actions, dtype=np.float64)
-        self._move_arms()
-        targets = joint_targets(
-            self.action,
-            self.phase,
-            self.asked,
-            self.posture,
-            self.pitch,
-            self.arms,
-            self.stepping,
-        )
-        self._drive(np.clip(targets, self._joint_low, self._joint_high))
+        self.previous_action = self.law.action
+        self.bodies.step(self.law.act(np.array(actions)), delay=self.delay)
         self.episode_steps += 1
-        # The clock of this step follows the balance that its command was computed from.
-        self.phase, self.unasked_s = advance_clock(
-            self.phase, self.unasked_s, self.velocity, self.capture
-        )
         state = self._walk_state()
         rewards, terms = walk_rewards(state, self.penalty_factor, self.difficulty)
-        fallen = self._fallen(state)
+        fallen = self.bodies.fallen(lowest_m=self.law.height - SUNK_M)
         terminated = fallen | self._planted(state)
         truncated = (self.episode_steps >= self.max_steps) & ~terminated
         info: dict[str, Any] = {"terms": terms, "fallen": fallen}
         info["episode_steps"] = self.episode_steps.copy()
         info["disturbed"] = self._disturb()
-        self._reset_worlds(terminated | truncated)
+        if (ended := terminated | truncated).any():
+            info |= {"final_obs": self._final_observation(ended), "_final_obs": ended}
+            self._reset_worlds(ended)
         observation, info["critic"] = self._observe()
         return observation, (rewards * DT_S).astype(np.float32), terminated, truncated, info
 
-    def _drive(self, targets: np.ndarray) -> None:
-        """One control period; a world obeys the last targets until its command arrives.
-
-        Sensors are left as the last physics step found them, 7 ms ago: to compute them anew costs
-        a tenth of a step. Rewards bear that; what the walker observes comes from the state of now.
-        """
-        at_once, at_the_end = self.delay == 0, self.delay == CONTROL_SUBSTEPS
-        self.ctrl[at_once] = targets[at_once]
-        self._advance(at_once | at_the_end, CONTROL_SUBSTEPS)
-        for late in range(1, CONTROL_SUBSTEPS):
-            worlds = self.delay == late
-            self._advance(worlds, late)
-            self.ctrl[worlds] = targets[worlds]
-            self._advance(worlds, CONTROL_SUBSTEPS - late)
-        self.ctrl[at_the_end] = targets[at_the_end]
-
-    def _advance(self, worlds: np.ndarray, substeps: int) -> None:
-        if worlds.any():
-            self.batch.step(None if worlds.all() else worlds, nstep=substeps)
-
-    def _gravity(self) -> np.ndarray:
-        return gravity_in_base(self.qpos[:, 3:7])
-
     def _walk_state(self) -> WalkState:
-        phases, moving = gait.leg_phases(self.phase), self.stepping
-        base = np.concatenate(
-            [self.sensor("base_lin_vel")[:, :2], self.sensor("base_ang_vel")[:, 2:]], axis=1
-        )
+        bodies, law = self.bodies, self.law
+        phases, moving = gait.leg_phases(law.phase), law.stepping
         # A gait sways within each step; tracking is judged on what remains over 0.4 s.
-        self.smooth_velocity += 0.05 * (base - self.smooth_velocity)
-        pair = {
-            kind: np.stack([self.sensor(f"{side}_{kind}") for side in ("left", "right")], axis=1)
-            for kind in ("sole_pos", "sole_vel", "sole_up", "touch")
-        }
+        self.smooth_velocity += 0.05 * (bodies.base_velocity() - self.smooth_velocity)
         return WalkState(
             velocity_command=self.velocity,
             smooth_velocity=self.smooth_velocity,
-            lin_vel=self.sensor("base_lin_vel"),
-            ang_vel=self.sensor("base_ang_vel"),
-            gravity=self._gravity(),
-            height=self.qpos[:, 2],
-            height_command=self.height,
-            base_pos=self.qpos[:, :2],
-            joint_offset=self.qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS]
-            - joint_facts("home_rad")[:N_LEG_WAIST_JOINTS]
-            - self.posture,
-            sole_pos=pair["sole_pos"],
-            sole_vel=pair["sole_vel"],
-            sole_up=pair["sole_up"],
-            contact=pair["touch"][..., 0] > 1.0,
+            lin_vel=bodies.sensor("base_lin_vel"),
+            ang_vel=bodies.sensor("base_ang_vel"),
+            gravity=bodies.gravity(),
+            height=bodies.height(),
+            height_command=law.height,
+            base_pos=bodies.qpos[:, :2],
+            joint_offset=joint_offsets(bodies.joint_pos, law.posture)[:, :N_LEG_WAIST_JOINTS],
+            sole_pos=bodies.feet("sole_pos"),
+            sole_vel=bodies.feet("sole_vel"),
+            sole_up=bodies.feet("sole_up"),
+            contact=bodies.contact(),
             lift=gait.foot_lift(phases, moving),
             phases=phases,
             moving=moving,
-            yaw=yaw_of(self.qpos[:, 3:7]),
-            action=self.action,
+            yaw=bodies.yaw(),
+            action=law.action,
             previous_action=self.previous_action,
         )
-
-    def _fallen(self, state: WalkState) -> np.ndarray:
-        broken = ~np.isfinite(self.qpos).all(axis=1)
-        return (state.gravity[:, 2] > -0.5) | (state.height < self.height - 0.2) | broken
 
     def _planted(self, state: WalkState) -> np.ndarray:
         """Worlds told to move whose foot has not left the floor for a cycle and a half.
@@ -252,51 +185,45 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         return self.planted_s.max(axis=1) > 1.5 * gait.PERIOD_S
 
     def _observe(self) -> tuple[np.ndarray, np.ndarray]:
-        c, n = self.config, self.num_envs
+        """What the walker reads as the next control period begins, and the critic."""
+        c, law, bodies = self.config, self.law, self.bodies
 
         def noisy(values: np.ndarray, scale: float) -> np.ndarray:
             scale *= self.difficulty
-            return values + self._rng.uniform(-scale, scale, values.shape)
+            return values + self.np_random.uniform(-scale, scale, values.shape)
 
-        offset = joint_offsets(self.qpos[:, 7:], gait.posture(self.height, self.pitch))
-        joint_vel = self.qvel[:, 6:]
-        ang_vel, gravity = self.qvel[:, 3:6], self._gravity()
-        self.capture = gait.capture_offset(gravity, ang_vel, offset, joint_vel)
-        self.phase = start_phase(self.phase, self.velocity, self.capture)
-        self.stepping = is_stepping(self.phase, self.velocity, self.capture)
-        turning = self.heading_error, self.velocity, ang_vel, self.capture
-        self.asked, self.heading_error = hold_heading(*turning)
+        joint_pos, joint_vel, ang_vel, gravity = bodies.proprioception()
+        clean = law.observe(
+            self.command, self.pitch_goal, joint_pos, joint_vel, ang_vel, gravity, self.arm_speed
+        )
+        observation = law.observation(
+            noisy(law.joint_offset, c.joint_noise_rad),
+            noisy(joint_vel, c.joint_vel_noise_rad_s),
+            noisy(ang_vel, c.ang_vel_noise_rad_s),
+            noisy(gravity, c.gravity_noise),
+        )
+        known = [
+            2 * bodies.sensor("base_lin_vel"),
+            5 * (bodies.height() - law.height)[:, None],
+            10 * bodies.feet("sole_pos")[..., 2],
+            bodies.contact(),
+        ]
+        critic = np.concatenate([clean, *known], axis=1).astype(np.float32)
+        assert critic.shape == (self.num_envs, CRITIC_DIM)
+        return observation, critic
 
-        def observed(sensed: Callable[[np.ndarray, float], np.ndarray]) -> np.ndarray:
-            return walker_observation(
-                self.asked,
-                self.height,
-                self.pitch,
-                self.phase,
-                sensed(offset, c.joint_noise_rad),
-                sensed(joint_vel, c.joint_vel_noise_rad_s),
-                sensed(ang_vel, c.ang_vel_noise_rad_s),
-                sensed(gravity, c.gravity_noise),
-                self.action,
-                self.stepping,
-            )
-
-        clean = observed(lambda values, _: values)
-        feet = [self.sensor(f"{side}_sole_pos")[:, 2:] for side in ("left", "right")]
-        touch = [self.sensor(f"{side}_touch") > 1.0 for side in ("left", "right")]
-        height = self.qpos[:, 2:3] - self.height[:, None]
-        critic = np.concatenate(
-            [clean, 2 * self.sensor("base_lin_vel"), 5 * height, *(10 * f for f in feet), *touch],
-            axis=1,
-        ).astype(np.float32)
-        assert critic.shape == (n, CRITIC_DIM)
-        return observed(noisy), critic
+    def _final_observation(self, ended: np.ndarray) -> np.ndarray:
+        """(n, 86) what the worlds that end would have gone on from, zeros for the others."""
+        asked, felt = (self.command, self.pitch_goal), self.bodies.proprioception()
+        final = np.zeros((self.num_envs, OBSERVATION_DIM), dtype=np.float32)
+        final[ended] = self.law.part(ended).observe(*(part[ended] for part in (*asked, *felt)))
+        return final
 
     def _sample_commands(self, worlds: np.ndarray) -> None:
         n = int(worlds.sum())
         if not n:
             return
-        c, rng = self.config, self._rng
+        c, rng = self.config, self.np_random
         velocity = rng.uniform(VELOCITY_LOW, VELOCITY_HIGH, (n, 3))
         # Half of the walks are along one axis, as people ask for them.
         axis = rng.integers(0, 4, n)
@@ -311,27 +238,23 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         low = rng.random(n) < c.low_share * self.difficulty
         bowed = rng.random(n) < c.bow_share * self.difficulty
         self.pitch_goal[worlds] = bowed * rng.uniform(0, DEEPEST_BOW_RAD, n)
-        self.height_goal[worlds] = np.where(
+        self.command[worlds, BASE_HEIGHT] = np.where(
             low, rng.uniform(LOWEST_M, HIGHEST_M, n), STANDING_HEIGHT_M
         )
         velocity[low] *= rng.integers(0, 2, (n, 1))[low] * 0.5
         velocity[np.abs(velocity) < gait.MOVING_SPEED] = 0
         self.velocity[worlds] = velocity
         # Clocks that start again start with either foot.
-        self.phase[worlds] = np.where(
-            gait.is_moving(velocity) & (self.phase[worlds] == 0),
-            rng.integers(0, 2, n) * 0.5,
-            self.phase[worlds],
-        )
+        phase, foot = self.law.phase[worlds], rng.integers(0, 2, n) * 0.5
+        self.law.phase[worlds] = np.where(gait.is_moving(velocity) & (phase == 0), foot, phase)
 
     def _sample_arm_goals(self, worlds: np.ndarray) -> None:
         n = int(worlds.sum())
         if not n:
             return
-        rng = self._rng
-        low, high = self._joint_low[-N_ARM_JOINTS:], self._joint_high[-N_ARM_JOINTS:]
+        rng = self.np_random
         amplitude = self.difficulty * rng.random((n, 1)) * (rng.random((n, 1)) < 0.7)
-        anywhere = rng.uniform(low, high, (n, N_ARM_JOINTS))
+        anywhere = rng.uniform(self._arm_low, self._arm_high, (n, N_ARM_JOINTS))
         # Both arms to one side of the body carry its weight furthest: a third of all goals.
         alike = rng.random(n) < 1 / 3
         anywhere[alike] = np.where(
@@ -339,18 +262,12 @@ class WalkEnv(gymnasium.vector.VectorEnv):
             anywhere[alike],
             anywhere[alike][:, self._arm_twins] * self._arm_signs,
         )
-        self.arm_goals[worlds] = ARM_HOME_RAD + amplitude * (anywhere - ARM_HOME_RAD)
+        self.command[worlds, ARMS] = ARM_HOME_RAD + amplitude * (anywhere - ARM_HOME_RAD)
         self.arm_speed[worlds] = ARM_SPEED_RAD_S * rng.uniform(0.2, 1.0, (n, 1))
-
-    def _move_arms(self) -> None:
-        self.arms = follow_arms(self.arms, self.arm_goals, self.arm_speed)
-        self.height = follow_height(self.height, self.height_goal)
-        self.pitch = follow_pitch(self.pitch, self.pitch_goal)
-        self.posture = gait.posture(self.height, self.pitch)
 
     def _disturb(self) -> np.ndarray:
         """Other commands, other goals of the arms, pushes; (n,) which worlds' velocity changed."""
-        c, rng, n = self.config, self._rng, self.num_envs
+        c, rng, n = self.config, self.np_random, self.num_envs
         commanded = rng.random(n) < DT_S / c.command_s
         self._sample_commands(commanded)
         self._sample_arm_goals(rng.random(n) < DT_S / 2.0)
@@ -358,56 +275,49 @@ class WalkEnv(gymnasium.vector.VectorEnv):
         if pushed.any():
             angle = rng.uniform(0, 2 * np.pi, n)[:, None]
             speed = rng.uniform(0, self.difficulty * c.push_m_s, n)[:, None]
-            self.qvel[pushed, :2] += (speed * np.hstack([np.cos(angle), np.sin(angle)]))[pushed]
+            self.bodies.push(speed * np.hstack([np.cos(angle), np.sin(angle)]), pushed)
         return pushed | commanded
 
     def _reset_worlds(self, worlds: np.ndarray) -> None:
-        n = int(worlds.sum())
-        if not n:
-            return
-        rng = self._rng
-        self.batch.reset(worlds, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        qpos = np.tile(self._home, (n, 1))
+        n, rng = int(worlds.sum()), self.np_random
         yaw = rng.uniform(-np.pi, np.pi, n)
-        qpos[:, 3], qpos[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
-        qpos[:, 7 : 7 + N_LEG_WAIST_JOINTS] += rng.uniform(-0.08, 0.08, (n, N_LEG_WAIST_JOINTS))
+        joints = np.tile(self._home, (n, 1))
+        joints[:, :N_LEG_WAIST_JOINTS] += rng.uniform(-0.08, 0.08, (n, N_LEG_WAIST_JOINTS))
         self._sample_arm_goals(worlds)
-        self.arms[worlds] = self.arm_goals[worlds]
-        qpos[:, 7 + N_LEG_WAIST_JOINTS :] = self.arms[worlds]
-        self.qpos[worlds] = qpos
-        self.qvel[worlds] = 0
-        self.qvel[worlds, :2] = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
-        self.ctrl[worlds] = qpos[:, 7:]
-        self.height[worlds], self.pitch[worlds] = STANDING_HEIGHT_M, 0.0
-        for clock in (self.phase, self.unasked_s, self.stepping, self.heading_error):
-            clock[worlds] = 0
+        joints[:, N_LEG_WAIST_JOINTS:] = self.command[worlds, ARMS]
+        velocity = self.difficulty * rng.uniform(-0.3, 0.3, (n, 2))
+        self.bodies.place(joints, yaw, velocity=velocity, which=worlds)
+        self.law.reset(worlds)
         self._sample_commands(worlds)
-        for memory in (self.action, self.previous_action, self.smooth_velocity, self.planted_s):
+        for memory in (self.previous_action, self.smooth_velocity, self.planted_s):
             memory[worlds] = 0
         self.episode_steps[worlds] = 0
-        self.batch.forward(worlds)
 
     def _randomise_bodies(self) -> None:
-        c, rng, n = self.config, self._rng, self.num_envs
-        friction = self.batch.expand("geom_friction")
-        feet = [i for i in range(self.model.ngeom) if "_foot_" in self.model.geom(i).name]
+        c, rng, n = self.config, self.np_random, self.num_envs
+        model, expand = self.bodies.model, self.bodies.batch.expand
+        friction = expand("geom_friction")
+        feet = [i for i in range(model.ngeom) if "_foot_" in model.geom(i).name]
         friction[:, feet, 0] = rng.uniform(*c.friction, (n, 1))
-        mass = self.batch.expand("body_mass")
-        torso = self.model.body("torso_link").id
+        mass = expand("body_mass")
+        torso = model.body("torso_link").id
         torso_kg = next(b["mass_kg"] for b in facts()["bodies"] if b["name"] == "torso_link")
-        mass[:] = self.model.body_mass * rng.uniform(*c.mass_ratio, (n, 1))
+        mass[:] = model.body_mass * rng.uniform(*c.mass_ratio, (n, 1))
         mass[:, torso] = torso_kg + rng.uniform(*c.torso_payload_kg, n)
         for side in ("left", "right"):
             carries = rng.random(n) < c.wrist_payload_share
-            hand = self.model.body(f"{side}_wrist_yaw_link").id
+            hand = model.body(f"{side}_wrist_yaw_link").id
             mass[:, hand] += carries * rng.uniform(*c.wrist_payload_kg, n)
-        centre = self.batch.expand("body_ipos")
+        centre = expand("body_ipos")
         shift = rng.uniform(-c.torso_shift_m, c.torso_shift_m, (n, 3))
-        centre[:, torso] = self.model.body_ipos[torso] + shift
+        centre[:, torso] = model.body_ipos[torso] + shift
         self.delay = rng.integers(0, c.delay_substeps + 1, n)
         ratio = rng.uniform(*c.gain_ratio, (n, 1))
-        gain, bias = self.batch.expand("actuator_gainprm"), self.batch.expand("actuator_biasprm")
-        gain[:, :, 0] = self.model.actuator_gainprm[:, 0] * ratio
-        bias[:, :, 1] = self.model.actuator_biasprm[:, 1] * ratio
-        bias[:, :, 2] = self.model.actuator_biasprm[:, 2] * ratio
-        self.batch.set_const()
+        kp, kd = model.actuator_gainprm[:, 0], -model.actuator_biasprm[:, 2]
+        self.bodies.set_gains(kp * ratio, kd * ratio)
+        self.bodies.batch.set_const()
+
+
+def make_walk_worlds(num_envs: int = 1024, **config: Any) -> WalkEnv:
+    """The worlds in which the walker learns; `config` are fields of WalkConfig."""
+    return WalkEnv(WalkConfig(n_worlds=num_envs, **config))

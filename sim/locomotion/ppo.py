@@ -10,13 +10,14 @@ from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
 from bridge.symmetry import joint_mirror
+from robots.g1.embodiment import G1
 from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM
 
 
 def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Index and sign of every number of an action and of an observation in the mirror image."""
-    joint, joint_sign = joint_mirror()
+    joint, joint_sign = joint_mirror(G1)
     body, body_sign = joint[:N_LEG_WAIST_JOINTS], joint_sign[:N_LEG_WAIST_JOINTS]
     # angular velocity, gravity, velocity command, clock (half a cycle on), joints, rates, action
     index = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from tensordict import TensorDict
 
-from bridge.contract import JOINT_NAMES, UserError
-from bridge.files import write_bytes, write_json
+from bridge.contract import UserError
+from bridge.files import read_json, write_bytes, write_json
+from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM, Walker
 from sim.locomotion.env import WalkConfig, WalkEnv
@@ -295,7 +296,7 @@ def _differences(folder: Path, new: dict[str, Any], free: set[str]) -> list[str]
     path = folder / "config.json"
     if not path.exists():
         return []
-    old = _flat(json.loads(path.read_text()))
+    old = _flat(read_json(path, "choose another --out", dict[str, Any]))
     now = _flat(new)
     return [
         f"{key} ({old.get(key, 'none')}, not {now.get(key, 'none')})"

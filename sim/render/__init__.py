@@ -1,0 +1,1 @@
+"""What cameras see, what is visible in it, and videos."""

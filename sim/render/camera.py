@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,7 +18,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from bridge.contract import IMAGE_SIZE, UserError
+from bridge.contract import UserError
+from robots.g1.embodiment import IMAGE_SIZE
 from sim.scene import COLLISION_GROUP, HEAD_CAMERA, SHELL_GROUP
 
 # Round shapes of the head camera have few sides: at its size nobody can count them.
@@ -25,6 +28,9 @@ VIEW_SIZE = (640, 480)
 LAMP_M = 5.0
 
 _TURN = threading.Lock()
+# What painters have left, to be freed by whoever draws next: a finalizer may run in the midst of a
+# drawing, or in a thread that has no OpenGL.
+_LEFT: deque[mujoco.MjrContext] = deque()
 
 
 @lru_cache
@@ -58,6 +64,8 @@ def _drawing() -> Iterator[None]:
         context = _gl_context()
         context.make_current()
         try:
+            while _LEFT:
+                _LEFT.popleft().free()
             yield
         finally:
             if type(context).__module__ == "mujoco.egl":
@@ -77,7 +85,7 @@ def opengl_renderer() -> str:
 
 
 class _Painter:
-    """Draws one model at one size. Holds OpenGL memory until `close`."""
+    """Draws one model at one size. Holds OpenGL memory until `close`, or until it is dropped."""
 
     def __init__(self, model: mujoco.MjModel, width: int, height: int, camera: mujoco.MjvCamera):
         self.model, self.camera = model, camera
@@ -93,6 +101,8 @@ class _Painter:
             raise UserError(
                 f"OpenGL cannot draw ({_first_line(error)}); update its driver"
             ) from error
+        self._finalizer = weakref.finalize(self, _LEFT.append, self._context)
+        self._finalizer.atexit = False
 
     def draw(self, data: mujoco.MjData) -> np.ndarray:
         """(height, width, 3) uint8 picture of the state whose kinematics are in `data`."""
@@ -112,10 +122,11 @@ class _Painter:
 
     def close(self) -> None:
         """Frees the OpenGL memory; nothing can be drawn afterwards."""
-        if self._context is not None:
+        if self._finalizer.alive:
+            self._finalizer()
             with _drawing():
-                self._context.free()
-            self._context = None
+                pass  # frees what is left
+        self._context = None
 
 
 def _set_flags(scene: mujoco.MjvScene, on: bool) -> None:

@@ -13,14 +13,10 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bridge.contract import (
-    CONTROL_HZ,
-    ActionChunk,
-    UserError,
-)
+from bridge.contract import ActionChunk, UserError
 from bridge.files import write_bytes
+from robots.g1.embodiment import CONTROL_HZ
 from sim.render.camera import HeadCamera, ThirdPerson
-from sim.world import World
 
 VIEW_SIZE = (640, 480)
 HEAD_SIZE = 480
@@ -34,12 +30,15 @@ CLIP_PICTURES = 60
 QUALITIES = (75, 60, 45, 30, 15)
 
 
-def write_video(path: Path | str, world: World, frames: Sequence[Frame], instruction: str) -> None:
+def write_video(
+    path: Path | str, model: mujoco.MjModel, frames: Sequence[Frame], instruction: str
+) -> None:
     """Writes an MP4: the robot's view beside a third-person view, over instruction and status.
 
-    The file appears whole or not at all; raises UserError where it cannot be written.
+    `model` is that of the world whose states the frames have. The file appears whole or not at all;
+    raises UserError where it cannot be written.
     """
-    write_film(path, _pictures(world, frames, instruction))
+    write_film(path, _pictures(model, frames, instruction))
 
 
 def write_poses_video(
@@ -58,7 +57,11 @@ def write_poses_video(
 
 
 def write_animation(
-    path: Path | str, world: World, frames: Sequence[Frame], instruction: str, most_bytes: int
+    path: Path | str,
+    model: mujoco.MjModel,
+    frames: Sequence[Frame],
+    instruction: str,
+    most_bytes: int,
 ) -> None:
     """Writes what `write_video` shows as an animated WebP of half the size, for a web page.
 
@@ -67,7 +70,7 @@ def write_animation(
     width, height = (HEAD_SIZE + VIEW_SIZE[0]) // 2, (HEAD_SIZE + CAPTION_HEIGHT) // 2
     pictures = [
         np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
-        for picture in _pictures(world, frames, instruction)
+        for picture in _pictures(model, frames, instruction)
     ]
     for quality in QUALITIES:
         content = _webp(pictures, EVERY / CONTROL_HZ, quality)
@@ -128,14 +131,15 @@ def _encode(path: Path | str, pictures: Iterable[np.ndarray], size: tuple[int, i
     write_bytes(path, buffer.getvalue())
 
 
-def _pictures(world: World, frames: Sequence[Frame], instruction: str) -> Iterator[np.ndarray]:
+def _pictures(
+    model: mujoco.MjModel, frames: Sequence[Frame], instruction: str
+) -> Iterator[np.ndarray]:
     """(HEAD_SIZE + CAPTION_HEIGHT, HEAD_SIZE + view width, 3) uint8, one for every EVERY frames."""
     shown = frames[::EVERY]
     # One camera after the other: they share an OpenGL context and the model's drawing options.
-    world.close()
     poses = [frame.qpos for frame in shown]
-    eyes = list(_drawn(world.model, HeadCamera(world.model), poses))
-    views = _drawn(world.model, ThirdPerson(world.model, VIEW_SIZE), poses)
+    eyes = list(_drawn(model, HeadCamera(model), poses))
+    views = _drawn(model, ThirdPerson(model, VIEW_SIZE), poses)
     for frame, seen, view in zip(shown, eyes, views, strict=True):
         yield shot(seen, view, instruction, f"{frame.time_s:5.1f} s   {_said(frame)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from bridge.contract import IMAGE_SIZE
+from robots.g1.embodiment import IMAGE_SIZE
 from sim.scene import HEAD_CAMERA, Scene
 
 # Points of an object, in units of its half height, by which it is judged.

@@ -1,0 +1,1 @@
+"""Experts recorded and relabelled: the data sets that the policy imitates."""

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from bridge.contract import Policy
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
-from tasks.catalogue import CATALOGUE, family
+from robots.g1.embodiment import G1
+from tasks.catalogue import Catalogue
 from tasks.demonstrations.record import RecordConfig, Recording, record_episode
 from tasks.language.grammar import pick
-from tasks.language.intent import SLOTS, UNKNOWN, sample_meaning, sample_wording
-from tasks.user_task import add_tasks, check_tasks
-
-MakePolicy = Callable[[], Policy]
+from tasks.language.intent import UNKNOWN
+from tasks.user_task import check_wordings, read_catalogue
+from tasks.workers import Worker, progress_bar, workers
 
 OUT_OF_SCOPE_SHARE = 0.06
-
-# One per process, made when the process starts.
-_policy: Policy | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ def collect(
     families: Sequence[str] | None = None,
     seed: int = 0,
     processes: int = 2,
-    policy: MakePolicy | None = None,
+    policy: Callable[[], Policy] | None = None,
     config: RecordConfig = RecordConfig(),
     walker_path: str | None = None,
 ) -> int:
@@ -63,85 +49,55 @@ def collect(
     not been. The expert acts, or a policy that `policy` (which must pickle) makes in each process;
     then the expert labels what it would have done in its place.
     """
-    check_tasks(config.tasks)
-    families = families or tuple(CATALOGUE)
+    catalogue = read_catalogue(config.tasks)
+    for task in catalogue.tasks[-len(config.tasks) :] if config.tasks else ():
+        check_wordings(catalogue, task)
+    families = families or catalogue.names
     for name in families:
-        family(name)
-    writer = DatasetWriter(folder, SLOTS)
+        catalogue[name]
+    writer = DatasetWriter(folder, G1, catalogue.slots)
     missing = range(len(writer), episodes)
     jobs = [_Job(tuple(families), seed, i, config, walker_path) for i in missing]
     frames = 0
-    with progress_bar() as bar, workers(min(processes, len(jobs)), policy) as mapped:
-        task = bar.add_task("collect", total=episodes, completed=len(writer), note="")
+    processes = min(processes, len(jobs))
+    with progress_bar() as bar, workers(processes, policy, config.tasks) as mapped:
+        shown = bar.add_task("collect", total=episodes, completed=len(writer), note="")
         try:
             for recording in mapped(_record, jobs):
                 writer.add_episode(**vars(recording))
-                frames += len(recording.images)
-                speed = frames / max(bar.tasks[task].elapsed or 0.0, 1e-3)
-                bar.update(task, advance=1, note=f"{frames} frames, {speed:.0f}/s")
+                frames += len(recording.state)
+                speed = frames / max(bar.tasks[shown].elapsed or 0.0, 1e-3)
+                bar.update(shown, advance=1, note=f"{frames} frames, {speed:.0f}/s")
         finally:
             writer.finalize()
     if read_sentences(folder) is None:
-        texts, slots = sample_sentences(families, np.random.default_rng(seed), config.sentences)
+        rng = np.random.default_rng(seed)
+        texts, slots = sample_sentences(catalogue, families, rng, config.sentences)
         write_sentences(folder, texts, slots)
     return frames
 
 
 def sample_sentences(
-    families: Sequence[str], rng: np.random.Generator, count: int
+    catalogue: Catalogue, families: Sequence[str], rng: np.random.Generator, count: int
 ) -> tuple[list[str], np.ndarray]:
     """Training sentences about anything in some families, and their slots (count, S).
 
     A few are out of scope.
     """
+    language = catalogue.language
     texts, slots = [], []
     for _ in range(count):
-        out_of_scope = rng.random() < OUT_OF_SCOPE_SHARE
-        meaning = UNKNOWN if out_of_scope else sample_meaning(pick(families, rng), rng, partial=0.2)
-        texts.append(sample_wording(meaning, rng, "train"))
-        slots.append(meaning.slot_vector())
-    return texts, np.array(slots, np.int8).reshape(count, len(SLOTS))
+        if rng.random() < OUT_OF_SCOPE_SHARE:
+            meaning = UNKNOWN
+        else:
+            meaning = catalogue[pick(families, rng)].sample_meaning(rng, partial=0.2)
+        texts.append(language.sample_wording(meaning, rng, "train"))
+        slots.append(language.slot_vector(meaning))
+    return texts, np.array(slots, np.int8).reshape(count, len(catalogue.slots))
 
 
-def _record(job: _Job) -> Recording:
-    add_tasks(job.config.tasks)
+def _record(worker: Worker, job: _Job) -> Recording:
     rng = np.random.default_rng([job.seed, job.index])
-    return record_episode(job.families, rng, _policy, job.config, job.walker_path)
-
-
-@contextmanager
-def workers(
-    processes: int, policy: MakePolicy | None
-) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]]:
-    """A `map` over fresh processes, each with its own policy, that keeps the order.
-
-    With one process everything happens in this one.
-    """
-    if processes <= 1:
-        _start(policy)
-        yield map
-        return
-    # Fresh ones: OpenGL contexts and inference sessions do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes, _start, (policy,)) as pool:
-        yield pool.imap
-
-
-def _start(policy: MakePolicy | None) -> None:
-    global _policy
-    _policy = policy() if policy else None
-
-
-def own_policy() -> Policy | None:
-    """The policy of this worker process."""
-    return _policy
-
-
-def progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    return record_episode(
+        worker.catalogue, job.families, rng, worker.policy, job.config, job.walker_path
     )

@@ -9,32 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from bridge.contract import (
+from bridge.contract import ActionChunk, Observation, Policy
+from bridge.control.safety import Level
+from bridge.data.labels import Labels
+from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     BASE_HEIGHT,
     CHUNK_HZ,
+    G1,
     N_ARM_JOINTS,
-    ActionChunk,
-    Observation,
-    Policy,
-    Status,
+    VELOCITY_HIGH,
+    VELOCITY_LOW,
 )
-from bridge.control.chunk_player import ChunkPlayer
-from bridge.data.dataset import Labels
-from robots.g1.walker import VELOCITY_HIGH, VELOCITY_LOW
 from sim.scene import Scene
 from sim.world import World
 from tasks import arms
-from tasks import expert as experts
-from tasks.catalogue import CATALOGUE, family, in_the_way
+from tasks.catalogue import Catalogue
 from tasks.demonstrations.relabel import Frame, LabelConfig, absent_pairs, relabel
-from tasks.episode import PERIODS_PER_STEP, context_of, warm_up
-from tasks.language.intent import Meaning, sample_wording
+from tasks.episode import ExpertPolicy, Rollout, context_of, warm_up
+from tasks.language.intent import Meaning
 from tasks.success import wrapped
-
-# How often each family is asked, relative to the others: what needs eyes needs most pictures.
-SHARES = {"go_to": 0.6, "gesture": 0.22, "walk": 0.18}
+from tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class RecordConfig:
 class Recording:
     """What `bridge.dataset.DatasetWriter.add_episode` takes, by its names."""
 
-    images: np.ndarray
+    images: dict[str, np.ndarray]
     state: np.ndarray
     action: np.ndarray
     task: str
@@ -81,6 +77,7 @@ class Recording:
 
 
 def record_episode(
+    catalogue: Catalogue,
     families: Sequence[str],
     rng: np.random.Generator,
     policy: Policy | None = None,
@@ -89,11 +86,12 @@ def record_episode(
 ) -> Recording:
     """Records one episode of one or several instructions.
 
-    The expert acts, disturbed, or `policy` acts, undisturbed but for pushes; the expert labels.
+    `families` are names of tasks. The expert acts, disturbed, or `policy` acts, undisturbed but for
+    pushes; the expert labels.
     An episode that ends at once in a fall is recorded anew.
     """
     while True:
-        take = _Take(families, rng, policy, config, walker_path)
+        take = _Take(catalogue, families, rng, policy, config, walker_path)
         try:
             take.run()
             if len(take.frames) >= CHUNK_HZ:
@@ -105,34 +103,37 @@ def record_episode(
 class _Take:
     def __init__(
         self,
+        catalogue: Catalogue,
         families: Sequence[str],
         rng: np.random.Generator,
         policy: Policy | None,
         config: RecordConfig,
         walker_path: str | None,
     ):
-        self.rng, self.config, self.policy = rng, config, policy
-        self._families = families
-        self._trial = family(self._draw_family()).trial(rng)
+        self.rng, self.config, self.policy, self._catalogue = rng, config, policy, catalogue
+        self._tasks = [catalogue[name] for name in families]
+        self._trial = self._draw_task().trial(rng)
         self.world = World(self._trial.scene, seed=_seed(rng), walker_path=walker_path)
         self.frames: list[Frame] = []
         self._observations: list[Observation] = []
         self._actions: list[np.ndarray] = []
         self._qpos: list[np.ndarray] = []
         self._yaw = 0.0
-        self._burst: tuple[float, np.ndarray] | None = None
 
     def run(self) -> None:
         self._prepare()
+        self._teacher = _Teacher(self._expert(self._trial.meaning), self.rng, self.config)
+        steps = self.config.policy_replan_steps if self.policy else 1
+        self._rollout = Rollout(self.world, self.policy or self._teacher, steps)
         rng, config = self.rng, self.config
         chained = rng.random() < config.chained
         count = int(rng.integers(2, config.most_instructions + 1)) if chained else 1
         for number in range(count):
             meaning = self._trial.meaning if number == 0 else self._next_meaning()
             self._carry_out(self._changed(meaning))
-            if self.world.fallen() or len(self.frames) >= config.most_s * CHUNK_HZ:
+            if self.fell() or len(self.frames) >= config.most_s * CHUNK_HZ:
                 break
-        if self.world.fallen():
+        if self.fell():
             # A falling robot is no example, and nothing that the expert says then helps.
             keep = max(len(self.frames) - round(config.lost_before_fall_s * CHUNK_HZ), 0)
             for kept in (self.frames, self._observations, self._actions, self._qpos):
@@ -141,27 +142,31 @@ class _Take:
     def recording(self) -> Recording:
         wordings = dict.fromkeys(frame.wording for frame in self.frames)
         return Recording(
-            images=np.stack([observation.image for observation in self._observations]),
-            state=np.stack([observation.state() for observation in self._observations]),
+            images={
+                camera.name: np.stack([each.images[camera.name] for each in self._observations])
+                for camera in G1.cameras
+            },
+            state=np.stack([observation.state for observation in self._observations]),
             action=np.stack(self._actions).astype(np.float32),
             task=" ; ".join(wordings),
             qpos=np.stack(self._qpos),
             scene=self.world.scene.to_dict(),
-            labels=relabel(self.frames, self.rng, self.config.labels),
+            labels=relabel(self._catalogue, self.frames, self.rng, self.config.labels),
         )
 
     # --- what is asked ---
 
-    def _draw_family(self) -> str:
-        shares = np.array([SHARES[name] for name in self._families])
-        return self._families[int(self.rng.choice(len(shares), p=shares / shares.sum()))]
+    def _draw_task(self) -> Task:
+        shares = np.array([task.share for task in self._tasks])
+        return self._tasks[int(self.rng.choice(len(shares), p=shares / shares.sum()))]
 
     def _next_meaning(self) -> Meaning:
         """One that fits where the robot is now: no walk into an object."""
         places = self.world.snapshot().object_pos_m
         while True:
-            drawn = CATALOGUE[self._draw_family()].meaning(self.rng, self.world.scene)
-            if not any(in_the_way(drawn, place) for place in places):
+            drawn = self._draw_task().sample_meaning(self.rng, self.world.scene.objects)
+            skill = self._catalogue.skill(drawn)
+            if not any(skill.in_the_way(drawn, place) for place in places):
                 return drawn
 
     def _changed(self, meaning: Meaning) -> Meaning:
@@ -208,59 +213,64 @@ class _Take:
     # --- what happens ---
 
     def _carry_out(self, meaning: Meaning) -> None:
-        world, rng, config = self.world, self.rng, self.config
-        wording = sample_wording(meaning, rng, "train")
-        world.begin_instruction()
-        player = ChunkPlayer()
-        if self.policy:
-            self.policy.reset()
-        enough, finished = rng.uniform(*config.done_s), 0
-        for step in range(round(config.most_s * CHUNK_HZ)):
-            observation = world.observe()
-            chunk = self._keep(observation, meaning, wording)
-            if self.policy and step % config.policy_replan_steps == 0:
-                told = self.policy.act(wording, observation)
-            else:
-                told = chunk
-            if not self.policy or step % config.policy_replan_steps == 0:
-                player.accept(told, world.time_s, world.command)
-                finished = finished + 1 if told.status != Status.ACTING else 0
-            self._live(player)
-            patience = enough * CHUNK_HZ / (config.policy_replan_steps if self.policy else 1)
-            if finished > patience or world.fallen():
-                return
-            if len(self.frames) >= config.most_s * CHUNK_HZ:
+        rng, config = self.rng, self.config
+        wording = self._catalogue.language.sample_wording(meaning, rng, "train")
+        self._teacher.expert = self._expert(meaning)
+        self._rollout.instruct(wording)
+        enough_s = rng.uniform(*config.done_s)
+        while len(self.frames) < config.most_s * CHUNK_HZ:
+            self._keep(meaning, wording)
+            if rng.random() < config.push_hz / CHUNK_HZ:
+                angle, size = rng.uniform(-np.pi, np.pi), rng.uniform(0.1, config.push_m_s)
+                self.world.push(size * np.array([np.cos(angle), np.sin(angle)]))
+            self._rollout.advance(1)
+            self._actions.append(self.world.command)
+            said_s = self._rollout.said_s
+            if self.fell() or (said_s is not None and said_s > enough_s):
                 return
 
-    def _keep(self, observation: Observation, meaning: Meaning, wording: str) -> ActionChunk:
-        """Records the moment; returns what the expert would do."""
-        world = self.world
-        view, context = world.snapshot(), context_of(observation)
+    def _expert(self, meaning: Meaning) -> ExpertPolicy:
+        return ExpertPolicy(self.world, meaning, self._catalogue.skill(meaning).expert)
+
+    def fell(self) -> bool:
+        """Whether the robot has fallen, or its safety no longer follows the policy."""
+        return self.world.fallen() or self._rollout.safety.level > Level.HOLD
+
+    def _keep(self, meaning: Meaning, wording: str) -> None:
+        """Records the moment."""
+        view, observation = self.world.snapshot(), self.world.observe()
         x, y, yaw = view.base_pose
         self._yaw += wrapped(yaw - self._yaw)
+        context = context_of(observation)
         self.frames.append(Frame(view, context, (x, y, self._yaw), meaning, wording))
         self._observations.append(observation)
-        self._qpos.append(world.qpos())
-        commands, status = experts.act(meaning, view, context)
-        return ActionChunk(observation.time_s, commands, status, 1.0, {})
+        self._qpos.append(self.world.qpos())
 
-    def _live(self, player: ChunkPlayer) -> None:
-        """One step of the episode's 10 Hz."""
-        world, rng, config = self.world, self.rng, self.config
-        if rng.random() < config.push_hz / CHUNK_HZ:
-            angle, size = rng.uniform(-np.pi, np.pi), rng.uniform(0.1, config.push_m_s)
-            world.push(size * np.array([np.cos(angle), np.sin(angle)]))
-        if self._burst is None and not self.policy and rng.random() < config.burst_hz / CHUNK_HZ:
-            self._burst = world.time_s + rng.uniform(*config.burst_s), self._wrong_command()
-        elif self._burst is not None and world.time_s >= self._burst[0]:
+
+class _Teacher:
+    """The expert of the instruction in force, whose robot now and then does something wrong."""
+
+    def __init__(self, expert: Policy, rng: np.random.Generator, config: RecordConfig):
+        self.expert, self._rng, self._config = expert, rng, config
+        self.reset()
+
+    def reset(self) -> None:
+        self._burst: tuple[float, np.ndarray] | None = None
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        rng, config, now_s = self._rng, self._config, observation.time_s
+        chunk = self.expert.act(instruction, observation)
+        if self._burst is None and rng.random() < config.burst_hz / CHUNK_HZ:
+            wrong = self._wrong_command(observation.command.copy())
+            self._burst = now_s + rng.uniform(*config.burst_s), wrong
+        elif self._burst is not None and now_s >= self._burst[0]:
             self._burst = None
-        for _ in range(PERIODS_PER_STEP):
-            command = self._burst[1] if self._burst else player.command(world.time_s)
-            world.hold() if command is None else world.apply(command)
-        self._actions.append(world.command)
+        if self._burst is None:
+            return chunk
+        return replace(chunk, commands=np.tile(self._burst[1], (len(chunk.commands), 1)))
 
-    def _wrong_command(self) -> np.ndarray:
-        rng, config, command = self.rng, self.config, self.world.command
+    def _wrong_command(self, command: np.ndarray) -> np.ndarray:
+        rng, config = self._rng, self._config
         command[:BASE_HEIGHT] += rng.uniform(-1, 1, 3) * config.burst_velocity
         command[:BASE_HEIGHT] = np.clip(command[:BASE_HEIGHT], VELOCITY_LOW, VELOCITY_HIGH)
         if rng.random() < 0.3:

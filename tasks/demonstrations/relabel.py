@@ -13,38 +13,14 @@ from functools import cache
 
 import numpy as np
 
-from bridge.contract import CHUNK_HZ
-from bridge.data.dataset import Labels
+from bridge.data.labels import Labels
+from robots.g1.embodiment import CHUNK_HZ
 from sim.world import WorldView
 from tasks import expert as experts
-from tasks.expert import SEARCH_LIMIT_RAD, SEARCH_RAD_S, WAVE_END_S, Context
-from tasks.language.intent import (
-    COLOURS,
-    FAMILIES,
-    OBJECT_ACTIONS,
-    SHAPES,
-    UNKNOWN,
-    Meaning,
-    sample_meaning,
-    sample_wording,
-)
-
-# How a label's instruction is drawn, and how often.
-KINDS = {
-    "object": 0.42,
-    "point": 0.10,
-    "absent": 0.12,
-    "walk": 0.15,
-    "gesture": 0.18,
-    "unknown": 0.03,
-}
-
-
-def add_kind(family: str, share: float) -> None:
-    """Draws labels of a family that was added as well, and the others less often."""
-    for kind in KINDS:
-        KINDS[kind] *= 1 - share
-    KINDS[family] = share
+from tasks.catalogue import OUT_OF_SCOPE, Catalogue
+from tasks.expert import Context
+from tasks.language.intent import COLOURS, SHAPES, UNKNOWN, Meaning
+from tasks.language.language import Language
 
 
 @dataclass(frozen=True)
@@ -60,7 +36,7 @@ class LabelConfig:
     per_frame: int = 6
     wordings: int = 24
     in_view: float = 0.5
-    approached: float = 0.25
+    meant: float = 0.25
     partial: float = 0.2
     alike: float = 0.7
     imagined: float = 0.6
@@ -78,15 +54,17 @@ class Frame:
     wording: str
 
 
-def relabel(frames: Sequence[Frame], rng: np.random.Generator, config: LabelConfig) -> Labels:
+def relabel(
+    catalogue: Catalogue, frames: Sequence[Frame], rng: np.random.Generator, config: LabelConfig
+) -> Labels:
     """Labels (T, config.per_frame) for the T frames of one episode."""
-    sentences = _Sentences(rng, config.wordings)
+    sentences = _Sentences(catalogue.language, rng, config.wordings)
     rows = []
     for t, frame in enumerate(frames):
         own = (sentences.index(frame.wording), frame.meaning, frame.context)
-        others = (_draw(frames, t, rng, config) for _ in range(config.per_frame - 1))
+        others = (_draw(catalogue, frames, t, rng, config) for _ in range(config.per_frame - 1))
         said = [(sentences.say(meaning), meaning, context) for meaning, context in others]
-        rows.append([_label(frame.view, *choice) for choice in (own, *said)])
+        rows.append([_label(catalogue, frame.view, *choice) for choice in (own, *said)])
     instruction, context, commands, status, slots, place = (
         np.array([[label[i] for label in row] for row in rows]) for i in range(6)
     )
@@ -101,22 +79,24 @@ def relabel(frames: Sequence[Frame], rng: np.random.Generator, config: LabelConf
     )
 
 
-def _label(view: WorldView, sentence: int, meaning: Meaning, context: Context) -> tuple:
+def _label(
+    catalogue: Catalogue, view: WorldView, sentence: int, meaning: Meaning, context: Context
+) -> tuple:
     # The expert sees what the file keeps, so that labels can be checked against the file.
     kept = np.array([context.elapsed_s, *context.odometry], dtype=np.float32)
     context = replace(context, elapsed_s=float(kept[0]), odometry=kept[1:])
-    commands, status = experts.act(meaning, view, context)
-    place = place_of_named(meaning, view)
-    return sentence, kept, commands, int(status), meaning.slot_vector(), place
+    skill = catalogue.skill(meaning)
+    commands, status = experts.act(skill.expert, meaning, view, context)
+    place = place_of_named(meaning, view) if skill.names_object else np.full(2, np.nan)
+    slots = catalogue.language.slot_vector(meaning)
+    return sentence, kept, commands, int(status), slots, place
 
 
 def place_of_named(meaning: Meaning, view: WorldView) -> np.ndarray:
     """(2,) where the picture shows the one object that is named: column and row, as shares.
 
-    -1 where none that fits is seen; NaN where several are, or no object is named.
+    -1 where none that fits is seen; NaN where several are.
     """
-    if meaning.action not in OBJECT_ACTIONS:
-        return np.full(2, np.nan)
     seen = [i for i in experts.matching(meaning, view) if view.visible[i]]
     if not seen:
         return np.full(2, -1.0)
@@ -126,9 +106,9 @@ def place_of_named(meaning: Meaning, view: WorldView) -> np.ndarray:
 class _Sentences:
     """The texts of one episode, from the few that all episodes share for each meaning."""
 
-    def __init__(self, rng: np.random.Generator, wordings: int):
+    def __init__(self, language: Language, rng: np.random.Generator, wordings: int):
         self.texts: list[str] = []
-        self._rng, self._wordings = rng, wordings
+        self._language, self._rng, self._wordings = language, rng, wordings
         self._known: dict[str, int] = {}
 
     def index(self, text: str) -> int:
@@ -140,60 +120,52 @@ class _Sentences:
     def say(self, meaning: Meaning) -> int:
         # There are more things out of scope than one meaning shows.
         ways = self._wordings * (10 if meaning == UNKNOWN else 1)
-        return self.index(shared_wording(meaning, int(self._rng.integers(ways))))
+        number = int(self._rng.integers(ways))
+        return self.index(shared_wording(self._language, meaning, number))
 
 
 @cache
-def shared_wording(meaning: Meaning, number: int) -> str:
+def shared_wording(language: Language, meaning: Meaning, number: int) -> str:
     """The training wording of a meaning that goes by this number in every episode."""
-    rng = np.random.default_rng([number, *(meaning.slot_vector() + 1).tolist()])
-    return sample_wording(meaning, rng, "train")
+    rng = np.random.default_rng([number, *(language.slot_vector(meaning) + 1).tolist()])
+    return language.sample_wording(meaning, rng, "train")
 
 
 def _draw(
-    frames: Sequence[Frame], t: int, rng: np.random.Generator, config: LabelConfig
+    catalogue: Catalogue,
+    frames: Sequence[Frame],
+    t: int,
+    rng: np.random.Generator,
+    config: LabelConfig,
 ) -> tuple[Meaning, Context]:
-    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+    skills = list(catalogue.skills.values())
+    shares = np.array([(skill.label_share, skill.absent_share) for skill in skills])
+    index, absent = divmod(int(rng.choice(shares.size, p=shares.ravel() / shares.sum())), 2)
+    skill = skills[index]
     context = earlier_start(frames, t, rng, config.drift)
-    if kind == "unknown":
+    if skill is OUT_OF_SCOPE:
         return UNKNOWN, context
-    if kind == "gesture":
-        meaning = sample_meaning("gesture", rng)
-        while meaning.action == "point_at":
-            meaning = sample_meaning("gesture", rng)
-    elif kind in FAMILIES and not OBJECT_ACTIONS & set(FAMILIES[kind]):
-        meaning = sample_meaning(kind, rng)
-    else:
-        meaning = _about_object(frames[t], kind, rng, config)
-    lost = rng.random() < {"absent": 0.5, "object": 0.1, "point": 0.1}.get(kind, 0.0)
+    objects, partial = None, 0.0
+    if absent:
+        objects = [_absent_object(frames[t].view, rng, config)]
+    elif skill.names_object:
+        objects, partial = [_pick_object(frames[t], rng, config)], config.partial
+    meaning = skill.sample_meaning(rng, objects, partial)
+    lost = rng.random() < (0.5 if absent else 0.1 if skill.names_object else 0.0)
     if lost or rng.random() < config.imagined:
-        context = imagined_start(meaning, context, lost, rng)
+        context = skill.imagined_start(meaning, context, lost, rng)
     return meaning, context
 
 
-def _about_object(
-    frame: Frame, kind: str, rng: np.random.Generator, config: LabelConfig
-) -> Meaning:
-    if kind in FAMILIES:
-        (action,) = FAMILIES[kind]
-    else:
-        point = kind == "point" or (kind == "absent" and rng.random() < 0.3)
-        action = "point_at" if point else "go_to"
-    view = frame.view
-    if kind == "absent":
-        colour, shape = _absent_pair(view, rng, config)
-    else:
-        index = _pick_object(frame, rng, config)
-        colour, shape = view.colours[index], view.shapes[index]
-    named: dict[str, str] = {"colour": colour, "shape": shape}
-    if kind != "absent" and rng.random() < config.partial:
-        del named["colour" if rng.random() < 0.5 else "shape"]
-    if action == "go_to" and rng.random() < 0.15:
-        named["manner"] = "slowly" if rng.random() < 0.5 else "quickly"
-    return Meaning(action, **named)
+@dataclass(frozen=True)
+class _Thing:
+    """What words can name, there or not."""
+
+    colour: str
+    shape: str
 
 
-def _absent_pair(view: WorldView, rng: np.random.Generator, config: LabelConfig) -> tuple[str, str]:
+def _absent_object(view: WorldView, rng: np.random.Generator, config: LabelConfig) -> _Thing:
     """A colour and a shape that no object has together, though one in view may have either."""
     pairs = list(zip(view.colours, view.shapes, strict=True))
     missing = absent_pairs(pairs)
@@ -201,7 +173,7 @@ def _absent_pair(view: WorldView, rng: np.random.Generator, config: LabelConfig)
     if seen and rng.random() < config.alike:
         like = seen[int(rng.integers(len(seen)))]
         missing = [pair for pair in missing if (pair[0] == like[0]) != (pair[1] == like[1])]
-    return missing[int(rng.integers(len(missing)))]
+    return _Thing(*missing[int(rng.integers(len(missing)))])
 
 
 def absent_pairs(there: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -209,15 +181,19 @@ def absent_pairs(there: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in there]
 
 
-def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) -> int:
-    visible = np.flatnonzero(frame.view.visible)
+def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) -> _Thing:
+    """One of the scene, more often one in view, or one that the robot was told of."""
+    view = frame.view
+    index = int(rng.integers(len(view.colours)))
+    visible = np.flatnonzero(view.visible)
+    asked = frame.meaning.colour or frame.meaning.shape
+    meant = experts.matching(frame.meaning, view) if asked else []
     draw = rng.random()
     if len(visible) and draw < config.in_view:
-        return int(rng.choice(visible))
-    approached = experts.matching(frame.meaning, frame.view)
-    if frame.meaning.action == "go_to" and approached and draw < config.in_view + config.approached:
-        return approached[0]
-    return int(rng.integers(len(frame.view.colours)))
+        index = int(rng.choice(visible))
+    elif meant and draw < config.in_view + config.meant:
+        index = meant[0]
+    return _Thing(view.colours[index], view.shapes[index])
 
 
 def earlier_start(
@@ -236,49 +212,3 @@ def earlier_start(
         elapsed_s=(t - start) / CHUNK_HZ,
         odometry=odometry * (1 + drift * rng.standard_normal(3)),
     )
-
-
-def imagined_start(
-    meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator
-) -> Context:
-    """The context at a random stage of the instruction's own progress.
-
-    `lost` asks for the stages of a search that comes to its end without finding anything.
-    """
-    if meaning.action.startswith(("walk", "step")):
-        return _along_walk(meaning, context, rng)
-    if meaning.action.startswith("turn"):
-        sign = 1.0 if meaning.action == "turn_left" else -1.0
-        angle = _progress(meaning.angle_rad, 0.25, rng)
-        odometry = np.array([*rng.normal(0, 0.06, 2), sign * angle])
-        return replace(context, elapsed_s=_elapsed(angle, 0.5, rng), odometry=odometry)
-    if meaning.action in OBJECT_ACTIONS:
-        if not lost:
-            return context
-        yaw = rng.uniform(0.0, 1.25 * SEARCH_LIMIT_RAD)
-        odometry = np.array([*rng.normal(0, 0.15, 2), yaw])
-        return replace(context, elapsed_s=_elapsed(yaw, 0.8 * SEARCH_RAD_S, rng), odometry=odometry)
-    elapsed_s = rng.uniform(0.0, 1.3 * WAVE_END_S)
-    return replace(context, elapsed_s=elapsed_s, odometry=rng.normal(0, 0.03, 3))
-
-
-def _along_walk(meaning: Meaning, context: Context, rng: np.random.Generator) -> Context:
-    aside = meaning.action.startswith("step")
-    sign = -1.0 if meaning.action in ("walk_backward", "step_right") else 1.0
-    distance = _progress(meaning.distance_m, 0.15, rng)
-    along, across = sign * distance, rng.normal(0, 0.06)
-    x, y = (across, along) if aside else (along, across)
-    speed = 0.2 if aside or meaning.action == "walk_backward" else 0.4
-    odometry = np.array([x, y, rng.normal(0, 0.1)])
-    return replace(context, elapsed_s=_elapsed(distance, speed, rng), odometry=odometry)
-
-
-def _progress(amount: float, spread: float, rng: np.random.Generator) -> float:
-    """How much of an amount is behind: anything, but more often nearly all of it."""
-    if rng.random() < 0.5:
-        return float(rng.uniform(-0.03, 1.1) * amount)
-    return float(amount + rng.normal(0, spread))
-
-
-def _elapsed(amount: float, speed: float, rng: np.random.Generator) -> float:
-    return float(max(amount, 0.0) / speed * rng.uniform(0.8, 1.5) + rng.uniform(0, 2))

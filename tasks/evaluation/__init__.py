@@ -1,0 +1,1 @@
+"""Success over many scenes, with intervals, a page and a file of figures."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,14 +17,14 @@ from bridge.files import write_bytes, write_json
 from sim.render.video import Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from sim.world import World
-from tasks.catalogue import CATALOGUE, Trial, family
-from tasks.demonstrations.collect import MakePolicy, own_policy, progress_bar, workers
 from tasks.episode import ExpertPolicy, run_episode, warm_up
+from tasks.evaluation.floors import FLOORS
 from tasks.evaluation.report import Clip, rank, write_report
 from tasks.evaluation.results import command_line, wilson_interval
-from tasks.language.intent import SPLITS, sample_wording
-from tasks.success import Judge
-from tasks.user_task import add_tasks
+from tasks.language.language import SPLITS
+from tasks.task import Trial
+from tasks.user_task import read_catalogue
+from tasks.workers import Worker, progress_bar, workers
 
 # Scenes of an evaluation come from seeds that no collection uses.
 EVALUATION = 0x5EED_E7A1
@@ -42,6 +43,7 @@ class EvaluateConfig:
         seed: Another seed, other scenes.
         processes: Episodes at a time.
         baseline: Names the figures of a policy that is denied something, e.g. "no_text".
+        floor: Try a policy that knows nothing instead: one that stands still, or moves at random.
         robot: Another MJCF of the 29-joint G1.
         tasks: Files with tasks of your own, which --families may then name.
         clips: Show the best and the worst run in the report.
@@ -53,6 +55,7 @@ class EvaluateConfig:
     seed: int = 0
     processes: int = 2
     baseline: str | None = None
+    floor: Literal["zero", "random"] | None = None
     robot: Path | None = None
     tasks: tuple[Path, ...] = ()
     clips: bool = True
@@ -76,7 +79,7 @@ class _Tried:
 
 
 def evaluate(
-    make_policy: MakePolicy | None,
+    make_policy: Callable[[], Policy] | None,
     config: EvaluateConfig,
     folder: Path | str | None = None,
     known: Mapping[str, Any] | None = None,
@@ -88,11 +91,14 @@ def evaluate(
     and report.html all of it, beside the figures that are `known` from other evaluations.
     Raises UserError for a family or split that does not exist.
     """
+    if config.floor:
+        make_policy = FLOORS[config.floor]
     _check(config)
-    jobs = list(_jobs(config))
+    jobs = _jobs(config)
     rows: list[dict[str, Any]] = []
     shown: list[_Tried] = []
-    with progress_bar() as bar, workers(min(config.processes, len(jobs)), make_policy) as mapped:
+    processes = min(config.processes, len(jobs))
+    with progress_bar() as bar, workers(processes, make_policy, config.tasks) as mapped:
         task = bar.add_task("evaluate", total=len(jobs), note="")
         for tried in mapped(_try, jobs):
             rows.append(tried.row)
@@ -120,10 +126,10 @@ def _clips(shown: Sequence[_Tried], robot: Path | None) -> list[Clip]:
 
 
 def _check(config: EvaluateConfig) -> None:
-    add_tasks(config.tasks)
+    catalogue = read_catalogue(config.tasks)
     for name in config.families:
         if name != SWAP:
-            family(name)
+            catalogue[name]
     if config.split not in SPLITS:
         raise UserError(f"no split {config.split!r}: choose {' or '.join(SPLITS)}")
     if config.episodes < 1:
@@ -139,27 +145,26 @@ def _jobs(config: EvaluateConfig) -> list[_Job]:
     ]
 
 
-def _try(job: _Job) -> _Tried:
+def _try(worker: Worker, job: _Job) -> _Tried:
     """One episode. The same job gives the same scene and words."""
-    config = job.config
-    add_tasks(config.tasks)
+    config, catalogue = job.config, worker.catalogue
     rng = np.random.default_rng([EVALUATION, config.seed, job.index, *job.name.encode()])
-    trial = CATALOGUE["go_to" if job.name == SWAP else job.name].trial(rng, N_OBJECTS)
+    trial = catalogue["go_to" if job.name == SWAP else job.name].trial(rng, N_OBJECTS)
     if job.swapped:
         trial = _swapped(trial, rng)
-    wording = sample_wording(trial.meaning, rng, config.split)
+    wording = catalogue.language.sample_wording(trial.meaning, rng, config.split)
     world = World(trial.scene, seed=job.index, robot_path=config.robot)
-    judge, frames = trial.judge(), []
+    success, frames = trial.success(), []
     try:
         warm_up(world, trial.start_command)
-        policy: Policy = own_policy() or ExpertPolicy(world, trial.meaning)
+        policy = worker.policy or ExpertPolicy(world, trial.meaning, trial.skill.expert)
         outcome = run_episode(
-            world, policy, wording, judge, trial.time_limit_s, on_frame=frames.append
+            world, policy, wording, success, trial.time_limit_s, on_frame=frames.append
         )
     finally:
         world.close()
     row = dict(vars(outcome), family=job.name, index=job.index, swapped=job.swapped)
-    row |= _objects(trial, judge) | {
+    row |= success.reached() | {
         "split": config.split,
         "wording": wording,
         "meaning": trial.meaning.slots(),
@@ -179,27 +184,10 @@ def expert_use(frames: Sequence[Frame]) -> list[list[float]]:
     return np.mean(found, axis=0).tolist() if found else []
 
 
-def _objects(trial: Trial, judge: Judge) -> dict[str, Any]:
-    """The object that the robot was sent to, and the nearest at the end; for go-to tasks alone."""
-    target, nearest = judge.target(), judge.nearest()
-    if trial.meaning.action != "go_to" or target is None or nearest is None:
-        return {}
-    asked, near = (trial.scene.objects[i] for i in (target, nearest[0]))
-    return {
-        "asked": {"colour": asked.colour, "shape": asked.shape},
-        "nearest": {"colour": near.colour, "shape": near.shape},
-        "nearest_m": nearest[1],
-    }
-
-
 def _swapped(trial: Trial, rng: np.random.Generator) -> Trial:
     """The same scene, another of its objects named."""
     meaning = trial.meaning
-    others = [
-        thing
-        for thing in trial.scene.objects
-        if (thing.colour, thing.shape) != (meaning.colour, meaning.shape)
-    ]
+    others = [thing for thing in trial.scene.objects if not meaning.fits(thing)]
     other = others[int(rng.integers(len(others)))]
     return replace(trial, meaning=replace(meaning, colour=other.colour, shape=other.shape))
 
@@ -209,7 +197,8 @@ def figures_of(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> dic
     if config.baseline:
         # A baseline has one figure, over all that it was tried on.
         return _rate(f"{config.baseline}_success", [row["success"] for row in rows])
-    prefix = "" if config.split == "train" else f"{config.split}_"
+    prefix = f"{config.floor}_" if config.floor else ""
+    prefix += "" if config.split == "train" else f"{config.split}_"
     figures: dict[str, Any] = {}
     for name in config.families:
         own = [row for row in rows if row["family"] == name]
@@ -240,9 +229,9 @@ def heldout_drop(figures: Mapping[str, Any]) -> dict[str, float]:
     Empty unless `figures` has both of at least one family.
     """
     pairs = [
-        (figures[f"{name}_success"], figures[f"heldout_{name}_success"])
-        for name in CATALOGUE
-        if f"heldout_{name}_success" in figures and f"{name}_success" in figures
+        (figures[key.removeprefix("heldout_")], figures[key])
+        for key in figures
+        if re.fullmatch(r"heldout_\w+_success", key) and key.removeprefix("heldout_") in figures
     ]
     return {"heldout_drop": float(np.mean([a - b for a, b in pairs]))} if pairs else {}
 

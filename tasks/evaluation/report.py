@@ -17,9 +17,7 @@ import numpy as np
 from bridge.files import write_text
 from tasks.evaluation.results import wilson_interval
 from tasks.language.intent import COLOURS, SHAPES
-from tasks.success import GOAL_M
 
-# An object further away than this at the end was not reached.
 NOWHERE = "none"
 BLUE, RED = "68, 119, 170", "204, 102, 119"
 MOST_FAILURES = 40
@@ -181,15 +179,15 @@ def _families(rows: Sequence[Row]) -> str:
 
 
 def confusion(rows: Iterable[Row], trait: str, values: Sequence[str]) -> np.ndarray:
-    """(asked, reached) counts over the go-to episodes; the last column is no object.
+    """(asked, reached) counts over the episodes that are about an object to reach.
 
-    `trait` is "colour" or "shape". The object reached is the nearest at the end.
+    `trait` is "colour" or "shape". The last column is no object.
     """
     counts = np.zeros((len(values), len(values) + 1), dtype=int)
     for row in rows:
         if row.get("asked"):
-            near = row["nearest"] if row["nearest"] and row["nearest_m"] < GOAL_M else None
-            column = values.index(near[trait]) if near else len(values)
+            reached = row["reached"]
+            column = values.index(reached[trait]) if reached else len(values)
             counts[values.index(row["asked"][trait]), column] += 1
     return counts
 
@@ -197,7 +195,7 @@ def confusion(rows: Iterable[Row], trait: str, values: Sequence[str]) -> np.ndar
 def _confusions(rows: Sequence[Row]) -> str:
     if not any(row.get("asked") for row in rows):
         return ""
-    parts = [f"<p>Rows: asked for. Columns: nearest at the end, within {GOAL_M:g} m.</p>"]
+    parts = ["<p>Rows: asked for. Columns: reached at the end.</p>"]
     for trait, values in (("colour", COLOURS), ("shape", SHAPES)):
         counts = confusion(rows, trait, values)
         parts.append(_matrix(trait, values, counts))

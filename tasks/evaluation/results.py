@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import os
 import platform
@@ -14,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge.contract import UserError
-from bridge.files import write_json
+from bridge.files import read_json, write_json
 
 _Z_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
@@ -68,10 +66,7 @@ def read_figures(path: str | Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: repair or delete it, then measure again") from error
+    return read_json(path, "repair or delete it, then measure again", dict[str, Any])
 
 
 def _commit() -> str:
@@ -90,7 +85,7 @@ def _machine() -> str:
     """Processor, cores that this process may use, and system, in one line."""
     processor = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 processor = line.split(":", 1)[1].strip()
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -13,21 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import CONTROL_HZ, STAND_COMMAND, Policy, UserError
+from bridge.contract import Policy, UserError
+from bridge.files import read_json
+from robots.g1.embodiment import CONTROL_HZ
 from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
 from sim.world import World
-from tasks.catalogue import clear_way, family_of, start_command
 from tasks.episode import Outcome, run_episode, warm_up
 from tasks.language.intent import UNKNOWN, Meaning, describe
 from tasks.language.parse import read_wording
-from tasks.success import Judge
-from tasks.user_task import add_tasks
+from tasks.success import named_object
+from tasks.task import Skill
+from tasks.user_task import read_catalogue
 
 HOLD_S = 1.0
 MOST_SEEDS = 1000
-# For what is no task of the catalogue.
-UNKNOWN_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -55,24 +54,27 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """All that stands before the policy is asked. `meaning` serves the judge alone."""
+    """All that stands before the policy is asked. `meaning` and `skill` serve the verdict alone."""
 
     instruction: str
     meaning: Meaning | None
+    skill: Skill
     scene: Scene
     world: World
 
 
 def set_stage(instruction: str, config: RunConfig) -> Stage:
     """The robot in its scene, standing, or moving when there must be something to stop."""
-    add_tasks(config.tasks)
-    meaning = read_wording(instruction)
+    catalogue = read_catalogue(config.tasks)
+    meaning = read_wording(instruction, catalogue.language)
+    skill = catalogue.skill(meaning or UNKNOWN)
     seed, scene = choose_scene(config, meaning)
+    scene = skill.clear_way(meaning, scene) if meaning and config.scene is None else scene
     print(f"scene       {_scene_words(scene, seed)}")
     world = World(scene, seed=seed or 0, robot_path=config.robot)
     rng = np.random.default_rng(seed)
-    warm_up(world, start_command(meaning, rng) if meaning else STAND_COMMAND)
-    return Stage(instruction, meaning, scene, world)
+    warm_up(world, skill.start_command(rng))
+    return Stage(instruction, meaning, skill, scene, world)
 
 
 def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
@@ -87,7 +89,7 @@ def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
             _stand(stage.world, show)
             raise
     _report(outcome, stage.meaning)
-    write_video(config.out, stage.world, frames, stage.instruction)
+    write_video(config.out, stage.world.model, frames, stage.instruction)
     print(f"video       {config.out}")
     return outcome
 
@@ -98,20 +100,17 @@ def perform(
     time_limit_s: float | None = None,
     show: Callable[[], None] = lambda: None,
 ) -> tuple[Outcome, list[Frame]]:
-    """Runs the episode and judges it; `show` is called after every control period."""
+    """Runs the episode and tells what came of it; `show` is called after every control period."""
     frames: list[Frame] = []
 
     def record(frame: Frame) -> None:
         frames.append(frame)
         show()
 
-    meaning, family = stage.meaning, family_of(stage.meaning)
-    if meaning and family:
-        judge = family.judge(meaning, stage.scene)
-        limit_s = time_limit_s or family.time_limit_s(meaning)
-    else:
-        judge, limit_s = Judge(UNKNOWN, stage.scene), time_limit_s or UNKNOWN_LIMIT_S
-    outcome = run_episode(stage.world, policy, stage.instruction, judge, limit_s, on_frame=record)
+    meaning = stage.meaning or UNKNOWN
+    success = stage.skill.success(meaning, stage.scene)
+    limit_s = time_limit_s or stage.skill.limit_s(meaning)
+    outcome = run_episode(stage.world, policy, stage.instruction, success, limit_s, on_frame=record)
     return outcome, frames
 
 
@@ -125,15 +124,15 @@ def _stand(world: World, show: Callable[[], None]) -> None:
 def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None, Scene]:
     """The scene of a file or a seed, or the first seed's that has the one thing that is named."""
     if config.scene is not None:
+        content = read_json(config.scene, "choose a file of a scene, written by Scene.to_dict()")
         try:
-            return None, Scene.from_dict(json.loads(config.scene.read_text()))
-        except (OSError, ValueError, UserError) as error:
-            raise UserError(f"{config.scene} is no scene file ({error})") from error
+            return None, Scene.from_dict(content)
+        except UserError as error:
+            raise UserError(f"{config.scene}: {error}") from error
     seed = next(fitting_seeds(meaning), None) if config.seed is None else config.seed
     if seed is None:
         raise UserError("no scene has what the instruction names; choose another with --scene")
-    scene = sample_scene(np.random.default_rng(seed))
-    return seed, clear_way(scene, meaning) if meaning else scene
+    return seed, sample_scene(np.random.default_rng(seed))
 
 
 def fitting_seeds(meaning: Meaning | None) -> Iterator[int]:
@@ -141,7 +140,7 @@ def fitting_seeds(meaning: Meaning | None) -> Iterator[int]:
     named = meaning is not None and bool(meaning.colour or meaning.shape)
     for seed in range(MOST_SEEDS):
         scene = sample_scene(np.random.default_rng(seed))
-        if not (meaning and named) or Judge(meaning, scene).target() is not None:
+        if not (meaning and named) or named_object(meaning, scene) is not None:
             yield seed
 
 

@@ -1,0 +1,1 @@
+"""What sentences mean: grammars, intents, a parser."""

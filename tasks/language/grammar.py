@@ -6,7 +6,7 @@ Says slots without knowing what they mean; `tasks.language.intent` gives them me
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -51,7 +51,7 @@ class Grammar:
     In a pattern `(a|b)` is one of the two; `[a]` is said half of the time or, where it names a
     slot, whenever that slot is set; `{name}` is one of `words[name]`. Words in a table are chosen
     by the meaning's value of the slot to which the table's keys belong. "slot=value: ..." says a
-    slot without naming it. Patterns stand under an action or the beginning of its name.
+    slot without naming it. Patterns stand under their action.
     In frames, `~` stands for what they surround. A sentence stands without a frame. The first of
     the words under a name is the usual one: it has `usual_share` of the draws to itself.
     """
@@ -66,8 +66,8 @@ class Grammar:
 
     def say(self, values: dict[str, str], rng: np.random.Generator) -> str:
         """Draws until a pattern says exactly `values`, slot to value: no slot more, none less."""
-        imperatives = patterns_of(self.imperatives, values["action"])
-        patterns = imperatives + patterns_of(self.sentences, values["action"])
+        imperatives = self.imperatives.get(values["action"], [])
+        patterns = imperatives + self.sentences.get(values["action"], [])
         for _ in range(_MAX_DRAWS):
             index = int(rng.integers(len(patterns)))
             said = {"action"}
@@ -86,7 +86,7 @@ class Grammar:
 
         Where none does with the first of every choice, any that does.
         """
-        for pattern in patterns_of(self.imperatives, values["action"]):
+        for pattern in self.imperatives.get(values["action"], []):
             said = {"action"}
             text = self._fill(pattern, values, said, _First())
             if said == set(values):
@@ -156,8 +156,8 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", text.lower())
 
 
-def patterns_of(table: dict[str, list[str]], action: str) -> list[str]:
-    """The patterns that may say an action."""
+def patterns_of(table: Mapping[str, list[str]], action: str) -> list[str]:
+    """The patterns of a file that may say an action: those under the beginning of its name."""
     return [text for key in table if action.startswith(key) for text in table[key]]
 
 

@@ -9,19 +9,20 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tasks.language.grammar import CONDITIONS, GROUP, NAME, Grammar, patterns_of, words_of
-from tasks.language.intent import SLOTS, SPLITS, Meaning, grammars
+from tasks.language.grammar import CONDITIONS, GROUP, NAME, Grammar, words_of
+from tasks.language.intent import Meaning
+from tasks.language.language import SPLITS, Language
 
 Slots = dict[str, str]
 _UNSAID = " unsaid "
 _TOKEN = re.compile(r"[()\[\]|~]|\{\w+\}|\s+|[^()\[\]|~{}\s]+")
 
 
-def read_wording(text: str, splits: Sequence[str] = SPLITS) -> Meaning | None:
+def read_wording(text: str, language: Language, splits: Sequence[str] = SPLITS) -> Meaning | None:
     """The one meaning that a grammar says in these words, whatever case and closing mark."""
     text = " ".join(text.lower().split()).rstrip("?!. ")
     for split in splits:
-        readers = [_Reader(grammar, set(words_of(text))) for grammar in grammars(split)]
+        readers = [_Reader(grammar, set(words_of(text))) for grammar in language.grammars[split]]
         found = {meaning for reader in readers for meaning in reader.read(text)}
         if found:
             return found.pop() if len(found) == 1 else None
@@ -57,9 +58,10 @@ class _Reader:
     def read(self, text: str) -> Iterator[Meaning]:
         """Every meaning that the grammar can say as `text`."""
         bodies = list(_unwrapped(self.adverbs, _unwrapped(self.frames, [(text, {})])))
-        for action in SLOTS["action"]:
-            yield from _meanings(self.imperatives[action], action, bodies)
-            yield from _meanings(self.sentences[action], action, [(text, {})])
+        for action, patterns in self.imperatives.items():
+            yield from _meanings(patterns, action, bodies)
+        for action, patterns in self.sentences.items():
+            yield from _meanings(patterns, action, [(text, {})])
 
 
 def _may_say(pattern: str, said: set[str]) -> bool:
@@ -74,8 +76,8 @@ def _may_say(pattern: str, said: set[str]) -> bool:
 
 def _by_action(grammar: Grammar, table: dict[str, list[str]]) -> dict[str, list[_Pattern]]:
     return {
-        action: [_Pattern(grammar, text, action) for text in patterns_of(table, action)]
-        for action in SLOTS["action"]
+        action: [_Pattern(grammar, text, action) for text in texts]
+        for action, texts in table.items()
     }
 
 

@@ -18,16 +18,17 @@ import numpy as np
 import torch
 import tyro
 
-from bridge.contract import CHUNK_STEPS, COMMAND_DIM, STATE_DIM, Observation
+from bridge.contract import Observation
 from policy.export.bundle_writer import export_bundle
 from policy.export.parity import Reader, Sample
 from policy.model.action_codec import BANDS
 from policy.model.stages import TorchParts
-from policy.model.vla import TOKENS_PER_STEP, Model, ModelConfig
+from policy.model.vla import BANDS_PER_STEP, Model, ModelConfig
 from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE
 from policy.runtime.onnx_policy import GraphPolicy, OnnxParts, Parts
 from policy.runtime.text_encoder import TextEncoder
 from policy.training.checkpoint import load_model
+from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, G1, STATE_DIM
 
 INSTRUCTION = "walk to the red ball"
 SLOTS = (("action", tuple("abcdefghijklm")), ("colour", tuple("abcdef")), ("shape", tuple("abcd")))
@@ -50,7 +51,7 @@ def main(config: BenchConfig) -> None:
     rng = np.random.default_rng(config.seed)
     model = load_model(config.checkpoint) if config.checkpoint else untrained_model(rng)
     observation = random_observation(rng)
-    read = Reader(TextEncoder(threads=config.threads), dict(model.config.slots))
+    read = Reader(TextEncoder(threads=config.threads), G1, dict(model.config.slots))
     figures: dict[str, float] = {}
     print(f"{'ms, p50 / p95':<20}{'read':>16}{'prefill':>16}{'decode':>16}{'chunk':>16}")
     with bundle_of(model, observation, config) as bundle:
@@ -60,7 +61,7 @@ def main(config: BenchConfig) -> None:
             "torch": TorchParts(model),
         }
         for name, parts in sides.items():
-            for tokens in TOKENS_PER_STEP:
+            for tokens in (bands * COMMAND_DIM for bands in BANDS_PER_STEP):
                 times = part_times_ms(parts, read, observation, tokens, config)
                 p50, p95 = np.percentile(times, (50, 95), axis=0)
                 cells = (f"{a:.2f} / {b:.2f}" for a, b in zip(p50, p95, strict=True))
@@ -84,8 +85,8 @@ def part_times_ms(
 
     Reading an instruction is not part of a chunk's time: it happens once per instruction.
     """
-    policy = GraphPolicy(parts, read.encoder, read.slots, BANDS, tokens)
-    image, state = observation.image[None], observation.state()[None]
+    policy = GraphPolicy(parts, read.encoder, G1, read.slots, BANDS, tokens)
+    image, state = observation.images["head"][None], observation.state[None]
     rows = []
     for _ in range(config.chunks + 10):
         start = time.perf_counter()
@@ -102,7 +103,7 @@ def part_times_ms(
 def untrained_model(rng: np.random.Generator) -> Model:
     """A model of the usual size, its action bins fitted to noise."""
     torch.manual_seed(int(rng.integers(2**31)))
-    model = Model(ModelConfig(slots=SLOTS)).eval()
+    model = Model(ModelConfig(slots=SLOTS), G1).eval()
     model.codec.fit(rng.normal(size=(64, CHUNK_STEPS, COMMAND_DIM)).astype(np.float32))
     return model
 
@@ -110,7 +111,7 @@ def untrained_model(rng: np.random.Generator) -> Model:
 def random_observation(rng: np.random.Generator) -> Observation:
     """Noise in every field."""
     image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    return Observation.from_state(0.0, rng.normal(size=STATE_DIM).astype(np.float32), image)
+    return Observation(G1, 0.0, rng.normal(size=STATE_DIM).astype(np.float32), {"head": image})
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def bundle_of(model: Model, observation: Observation, config: BenchConfig) -> It
     if config.bundle:
         yield config.bundle
         return
-    sample = Sample(INSTRUCTION, observation.image, observation.state())
+    sample = Sample(INSTRUCTION, observation.images["head"], observation.state)
     with tempfile.TemporaryDirectory() as folder:
         export_bundle(model, Path(folder), [sample], {"made for": "a benchmark"})
         yield Path(folder)

@@ -13,21 +13,21 @@ from pathlib import Path
 import tyro
 
 from bridge.blackbox.recorder import Recorder
-from bridge.control.loop import PERIOD_S
+from robots.g1.embodiment import G1, PERIOD_S
 from tests.test_recorder import moment
 
 
 def main(moments: int = 1000) -> None:
     """Times of this thread's processor alone: the writing is another's."""
     given = [moment(index) for index in range(200)]
-    with tempfile.TemporaryDirectory() as folder, Recorder(Path(folder)) as recorder:
+    with tempfile.TemporaryDirectory() as folder, Recorder(Path(folder), G1) as recorder:
         begun_s = time.thread_time()
         for index in range(moments):
             recorder.add(given[index % len(given)])
         added_s = time.thread_time()
         for index in range(moments):
             each = given[index % len(given)]
-            for array in (each.state, each.asked, each.sent, each.image):
+            for array in (each.state, each.asked, each.sent, *each.images.values()):
                 if array is not None:
                     array.copy()
         copied_s = time.thread_time()

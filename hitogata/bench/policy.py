@@ -7,10 +7,9 @@ from pathlib import Path
 from bench.demo import demo_figures
 from bench.latency import chunk_figures, record_observations
 from bridge.wire.client import RemotePolicy
-from hitogata.policies import BUNDLE, serving
-from policy.model.vla import TOKENS_PER_STEP
+from hitogata.policies import BUNDLE, serving, torch_policies
 from policy.runtime.bundle import load_manifest
-from policy.training.torch_policy import TorchPolicy
+from robots.g1.embodiment import G1
 from tasks.evaluation.results import command_line, write_results
 
 
@@ -37,15 +36,18 @@ def bench(
     if demo:
         write_results(results, demo_figures(demo), command_line())
         return
-    figures = {"int8_size_ratio": load_manifest(bundle).quantization["size_ratio"]}
+    compared = torch_policies(checkpoint, threads) if checkpoint else None
+    quantization = load_manifest(bundle).quantization
+    figures = {"int8_size_ratio": quantization["size_ratio"]}
     seen = record_observations()
-    for tokens in TOKENS_PER_STEP:
-        suffix = "" if tokens == TOKENS_PER_STEP[0] else f"_{tokens}_tokens"
+    fewest, *_ = choices = quantization["tokens_per_step"]
+    for tokens in choices:
+        suffix = "" if tokens == fewest else f"_{tokens}_tokens"
         options = ("--tokens-per-step", str(tokens), "--threads", str(threads))
-        with serving(bundle, *options) as address, RemotePolicy(address) as policy:
+        with serving(bundle, *options) as address, RemotePolicy(address, G1) as policy:
             figures |= chunk_figures(policy, seen, chunks, suffix)
-    if checkpoint:
-        figures |= chunk_figures(TorchPolicy(checkpoint, threads), seen, chunks, "_torch")
+    if compared:
+        figures |= chunk_figures(compared(), seen, chunks, "_torch")
         figures["chunk_speedup"] = figures["chunk_p50_ms_torch"] / figures["chunk_p50_ms"]
     for key, value in figures.items():
         print(f"{key:32} {value:.3g}")

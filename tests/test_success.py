@@ -1,11 +1,13 @@
-"""Judges on hand-made truths with known answers."""
+"""Success on hand-made truths with known answers."""
 
 import numpy as np
 import pytest
 
-from sim.scene import Scene, SceneObject
+from sim.objects import SceneObject
+from sim.scene import Scene
+from tasks.catalogue import SHIPPED
 from tasks.language.intent import Meaning
-from tasks.success import Judge, Truth
+from tasks.success import Success, Truth
 
 SCENE = Scene(
     objects=(
@@ -36,11 +38,15 @@ def truth(time_s=0.0, base=(0.0, 0.0, 0.0), hands=HOME_HANDS, axes=None, **chang
     return Truth(**values | changes)
 
 
+def success_of(meaning) -> Success:
+    return SHIPPED.skill(meaning).success(meaning, SCENE)
+
+
 def verdict(meaning, hold_s=1.1, start=None, **state):
-    """Whether the judge is satisfied after `hold_s` in one state, begun elsewhere."""
-    judge = Judge(meaning, SCENE)
-    judge.begin(start or truth())
-    return [judge.watch(truth(t, **state)) for t in np.arange(0.02, hold_s + 0.04, 0.02)][-1]
+    """Whether success is told after `hold_s` in one state, begun elsewhere."""
+    success = success_of(meaning)
+    success.begin(start or truth())
+    return [success.watch(truth(t, **state)) for t in np.arange(0.02, hold_s + 0.04, 0.02)][-1]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +70,11 @@ def test_go_to_is_held_for_a_second_standing():
 
 
 def test_knocking_over_spoils_go_to_for_good():
-    judge = Judge(RED_CUBE, SCENE)
-    judge.begin(truth())
-    judge.watch(truth(0.1, objects_up_cos=np.array([0.8, 1.0])))
-    assert judge.knocked and judge.spoilt
-    assert not any(judge.watch(truth(t, base=(1.5, 0, 0))) for t in np.arange(0.2, 3, 0.1))
+    success = success_of(RED_CUBE)
+    success.begin(truth())
+    success.watch(truth(0.1, objects_up_cos=np.array([0.8, 1.0])))
+    assert success.knocked and success.failed
+    assert not any(success.watch(truth(t, base=(1.5, 0, 0))) for t in np.arange(0.2, 3, 0.1))
 
 
 def test_a_ball_may_roll_over_but_not_away():
@@ -79,11 +85,11 @@ def test_a_ball_may_roll_over_but_not_away():
 
 
 def test_a_fall_always_fails():
-    judge = Judge(Meaning("stop"), SCENE)
-    judge.begin(truth())
-    judge.watch(truth(0.1, fallen=True))
-    assert not any(judge.watch(truth(t)) for t in np.arange(0.2, 3, 0.1))
-    assert judge.fell
+    success = success_of(Meaning("stop"))
+    success.begin(truth())
+    success.watch(truth(0.1, fallen=True))
+    assert not any(success.watch(truth(t)) for t in np.arange(0.2, 3, 0.1))
+    assert success.fell
 
 
 @pytest.mark.parametrize(
@@ -117,13 +123,13 @@ def test_walks_are_measured_in_the_first_heading(meaning, base, right):
 
 
 def test_a_full_turn_is_not_a_stand():
-    judge = Judge(Meaning("turn_left", amount="angle_360"), SCENE)
-    judge.begin(truth())
-    assert not any(judge.watch(truth(t)) for t in np.arange(0.1, 2, 0.1))
+    success = success_of(Meaning("turn_left", amount="angle_360"))
+    success.begin(truth())
+    assert not any(success.watch(truth(t)) for t in np.arange(0.1, 2, 0.1))
     for t in np.arange(2, 12, 0.1):
         turned = (t - 2) * 0.7
         base = (0.0, 0.0, float((min(turned, 6.2) + np.pi) % (2 * np.pi) - np.pi))
-        satisfied = judge.watch(truth(t, base=base))
+        satisfied = success.watch(truth(t, base=base))
     assert satisfied
 
 
@@ -151,13 +157,13 @@ def test_raising_wants_the_asked_hands_and_no_other():
     ],
 )
 def test_a_wave_swings_twice(asked, waving, amplitude, right):
-    judge = Judge(Meaning("wave", side=asked), SCENE)
-    judge.begin(truth())
+    success = success_of(Meaning("wave", side=asked))
+    success.begin(truth())
     satisfied = []
     for t in np.arange(0, 4, 0.02):
         hands = HOME_HANDS.copy()
         hands[waving] = SHOULDERS[waving] + UP + [0, amplitude * np.sin(2 * np.pi * 0.8 * t), 0]
-        satisfied.append(judge.watch(truth(t, hands=hands)))
+        satisfied.append(success.watch(truth(t, hands=hands)))
     assert satisfied[-1] is right
     assert not any(satisfied[:50])
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults.report import bench_endurance, bench_faults
+from bench.endurance.fuzz import fuzz as fuzz_ends
+from bench.endurance.load import LoadConfig, put_load
+from bench.endurance.soak import SoakConfig
+from bench.endurance.soak import soak as soak_robot
+from bench.faults.report import bench_faults
 from bench.round_trip import rtt_figures
 from bench.stop import stop_figures
 from bridge.contract import UserError
+from hitogata.policies import HITOGATA
 from tasks.evaluation.results import command_line, write_results
 
 # Figure, what it tells, and the most that it shall be.
@@ -56,7 +62,7 @@ def bench_bridge(
     """
     lasting = any(each is not None for each in (soak, load, fuzz))
     if faults or only:
-        bench_faults(only, results)
+        bench_faults(HITOGATA, only, results)
     if lasting:
         bench_endurance(soak, load, fuzz, results)
     if faults or only or lasting:
@@ -74,3 +80,30 @@ def bench_bridge(
     if missed:
         print(f"hitogata: missed {', '.join(missed)}", file=sys.stderr)
         sys.exit(1)
+
+
+def bench_endurance(
+    minutes: float | None, seconds: float | None, frames: int | None, results: Path
+) -> None:
+    """Soaks a robot, loads a server, mutates frames: whatever is not None. UserError if any fails.
+
+    What was measured stands among the figures all the same.
+    """
+    figures: dict[str, Any] = {}
+    try:
+        if minutes is not None:
+            figures["soak"] = soak_robot(HITOGATA, SoakConfig(minutes))
+        if seconds is not None:
+            figures["load"] = put_load(HITOGATA, LoadConfig(seconds=seconds))
+        if frames is not None:
+            figures["fuzz"] = fuzz_ends(frames)
+    finally:
+        for name, found in figures.items():
+            for key, value in found.items():
+                print(f"{name:6} {key:24} {value}")
+        if figures:
+            write_results(results, figures, command_line())
+    if minutes is not None and not figures["soak"]["passed"]:
+        raise UserError(f"the soak failed: {figures['soak']['robot']}")
+    if seconds is not None and (starved := figures["load"]["starved"]):
+        raise UserError(f"{starved} clients starved: give the server more threads or a machine")

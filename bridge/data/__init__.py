@@ -1,0 +1,1 @@
+"""Data sets of demonstrations in the LeRobot v3 layout, and their statistics."""

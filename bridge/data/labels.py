@@ -1,0 +1,86 @@
+"""Labels of a recorded episode: what the expert would do at every frame if told otherwise.
+
+labels/episode-000000.npz
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from bridge.contract import UserError
+from bridge.embodiment import Embodiment
+from bridge.files import read_npz, reading, text_array, write_npz
+
+RECORD_AGAIN = "copy the data set again, or record another with `hitogata collect`"
+
+Slots = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the expert would do at every frame under K other instructions.
+
+    `instruction` (T, K) int32 indexes `instructions`. `context` (T, K, 4) float32 stands in for
+    the state's context: elapsed s, odometry x m, y m, yaw rad. `commands` (T, K, STEPS, COMMANDS)
+    float16, `status` (T, K) int8, `slots` (T, K, S) int8: index into the values of each slot, -1
+    where the instruction does not mention it. `place` (T, K, 2) float16: where the first camera
+    shows the object that is named, column and row as shares of its picture; -1 where it is not
+    seen, NaN where the instruction is about no single object.
+    """
+
+    instructions: tuple[str, ...]
+    instruction: np.ndarray
+    context: np.ndarray
+    commands: np.ndarray
+    status: np.ndarray
+    slots: np.ndarray
+    place: np.ndarray
+
+
+def write_labels(folder: str | Path, index: int, labels: Labels) -> None:
+    """Writes, or replaces, the labels of one episode."""
+    content = {field.name: getattr(labels, field.name) for field in fields(Labels)}
+    content["instructions"] = text_array(labels.instructions)
+    write_npz(_labels_path(Path(folder), index), **content)
+
+
+def read_labels(folder: Path, index: int) -> Labels:
+    """The labels of one episode; UserError when an earlier release wrote them without some."""
+    path = _labels_path(folder, index)
+    arrays = read_npz(path, RECORD_AGAIN)
+    if missing := {field.name for field in fields(Labels)} - set(arrays):
+        raise UserError(
+            f"{folder} was recorded without {', '.join(sorted(missing))}: record it again with"
+            " this release's `hitogata collect`"
+        )
+    with reading(path, RECORD_AGAIN):
+        instructions = tuple(json.loads(arrays.pop("instructions").tobytes()))
+        return Labels(instructions=instructions, **arrays)
+
+
+def check_labels(labels: Labels, length: int, slots: Slots, body: Embodiment) -> None:
+    """ValueError unless the labels are those of an episode of so many frames."""
+    per_frame = labels.instruction.shape[1:]
+    shape = (length, *per_frame)
+    check_array(labels.instruction, "instruction", shape, np.int32)
+    check_array(labels.context, "context", (*shape, 4), np.float32)
+    check_array(labels.commands, "commands", (*shape, *body.chunk_shape), np.float16)
+    check_array(labels.status, "status", shape, np.int8)
+    check_array(labels.slots, "slots", (*shape, len(slots)), np.int8)
+    check_array(labels.place, "place", (*shape, 2), np.float16)
+
+
+def check_array(array: np.ndarray, name: str, shape: tuple[int, ...], dtype: type) -> None:
+    """ValueError unless an array has this shape and type."""
+    if array.shape != shape or array.dtype != dtype:
+        found = f"{array.dtype} {array.shape}"
+        raise ValueError(f"{name} is {found}, not {np.dtype(dtype).name} {shape}")
+
+
+def _labels_path(folder: Path, index: int) -> Path:
+    return folder / f"labels/episode-{index:06d}.npz"

@@ -1,0 +1,1 @@
+"""The commands of `hitogata bench`: what is measured, and what is promised of it."""

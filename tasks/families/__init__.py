@@ -1,0 +1,1 @@
+"""A file a family of tasks, its words beside it; none knows another."""

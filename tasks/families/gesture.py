@@ -1,0 +1,224 @@
+"""Gestures: raising, waving and lowering hands, and pointing at an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import atan2, radians
+from pathlib import Path
+
+import numpy as np
+
+from bridge.contract import Status
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, STAND_COMMAND, STANDING_HEIGHT_M
+from tasks import arms
+from tasks.arms import SIDES
+from tasks.expert import Moment, Wish, stand, turning, without_target
+from tasks.language.grammar import pick
+from tasks.language.intent import Meaning
+from tasks.success import Success, Truth
+from tasks.task import Skill, Task
+
+DEFAULT_SIDE = "right"
+
+RAISE_S = 2.2
+WAVE_START_S = 1.6
+WAVE_END_S = 7.0
+ARM_REACHED_RAD = 0.25
+POINT_FACING_RAD = radians(20)
+
+RAISED_M = 0.05
+POINTING_RAD = np.deg2rad(20)
+SWING_M = 0.12
+SWINGS = 2
+
+
+# --- the expert -------------------------------------------------------------------------------
+
+
+def raise_hand(meaning: Meaning, moment: Moment) -> Wish:
+    goal = arms.raised(_sides(meaning))
+    done = moment.elapsed_s > RAISE_S and _reached(moment, goal)
+    return Wish((0.0, 0.0, 0.0), goal, Status.DONE if done else Status.ACTING)
+
+
+def lower_arms(meaning: Meaning, moment: Moment) -> Wish:
+    done = moment.elapsed_s > RAISE_S and _reached(moment, ARM_HOME_RAD)
+    return stand(Status.DONE if done else Status.ACTING)
+
+
+def wave(meaning: Meaning, moment: Moment) -> Wish:
+    """Raises the hand, swings it by the clock of the instruction, and lowers it again."""
+    if moment.elapsed_s > WAVE_END_S:
+        return stand(Status.DONE)
+    phase_s = moment.elapsed_s - WAVE_START_S
+    goal = arms.waving(_sides(meaning), phase_s)
+    return Wish((0.0, 0.0, 0.0), goal, Status.ACTING)
+
+
+def point_at(meaning: Meaning, moment: Moment) -> Wish:
+    """Turns until the object is well ahead, then stretches the arm toward it."""
+    named = moment.seen.named
+    if len(named) != 1:
+        return without_target(moment)
+    x, y = moment.place(named[0])
+    bearing = atan2(y, x)
+    target = (x, y, named[0][2] - STANDING_HEIGHT_M)
+    goal = arms.both_arms({side: arms.pointing(side, target) for side in _sides(meaning)})
+    resting = moment.still() and abs(bearing) < POINT_FACING_RAD
+    rate = 0.0 if resting else turning(bearing)
+    done = rate == 0.0 and moment.still() and _reached(moment, goal)
+    return Wish((0.0, 0.0, rate), goal, Status.DONE if done else Status.ACTING)
+
+
+def _sides(meaning: Meaning) -> tuple[str, ...]:
+    return SIDES if meaning.side == "both" else (meaning.side or DEFAULT_SIDE,)
+
+
+def _reached(moment: Moment, goal: np.ndarray) -> bool:
+    return bool(np.abs(moment.arm_targets - goal).max() < ARM_REACHED_RAD)
+
+
+# --- success ----------------------------------------------------------------------------------
+
+
+class Raised(Success):
+    """The hands that are asked for, and no other; any one if the side is not said."""
+
+    def is_success(self, truth: Truth) -> bool:
+        raised = _raised(truth)
+        if not self.stayed(truth):
+            return False
+        if self.meaning.side is None:
+            return raised.sum() == 1
+        asked = [self.meaning.side in (side, "both") for side in SIDES]
+        return bool(np.array_equal(raised, asked))
+
+
+class Lowered(Success):
+    """Both hands below the pelvis."""
+
+    def is_success(self, truth: Truth) -> bool:
+        return self.stayed(truth) and bool(np.all(truth.hands_m[:, 2] < truth.pelvis_z_m))
+
+
+class Waved(Success):
+    """Swings of the raised hands that are asked for; of any one if the side is not said."""
+
+    hold_s = 0.0
+
+    def begin(self, truth: Truth) -> None:
+        super().begin(truth)
+        self._swings = [_Swings() for _ in SIDES]
+
+    def watch(self, truth: Truth) -> bool:
+        yaw = truth.base[2]
+        left = np.array([-np.sin(yaw), np.cos(yaw)])
+        places_m = (truth.hands_m[:, :2] - truth.base[:2]) @ left
+        for swings, raised, place_m in zip(self._swings, _raised(truth), places_m, strict=True):
+            swings.watch(raised, place_m)
+        return super().watch(truth)
+
+    def is_success(self, truth: Truth) -> bool:
+        waved = {s: swings.count >= SWINGS for s, swings in zip(SIDES, self._swings, strict=True)}
+        if not self.stayed(truth):
+            return False
+        if self.meaning.side == "both":
+            return all(waved.values())
+        return waved[self.meaning.side] if self.meaning.side else any(waved.values())
+
+
+class Pointed(Success):
+    """A hand, and the line from its shoulder to it, aim at the object."""
+
+    def is_success(self, truth: Truth) -> bool:
+        target = self.target()
+        if target is None or not self.stayed(truth):
+            return False
+        for side, hand, axis, shoulder in zip(
+            SIDES, truth.hands_m, truth.hand_axes, truth.shoulders_m, strict=True
+        ):
+            towards = truth.objects_m[target] - hand
+            angles = _angle(axis, towards), _angle(hand - shoulder, towards)
+            if self.meaning.side in (None, side) and max(angles) < POINTING_RAD:
+                return True
+        return False
+
+
+class _Swings:
+    """Counts how often a raised hand swung to one side and back, each way SWING_M or more."""
+
+    def __init__(self) -> None:
+        self._turning_point: float | None = None
+        self._direction = 0
+        self._ways = 0
+
+    @property
+    def count(self) -> int:
+        return self._ways // 2
+
+    def watch(self, raised: bool, place_m: float) -> None:
+        if not raised:
+            self._turning_point, self._direction = None, 0
+            return
+        if self._turning_point is None:
+            self._turning_point = place_m
+        moved = place_m - self._turning_point
+        if self._direction * moved > 0:
+            self._turning_point = place_m  # still on its way: the turning point moves along
+        elif abs(moved) >= SWING_M:
+            self._direction = 1 if moved > 0 else -1
+            self._turning_point = place_m
+            self._ways += 1
+
+
+def _raised(truth: Truth) -> np.ndarray:
+    """(2,) bool: which hands are over their shoulders."""
+    return truth.hands_m[:, 2] > truth.shoulders_m[:, 2] + RAISED_M
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> float:
+    cos = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.arccos(np.clip(cos, -1.0, 1.0)))
+
+
+# --- the task ---------------------------------------------------------------------------------
+
+
+def _side(sides: tuple[str, ...], share: float) -> Callable[[np.random.Generator], dict[str, str]]:
+    """Says one of the hands in a share of the cases."""
+    return lambda rng: {"side": pick(sides, rng)} if rng.random() < share else {}
+
+
+def one_raised(rng: np.random.Generator) -> np.ndarray:
+    """(18,) a stand with a raised hand: there must be something to lower."""
+    command = STAND_COMMAND.copy()
+    command[ARMS] = arms.raised((SIDES[int(rng.integers(2))],))
+    return command
+
+
+ONE, ANY = SIDES, (*SIDES, "both")
+_gesture = partial(Skill, time_limit_s=12.0, label_share=0.06)
+_point_at = Skill(
+    "point_at",
+    point_at,
+    Pointed,
+    time_limit_s=40.0,
+    names_object=True,
+    sample_slots=_side(ONE, 0.2),
+    label_share=0.10,
+    absent_share=0.036,
+)
+
+TASK = Task(
+    name="gesture",
+    summary="raise, wave or lower a hand; point at an object",
+    skills=(
+        _gesture("raise_hand", raise_hand, Raised, sample_slots=_side(ANY, 0.75)),
+        _gesture("wave", wave, Waved, sample_slots=_side(ANY, 0.6)),
+        _point_at,
+        _gesture("lower_arms", lower_arms, Lowered, start_command=one_raised),
+    ),
+    words=Path(__file__).parent / "en" / "gesture.toml",
+    share=0.22,
+)
