@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,14 @@ class Status(IntEnum):
     DONE = 1
     REFUSED = 2
     AMBIGUOUS = 3
+
+
+class Refusal(StrEnum):
+    """Why a policy refuses: unknown words, no such thing in sight, or nothing that it can do."""
+
+    WORDS = "words"
+    UNSEEN = "unseen"
+    UNABLE = "unable"
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,8 @@ class ActionChunk:
     """The policy's answer: (STEPS, COMMANDS) commands at the chunk rate from `observed_at_s`.
 
     `status_probability` belongs to `status`. `understood` is the policy's own reading of the
-    instruction, slot name to value, for people to read.
+    instruction, slot name to value, for people to read. `reason` is a Refusal where the status is
+    one; "" where it is not told, as by earlier releases, or there is none.
     """
 
     observed_at_s: float
@@ -109,6 +118,7 @@ class ActionChunk:
     status_probability: float
     understood: dict[str, str]
     thinking: Thinking = Thinking()
+    reason: str = ""
 
 
 class Policy(Protocol):
@@ -159,18 +169,44 @@ class UserError(Exception):
 
 
 def check_instruction(instruction: object) -> str:
-    """The instruction without outer white space; UserError when it is not a line of text."""
+    """The instruction as it is heard; UserError when it is not a line of text.
+
+    That is without white space around it and without marks that nobody sees (those of zero width
+    and of direction), in Unicode's form NFKC: letters of full width are plain ones.
+    """
     if not isinstance(instruction, str):
         raise UserError(
             f"an instruction is text, not {type(instruction).__name__}: write a sentence"
         )
     text = instruction.strip()
+    if not text.isprintable() and any(unicodedata.category(c) in _NO_LINE for c in text):
+        raise UserError("the instruction holds control characters: write it as one line of text")
+    _refuse_long(text)  # before it is read, and after: some characters become many
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = unicodedata.normalize("NFKC", seen).strip()
+    _refuse_long(text)
     if not text:
         raise UserError('the instruction is empty: say what to do, as in "walk to the red ball"')
-    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
-        raise UserError("the instruction holds control characters: write it as one line of text")
+    for word in text.split() if not text.isascii() else ():
+        _refuse_lookalike(word)
+    return text
+
+
+# Control characters, halves of surrogate pairs, separators of lines and paragraphs.
+_NO_LINE = ("Cc", "Cs", "Zl", "Zp")
+_LOOKALIKES = ("CYRILLIC", "GREEK")
+
+
+def _refuse_long(text: str) -> None:
     if len(text.encode()) > INSTRUCTION_MAX_BYTES:
         raise UserError(
             f"the instruction is longer than {INSTRUCTION_MAX_BYTES} bytes: say it in fewer words"
         )
-    return text
+
+
+def _refuse_lookalike(word: str) -> None:
+    """A word of two alphabets reads as one that people know, and is another."""
+    names = [unicodedata.name(c, "") for c in word if c.isalpha()]
+    foreign = [name for name in names if name.startswith(_LOOKALIKES)]
+    if foreign and any(name.startswith("LATIN") for name in names):
+        raise UserError(f"{word!r} holds a {foreign[0]} among Latin letters: type the word again")

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-import tempfile
+import secrets
 import zipfile
 import zlib
 from collections.abc import Generator
@@ -95,20 +95,19 @@ def sha256_of(path: str | Path) -> str:
 def write_bytes(path: str | Path, content: bytes, mode: int = 0o644) -> None:
     """Writes `content` to `path` in one step, making the folders that lead there.
 
-    Nobody whom `mode` keeps out can read the file at any moment.
+    Nobody whom `mode`, or the umask, keeps out can read the file at any moment.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix keeps leftovers of a killed process out of every glob for the real files.
-        handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(mode)  # mkstemp's 0600 would hide the file from other users
         temporary.replace(path)
     except OSError as error:
         raise UserError(
@@ -117,6 +116,13 @@ def write_bytes(path: str | Path, content: bytes, mode: int = 0o644) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """UserError unless files can be written in a folder, which is made: told before the work."""
+    probe = folder / ".writable"
+    write_bytes(probe, b"")
+    probe.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, content: str) -> None:

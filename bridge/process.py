@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bridge.contract import UserError
+from bridge.wire import sockets
 
 START_S = 60.0
 END_S = 10.0
 _PARENT = "HITOGATA_PARENT"
 _LOOK_S = 0.2
+_ROOM = 40  # bytes for names below the folder of temporary files
 
 
 def child_environment() -> dict[str, str]:
@@ -52,7 +54,7 @@ def child_server(
     `command_at` gives the command line that serves at an address; the process prints a line when
     it is ready. Raises UserError with its last words if it ends instead.
     """
-    with tempfile.TemporaryDirectory(prefix="hitogata-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hitogata-", dir=_short_place()) as folder:
         address, log = f"ipc://{folder}/policy.sock", Path(folder, "log")
         with log.open("wb") as errors:
             server = subprocess.Popen(
@@ -71,6 +73,12 @@ def child_server(
             yield address
         finally:
             _end(server)
+
+
+def _short_place() -> str:
+    """The folder for temporary files, or /tmp where sockets in it would have too long a name."""
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(place)) <= sockets.LONGEST_IPC - _ROOM else "/tmp"
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -190,6 +190,7 @@ class Station:
             commander=self.port.commander,
             status=int(chunk.status) if chunk else None,
             status_probability=chunk.status_probability if chunk else 0.0,
+            reason=chunk.reason if chunk else "",
             understood=dict(chunk.understood) if chunk else {},
             state=floats(tick.observation.state) if tick.observation else b"",
             command=floats(tick.order.command),

@@ -117,6 +117,7 @@ class RobotSide:
             "trouble": "" if self.operator.commanding else self.trouble,
             "status": status if told.instruction else "",
             "probability": told.status_probability,
+            "reason": told.reason,
             "understood": console_scene.reading(told.understood) if told.understood else "",
             "doubt": console_scene.doubt(told.instruction),
             "choices": self._choices(told) if status == "ambiguous" else [],

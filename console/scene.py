@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from bridge.contract import Observation, Status, UserError
+from bridge.contract import Observation, Status
 from bridge.control.safety import Level, tilt
 from bridge.operator.messages import Telemetry
 from robots.g1.embodiment import G1, IMAGE_SIZE, JOINT_NAMES, STANDING_HEIGHT_M
@@ -172,10 +172,3 @@ def jpeg(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
-
-
-def check_seed(seed: int) -> int:
-    """A scene's seed; UserError when there is none of this number."""
-    if not 0 <= seed < 1 << 32:
-        raise UserError(f"there is no scene {seed}: choose a seed from 0 to {(1 << 32) - 1}")
-    return seed

@@ -11,12 +11,13 @@ from pathlib import Path
 from bridge.compat.adapter import Door, read_token
 from bridge.operator.client import Operator
 from bridge.process import child_server
+from bridge.ranges import Seed, check_ranges
 from bridge.wire.client import Connection
 from bridge.wire.server import stop_on_signals
 from console.film import Film
 from console.pages import Pages
 from console.robot import RobotSide
-from console.scene import Painter, check_seed, stage
+from console.scene import Painter, stage
 from console.studio import Studio
 from console.web import ADDRESS, File, listen, web_server
 from sim.render.video import VIEW_SIZE
@@ -50,7 +51,7 @@ class ConsoleConfig:
     connect: str | None = None
     keys: Path | None = None
     server_key: Path | None = None
-    seed: int = 0
+    seed: Seed = 0
     robot: Path | None = None
     address: str = ADDRESS
     exposed: bool = False
@@ -65,9 +66,10 @@ def open_console(
 
     `simulate` is the command line that starts a simulated robot, where no other is named.
     """
+    check_ranges(config)
     token = read_token(config.token_file) if config.token_file else None
     door = Door(config.address, config.exposed, token)
-    stage(check_seed(config.seed), config.robot)  # a robot file that is none ends it here
+    stage(config.seed, config.robot)  # a robot file that is none ends it here
     keys = Connection(config.connect, config.keys, config.server_key).client_keys()
     with ExitStack() as stack:
         # First what most often fails.

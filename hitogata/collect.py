@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from bridge.ranges import NonNegativeInt, Seed, Workers
 from hitogata.policies import policies_of
 from tasks.demonstrations.collect import collect as collect_episodes
 from tasks.demonstrations.record import RecordConfig
@@ -15,10 +16,10 @@ from tasks.demonstrations.record import RecordConfig
 def collect(
     config: Annotated[RecordConfig, arg(name="")] = RecordConfig(),
     out: Path = Path("data/demos"),
-    episodes: int = 400,
+    episodes: NonNegativeInt = 400,
     families: tuple[str, ...] = (),
-    seed: int = 0,
-    processes: int = 2,
+    seed: Seed = 0,
+    processes: Workers = 2,
     policy: Path | None = None,
 ) -> None:
     """Records demonstrations into a LeRobot data set; goes on where it was stopped.

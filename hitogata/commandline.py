@@ -13,12 +13,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module, metadata
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from bridge.contract import UserError
+from bridge.ranges import out_of_range
 from hitogata import __version__
 
 BARE = ""
@@ -80,7 +81,11 @@ def guarded(call: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _fail("the disk is full: free some space, or write to another folder with --out")
+            place = f" ({error.filename})" if error.filename else ""
+            _fail(
+                f"the disk is full, or /dev/shm, or one has no inodes left{place}: look with"
+                " `df -h` and `df -i`, free some, or write to another folder with --out"
+            )
         raise
     except (AttributeError, ImportError, RuntimeError) as error:
         if not _in_opengl(error.__traceback__):
@@ -140,6 +145,7 @@ def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Ca
 
     @functools.wraps(function)
     def fill(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        _check_ranges(function, inspect.signature(function).bind(*args, **kwargs).arguments)
         return lambda: function(*args, **kwargs)
 
     fill.__signature__ = inspect.signature(function)  # pyright: ignore[reportAttributeAccessIssue]
@@ -153,6 +159,15 @@ def _parse(name: str, function: Callable[..., None], arguments: list[str]) -> Ca
         if error.code in (0, None):
             raise
         raise UserError(f"{_complaint(said.getvalue())}; {_valid_options(fill, prog)}") from error
+
+
+def _check_ranges(function: Callable[..., None], arguments: Mapping[str, Any]) -> None:
+    """UserError for the first option out of its range; a config's options have no prefix."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, value in arguments.items():
+        prefix = "" if is_dataclass(value) else name
+        for path, fault in out_of_range(value, hints[name], prefix):
+            raise UserError(f"--{path.replace('_', '-')} {fault}")
 
 
 def _complaint(said: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from bridge.ranges import PositiveInt
 from policy.export.bundle_writer import export_bundle
 from policy.export.parity import describe_parity
 from policy.export.samples import data_of_run, recorded_samples
@@ -17,7 +18,7 @@ def export(
     run: Positional[Path],
     out: Path = Path("runs/bundle"),
     data: tuple[Path, ...] = (),
-    samples: int = 200,
+    samples: PositiveInt = 200,
 ) -> None:
     """Writes a trained policy as an 8-bit ONNX bundle, and compares it with the checkpoint.
 

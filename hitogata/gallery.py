@@ -13,7 +13,8 @@ import numpy as np
 from tyro.conf import arg
 
 from bridge.contract import Policy, UserError
-from bridge.files import write_bytes
+from bridge.files import check_writable, write_bytes
+from bridge.ranges import PositiveInt, check_ranges
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
 from robots.g1.embodiment import COMMAND_DIM, G1
@@ -47,7 +48,7 @@ class GalleryConfig:
 
     out: Path = Path("docs/images")
     results: Path = Path("docs/results")
-    tries: int = 5
+    tries: PositiveInt = 5
     only: tuple[str, ...] = ()
 
 
@@ -76,8 +77,8 @@ def draw_gallery(policy: Policy, config: GalleryConfig) -> None:
     unknown = set(config.only) - set(INSTRUCTIONS)
     if unknown:
         raise UserError(f"no animation {min(unknown)!r}: choose from {', '.join(INSTRUCTIONS)}")
-    if config.tries < 1:
-        raise UserError("--tries must be at least 1")
+    check_ranges(config)
+    check_writable(config.out)
     for name in config.only or INSTRUCTIONS:
         _animate(policy, INSTRUCTIONS[name], config.out / f"{name}.webp", config.tries)
     for path in write_plots(config.results, config.out):

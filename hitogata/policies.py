@@ -10,6 +10,7 @@ from pathlib import Path
 
 from assets import asset_path
 from bridge.contract import Policy
+from bridge.files import sha256_of
 from bridge.process import child_server
 
 BUNDLE = asset_path("models/bundle")
@@ -43,6 +44,15 @@ def policies_of(path: Path) -> Callable[[], Policy]:
     if is_bundle(path):
         return partial(OnnxPolicy, path, threads=1)
     return torch_policies(path)
+
+
+def checkpoint_id(checkpoint: Path) -> str:
+    """A name for the weights of a run's checkpoint, as a bundle has its model id."""
+    from policy.training.checkpoint import CHECKPOINT_FILE, read_numbers
+
+    read_numbers(checkpoint)  # UserError for what is none
+    file = checkpoint / CHECKPOINT_FILE if checkpoint.is_dir() else checkpoint
+    return f"checkpoint {sha256_of(file)[:12]}"
 
 
 def torch_policies(checkpoint: Path, threads: int = 1) -> Callable[[], Policy]:

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from bridge.contract import check_instruction
+from bridge.files import check_writable
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, policy_address
 from robots.g1.embodiment import G1
@@ -28,6 +29,7 @@ def run(
         instruction: What the robot is told, at most 1 KiB.
         bundle: The exported policy to serve, in a process of its own.
     """
+    check_writable(config.out.parent)
     keys = server.client_keys()
     stage = set_stage(check_instruction(instruction), config)
     with (

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from bridge.compat import gr00t, openpi
 from bridge.compat.adapter import Door, read_token
 from bridge.contract import UserError
+from bridge.ranges import PositiveFloat, PositiveInt, Workers
 from bridge.wire.keys import server_keys
 from bridge.wire.server import ServerInfo, serve_policy
 from hitogata.policies import BUNDLE
@@ -20,9 +21,9 @@ def serve(
     bundle: Positional[Path] = BUNDLE,
     wire: Literal["hitogata", "gr00t", "openpi"] = "hitogata",
     address: str | None = None,
-    threads: int = 2,
-    tokens_per_step: int | None = None,
-    deadline_s: float | None = None,
+    threads: Workers = 2,
+    tokens_per_step: PositiveInt | None = None,
+    deadline_s: PositiveFloat | None = None,
     blind: Blind | None = None,
     strict_gpu: bool = False,
     keys: Path | None = None,

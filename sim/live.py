@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt
 
 from bridge.blackbox.recorder import Recorder
 from bridge.contract import COMMAND_TIMEOUT_S, Observation
@@ -16,6 +18,7 @@ from bridge.control.loop import ControlLoop, Pace
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Safety
 from bridge.operator.port import OperatorPort
+from bridge.ranges import MayBeInfinite, PositiveFloat, Seed
 from bridge.robot_node import Station, Truth
 from bridge.supervisor import Heartbeat
 from bridge.wire.keys import server_keys
@@ -43,13 +46,13 @@ class SimulateConfig:
         seconds: When to end, in simulated seconds; without it at SIGINT, SIGTERM or SIGHUP.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     robot: Path | None = None
     address: str = "tcp://127.0.0.1:5760"
     operator_keys: Path | None = None
     recordings: Path = Path("out/recordings")
-    speed: float = 1.0
-    seconds: float | None = None
+    speed: Annotated[float, Gt(0), MayBeInfinite] = 1.0
+    seconds: PositiveFloat | None = None
 
 
 class LiveRobot:

@@ -31,7 +31,7 @@ PERIODS_PER_STEP = round(CONTROL_HZ / CHUNK_HZ)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an episode. `understood` and `said` are the policy's last words."""
+    """What came of an episode. `understood`, `said` and `reason` are the policy's last words."""
 
     success: bool
     fell: bool
@@ -42,6 +42,7 @@ class Outcome:
     understood: dict[str, str]
     details: dict[str, float]
     latencies_ms: list[float] = field(default_factory=list)
+    reason: str = ""
 
 
 class ExpertPolicy:
@@ -153,6 +154,7 @@ def run_episode(
         said=chunk.status.name.lower() if chunk else "nothing",
         time_s=(satisfied_s or world.time_s) - begun,
         understood=dict(chunk.understood) if chunk else {},
+        reason=chunk.reason if chunk else "",
         details=success.details(),
         latencies_ms=rollout.link.latencies_ms,
     )

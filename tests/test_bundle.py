@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +20,20 @@ from policy.runtime.bundle import (
     Manifest,
     encoder_folder,
     load_manifest,
+    open_bundle,
     packaged_encoder,
     verify_bundle,
     write_bundle,
 )
-from policy.runtime.text_encoder import TEXT_ENCODER_FOLDER
+from policy.runtime.graphs import (
+    PORTS_OF_ENCODER,
+    ports_of_decode,
+    ports_of_prefill,
+    ports_of_words,
+)
+from policy.runtime.onnx_policy import OnnxPolicy
+from policy.runtime.text_encoder import TEXT_ENCODER_FOLDER, TextEncoder
 from robots.g1.embodiment import G1
-
-
-def graph(weight: float = 1.0) -> bytes:
-    """A graph that scales its input by `weight`."""
-    value = helper.make_tensor_value_info
-    node = helper.make_node("Mul", ["x", "w"], ["y"])
-    made = helper.make_graph(
-        [node],
-        "scale",
-        [value("x", TensorProto.FLOAT, [2])],
-        [value("y", TensorProto.FLOAT, [2])],
-        [numpy_helper.from_array(np.full(2, weight, np.float32), "w")],
-    )
-    return helper.make_model(made).SerializeToString()
-
-
-def files() -> dict[str, bytes]:
-    return {name: graph() if name.endswith(".onnx") else b"{}" for name in REQUIRED_FILES}
-
 
 MANIFEST = Manifest(
     model_id="m1",
@@ -55,6 +45,30 @@ MANIFEST = Manifest(
     provenance={"dataset": "test"},
     parity={"max_abs": 0.0},
 )
+
+
+PORTS = {
+    "words.onnx": ports_of_words(MANIFEST.slots),
+    "prefill.onnx": ports_of_prefill(G1),
+    "decode.onnx": ports_of_decode(G1),
+    "text_encoder.onnx": PORTS_OF_ENCODER,
+}
+
+
+def graph(name: str, weight: float = 1.0) -> onnx.ModelProto:
+    """A graph with the inputs and outputs of a bundle's, which multiplies by `weight`."""
+    inputs, outputs = (
+        [helper.make_tensor_value_info(p.name, p.kind, p.shape) for p in side]
+        for side in PORTS[name]
+    )
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    weights = [numpy_helper.from_array(np.full(2, weight, np.float32), "w")]
+    return helper.make_model(helper.make_graph([node], name, inputs, outputs, weights))
+
+
+def files() -> dict[str, bytes]:
+    graphs = {name: graph(name).SerializeToString() for name in PORTS}
+    return dict.fromkeys(REQUIRED_FILES, b"{}") | graphs
 
 
 @pytest.fixture
@@ -74,7 +88,8 @@ def test_a_whole_bundle_is_read_back(bundle: Path) -> None:
     manifest = verify_bundle(bundle)
     assert dataclasses.replace(manifest, files={}) == MANIFEST
     assert set(manifest.files) == set(REQUIRED_FILES)
-    assert manifest.policy_bytes() == 3 * len(graph()) + len(b"{}")
+    sizes = {name: len(content) for name, content in files().items()}
+    assert manifest.policy_bytes() == sum(sizes.values()) - sizes["text_encoder.onnx"] - len(b"{}")
 
 
 @pytest.mark.parametrize("name", REQUIRED_FILES)
@@ -120,12 +135,30 @@ def test_the_shipped_bundle_is_whole() -> None:
     assert encoder_folder(folder, verify_bundle(folder)) == TEXT_ENCODER_FOLDER
 
 
-def test_a_link_is_not_followed(bundle: Path, tmp_path: Path) -> None:
-    name = REQUIRED_FILES[0]
-    (bundle / name).rename(tmp_path / name)
-    (bundle / name).symlink_to(tmp_path / name)
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_links_are_read_like_what_they_lead_to(tmp_path: Path, link: str) -> None:
+    """Package managers and caches of models link files instead of copying them."""
+    there, here = asset_path("models/bundle"), tmp_path / "bundle"
+    here.mkdir()
+    for name in (path.name for path in there.iterdir()):
+        if link == "hardlink_to":  # of copies: only files of one disk can be linked
+            shutil.copy(there / name, tmp_path / name)
+        getattr(here / name, link)((there if link == "symlink_to" else tmp_path) / name)
+    assert OnnxPolicy(here, threads=1).manifest == load_manifest(there)
+
+
+def test_a_link_to_something_else_is_refused(bundle: Path) -> None:
+    (bundle / "words.onnx").unlink()
+    (bundle / "words.onnx").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="is missing"):
         verify_bundle(bundle)
+
+
+def test_what_was_checked_is_what_is_run(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    (bundle / "words.onnx").write_bytes(graph("words.onnx", 2.0).SerializeToString())
+    (tensor,) = opened.graphs["words.onnx"].graph.initializer
+    assert numpy_helper.to_array(tensor).tolist() == [1.0, 1.0]
 
 
 def earlier(bundle: Path, contract: str) -> None:
@@ -157,7 +190,7 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
         verify_bundle(tmp_path)
     for content in (b"", b"\xff\xfe", b"[]", b'{"model_id": 3}'):
         (tmp_path / MANIFEST_FILE).write_bytes(content)
-        with pytest.raises(UserError, match="not a bundle's manifest"):
+        with pytest.raises(UserError, match=r"manifest\.json cannot be read .*: copy or export"):
             verify_bundle(tmp_path)
 
 
@@ -177,22 +210,101 @@ def test_an_incomplete_manifest_is_refused(bundle: Path) -> None:
         verify_bundle(bundle)
 
 
+def refusal(folder: Path, name: str, content: onnx.ModelProto | bytes) -> str:
+    """Why a bundle with this file, sealed by its manifest, is refused."""
+    raw = content if isinstance(content, bytes) else content.SerializeToString()
+    write_bundle(folder, files() | {name: raw}, MANIFEST)
+    with pytest.raises(UserError, match=rf"{name} cannot be used: .*export the bundle") as caught:
+        verify_bundle(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("weight", [np.nan, np.inf])
 def test_non_finite_weights_are_refused(tmp_path: Path, weight: float) -> None:
-    write_bundle(tmp_path, files() | {"prefill.onnx": graph(weight)}, MANIFEST)
-    with pytest.raises(UserError, match=r"prefill\.onnx has non-finite weights \(w\)"):
-        verify_bundle(tmp_path)
+    told = refusal(tmp_path, "prefill.onnx", graph("prefill.onnx", weight))
+    assert "non-finite weights (w)" in told
 
 
-def test_weights_kept_outside_the_graph_are_refused(tmp_path: Path) -> None:
-    model = onnx.load_from_string(graph())
+def test_non_finite_constants_are_refused(tmp_path: Path) -> None:
+    nan = numpy_helper.from_array(np.array([np.nan], np.float32))
+    inner = helper.make_graph(
+        [], "inner", [], [], [numpy_helper.from_array(np.full(1, np.nan), "i")]
+    )
+    for node in (
+        helper.make_node("Constant", [], ["c"], value=nan),
+        helper.make_node("Constant", [], ["c"], value_float=float("nan")),
+        helper.make_node("Constant", [], ["c"], value_floats=[1.0, float("inf")]),
+        helper.make_node("If", ["c"], ["d"], then_branch=inner),
+    ):
+        model = graph("decode.onnx")
+        model.graph.node.append(node)
+        assert "non-finite" in refusal(tmp_path, "decode.onnx", model)
+
+
+def external(**places: object) -> onnx.ModelProto:
+    model = graph("words.onnx")
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../weights.bin")
-    write_bundle(tmp_path, files() | {"words.onnx": model.SerializeToString()}, MANIFEST)
-    with pytest.raises(UserError, match=r"words\.onnx keeps w elsewhere"):
-        verify_bundle(tmp_path)
+    for key, value in places.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (external(location="../weights.bin"), "keeps w elsewhere"),
+        (external(location="weights.bin", offset=0, length=99), "lies beyond"),
+        (external(location="weights.bin", offset=-1), "lies beyond"),
+        (external(location="weights.bin", offset="x"), "invalid literal"),
+        (external(location="weights.bin"), ""),  # two bytes where two floats should be
+        (b"", "no ONNX graph"),
+        (b"\xff" * 99, ""),
+    ],
+)
+def test_malformed_graphs_are_refused(
+    tmp_path: Path, content: onnx.ModelProto | bytes, complaint: str
+) -> None:
+    assert complaint in refusal(tmp_path, "words.onnx", content)
+
+
+def test_graphs_are_what_the_manifest_promises(tmp_path: Path) -> None:
+    told = refusal(tmp_path, "decode.onnx", graph("prefill.onnx"))
+    assert "it has word float (1, ?) where the manifest promises bands int64 (?)" in told
+    refusal(tmp_path, "words.onnx", graph("text_encoder.onnx"))
+    less = graph("prefill.onnx")
+    del less.graph.output[-1]
+    assert "4 inputs or outputs, not 5" in refusal(tmp_path, "prefill.onnx", less)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"bands": 5}, "decode.onnx cannot be used: it has 6 bands, the manifest 5"),
+        ({"bands": 0}, "bands is 0"),
+        ({"slots": {"action": ["stop"]}}, "words.onnx .*prior .*1, 44.* where .*prior .*1, 2"),
+        ({"slots": 3}, "slots is 3"),
+        ({"embodiment": {}}, "embodiment is {}"),
+        ({"files": {"a": {"sha256": "", "size": -1}}}, "files.*size|files.*-1"),
+    ],
+)
+def test_a_manifest_that_promises_something_else_is_refused(
+    tmp_path: Path, changes: dict, complaint: str
+) -> None:
+    shutil.copytree(asset_path("models/bundle"), tmp_path / "bundle")
+    alter_manifest(tmp_path / "bundle", **{"format": 3, "embodiment": G1.to_dict()} | changes)
+    with pytest.raises(UserError, match=complaint):
+        verify_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "text_encoder.onnx"])
+def test_an_encoder_that_cannot_be_run_is_told_in_a_line(bundle: Path, name: str) -> None:
+    sound = {n: (TEXT_ENCODER_FOLDER / n).read_bytes() for n in ENCODER_FILES}
+    with pytest.raises(UserError, match=rf"{name} .*: copy its folder") as caught:
+        TextEncoder(sound | {name: files()[name]}, threads=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_interrupted_write_is_no_bundle(bundle: Path, monkeypatch) -> None:

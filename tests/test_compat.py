@@ -24,7 +24,7 @@ from bridge.contract import ActionChunk, Observation, Status, UserError
 from bridge.wire.messages import ServerInfo, WireError
 from hitogata import commandline
 from hitogata.__main__ import COMMANDS
-from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STAND_COMMAND
+from robots.g1.embodiment import ARM_POS, CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STAND_COMMAND
 
 ROOT = Path(__file__).parents[1]
 SERVER = __file__  # run as a program, it serves an EchoPolicy
@@ -140,7 +140,7 @@ def test_what_a_client_does_not_know_is_assumed() -> None:
     first = client.observe("go", JOINTS, {}, images)
     np.testing.assert_array_equal(first.gravity, [0, 0, -1])
     np.testing.assert_array_equal(first.command[:4], STAND_COMMAND[:4])
-    np.testing.assert_array_equal(first.command[4:], JOINTS[-14:])
+    np.testing.assert_array_equal(first.command[4:], JOINTS[ARM_POS])
     assert first.elapsed_s == 0 and not first.joint_vel_rad_s.any() and not first.odometry.any()
     time.sleep(0.05)
     assert client.observe("go", JOINTS, {}, images).elapsed_s >= 0.05

@@ -89,6 +89,28 @@ def test_a_stop_word_needs_no_policy_and_an_operator_to_go_on(word):
     assert ticks(loop, 1.0)[-1] == Level.RUN
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Stop!", "  HALT. ", "ｓｔｏｐ！", "st\u200bop", "stop! stop! stop!", "No! Stop!"),
+        *("止まれ", "止まって。", "ストップ！", "ｽﾄｯﾌﾟ", "やめて", "待って"),
+        *("Walk to the red ball. Stop.", "stop. walk on"),
+    ],
+)
+def test_a_sentence_of_stop_words_stops_at_once(text):
+    loop, _ = loop_of(DirectLink(Walk()))
+    loop.instruct("walk on")
+    loop.hear(text)
+    assert ticks(loop, 0.1)[-1] == Level.SAFE_STAND and loop.instruction == ""
+
+
+@pytest.mark.parametrize("text", ["stop at the red ball", "do not stop", "walk on without a halt"])
+def test_stop_words_within_a_sentence_are_the_policys(text):
+    loop, _ = loop_of(DirectLink(Walk()))
+    loop.hear(text)
+    assert loop.instruction == text
+
+
 def test_bad_instructions_change_nothing():
     loop, _ = loop_of(DirectLink(Walk()))
     loop.instruct("walk on")

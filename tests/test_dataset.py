@@ -239,6 +239,60 @@ def test_wrong_shapes_are_refused(tmp_path):
     assert episode_count(tmp_path) == 0
 
 
+@pytest.mark.parametrize("name", ["state", "action", "qpos"])
+def test_what_is_no_number_is_refused_before_anything_is_written(tmp_path, name):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    episode = make_episode(np.random.default_rng(5))
+    episode[name][1, 2] = np.nan
+    with pytest.raises(UserError, match=r"^frame 1 has a .* not finite"):
+        writer.add_episode(**episode)
+    assert not [*tmp_path.rglob("*.parquet")]
+    writer.finalize()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("instruction", 9999),
+        ("instruction", -1),
+        ("slots", 99),
+        ("slots", 2),
+        ("slots", -2),
+        ("status", 4),
+        ("commands", np.nan),
+        ("context", np.inf),
+        ("place", np.inf),
+    ],
+)
+def test_labels_out_of_range_are_refused_before_anything_is_written(tmp_path, field, value):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    episode = make_episode(np.random.default_rng(5))
+    getattr(episode["labels"], field)[2, 0] = value
+    with pytest.raises(UserError, match=r"^frame 2 has a "):
+        writer.add_episode(**episode)
+    assert not [*tmp_path.rglob("*.parquet")]
+
+
+def test_an_episode_that_spoilt_the_statistics_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("bridge.data.dataset.check_values", lambda *_: None)  # as in release 0.1
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(5)))
+    episode = make_episode(np.random.default_rng(6))
+    episode["state"][0, 0] = np.nan
+    writer.add_episode(**episode)
+    with pytest.raises(UserError, match=r"state of episode 1 in .* is not finite"):
+        DatasetWriter(tmp_path, G1, SLOTS)
+
+
+def test_the_number_of_a_deleted_episode_is_not_given_again(tmp_path):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    for seed in range(3):
+        writer.add_episode(**make_episode(np.random.default_rng(seed)))
+    (tmp_path / "meta/episodes/chunk-000/file-001.parquet").unlink()
+    with pytest.raises(UserError, match="lacks episode 1"):
+        DatasetWriter(tmp_path, G1, SLOTS)
+
+
 def test_a_folder_without_a_dataset_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match="hitogata collect"):
         list(read_episodes(tmp_path / "nowhere"))
@@ -293,6 +347,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"No space left on device.*free some space"):
         files.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old" and list(path.parent.iterdir()) == [path]
+
+
+def test_files_are_no_more_open_than_the_umask_lets_them(tmp_path):
+    for umask, mode in ((0o077, 0o600), (0o022, 0o644), (0, 0o644)):
+        before = os.umask(umask)
+        try:
+            files.write_text(tmp_path / "note.txt", "mine")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "note.txt").stat().st_mode & 0o777 == mode
 
 
 def test_sha256(tmp_path):

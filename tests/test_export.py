@@ -236,4 +236,4 @@ def test_equal_models_have_equal_ids(model: Model) -> None:
 
 def test_the_chunk_baseline_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--head bands"):
-        export_graphs(Model(dataclasses.replace(CONFIG, head="chunk")))
+        export_graphs(Model(dataclasses.replace(CONFIG, head="chunk"), G1))

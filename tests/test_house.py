@@ -70,6 +70,7 @@ MAPPED_WHOLE = (
     "docs/results/",
     "tasks/families/en/",
     "tasks/language/en/",
+    "tasks/language/ja/",
 )
 
 

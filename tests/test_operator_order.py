@@ -20,7 +20,7 @@ from bridge.control.safety import Level, Safety
 from bridge.operator import messages as wire
 from bridge.operator.port import OperatorPort
 from bridge.robot_node import Station
-from robots.g1.embodiment import PERIOD_S
+from robots.g1.embodiment import ARM_POS, PERIOD_S
 from tests.test_control_loop import Mailbox, Puppet
 from tests.test_safety import BODY, UPRIGHT, body
 
@@ -61,7 +61,7 @@ class Tumbler(Puppet):
 
     def observe(self):
         seen = body(self.time_s, gravity=self.gravity)
-        seen.joint_pos_rad[-14:] = self.joints
+        seen.joint_pos_rad[ARM_POS] = self.joints
         return seen
 
     def get_up(self) -> bool | None:

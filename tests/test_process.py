@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import zmq
 
+from bridge.blackbox.recorder import Recorder
+from bridge.contract import UserError
+from bridge.process import child_server
 from bridge.supervisor import supervise
+from bridge.wire import sockets
 from bridge.wire.server import stop_on_signals
+from robots.g1.embodiment import G1
 from tests.doubles import await_true
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +142,24 @@ def test_sighup_stops_as_the_others_do_unless_it_is_ignored():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_long_folder_for_temporary_files_is_no_place_for_sockets(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 110)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    bind = (
+        "import sys, zmq; from bridge.wire import sockets; s = zmq.Context().socket(zmq.ROUTER);"
+        "sockets.bind(s, sys.argv[1]); print('ready', flush=True); import time; time.sleep(600)"
+    )
+    with child_server(lambda address: [sys.executable, "-c", bind, address]) as address:
+        assert sockets.ipc_file(address).is_socket()
+    refused = pytest.raises(UserError, match=r"longer than the .* bytes .*: choose a shorter one")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket, refused:
+        sockets.bind(socket, f"ipc://{long}/policy.sock")
+
+
+def test_without_locks_of_files_the_recorder_says_where_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(UserError, match="no file locks: record on Linux or macOS"):
+        Recorder(tmp_path, G1)

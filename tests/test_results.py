@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.contract import UserError
-from tasks.evaluation.results import wilson_interval, write_results
+from tasks.evaluation import results
+from tasks.evaluation.results import (
+    check_results,
+    paired_difference,
+    read_figures,
+    read_results,
+    wilson_interval,
+    write_results,
+)
 
 
 def test_wilson_against_published_values():
@@ -45,6 +55,75 @@ def test_figures_merge_and_keep_their_origin(tmp_path):
     assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?|unknown", content["commit"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content["date"])
     assert "cores" in content["machine"]
+
+
+def test_paired_difference_against_published_values():
+    # Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014): airways before and after.
+    before = [True] * 2 + [False] * 19
+    after = [True] + [False] + [True] * 7 + [False] * 12
+    difference, interval = paired_difference(before, after)
+    assert difference == pytest.approx(-6 / 21)
+    assert interval == pytest.approx((-0.507, -0.026), abs=5e-4)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_a_paired_difference_lies_in_its_interval_and_mirrors(pairs):
+    first, second = zip(*pairs, strict=True)
+    difference, (low, high) = paired_difference(first, second)
+    assert -1 - 1e-9 <= low <= difference + 1e-12 and difference <= high + 1e-12 <= 1 + 1e-9
+    back, mirrored = paired_difference(second, first)
+    assert (back, *mirrored) == pytest.approx((-difference, -high, -low), abs=1e-9)
+
+
+def _write_many(path, name):
+    for i in range(10):
+        write_results(path, {f"{name}_{i}": i}, name)
+
+
+def test_two_writers_of_one_file_lose_no_figure(tmp_path):
+    path = tmp_path / "chain.json"
+    writers = [threading.Thread(target=_write_many, args=(path, name)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(read_figures(path)) == 20
+
+
+def test_a_source_tells_of_the_model(tmp_path):
+    write_results(tmp_path / "x.json", {"rate": 1}, "x", {"model_id": "abc", "seed": 3})
+    source = read_results(tmp_path / "x.json")["sources"]["rate"]
+    assert source["model_id"] == "abc" and source["seed"] == 3 and source["command"] == "x"
+
+
+def test_documents_do_not_dirty_a_commit(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    files = [tmp_path / name for name in ("docs/results/a.json", "README.md", "tasks/x.py")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}", encoding="utf-8")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    monkeypatch.setattr(results, "__file__", str(files[2]))
+    ends = []
+    for file in files:
+        file.write_text("{ }", encoding="utf-8")
+        write_results(files[0], {"rate": 1}, "x")
+        ends.append(read_results(files[0])["commit"].endswith("-dirty"))
+    assert ends == [False, False, True]
+
+
+def test_where_figures_cannot_be_kept_is_told_before(tmp_path):
+    (tmp_path / "file").touch()
+    for path, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "x.json", "could not")):
+        with pytest.raises(UserError, match=told):
+            check_results(path)
+    check_results(tmp_path / "new" / "x.json")
+    assert not [*(tmp_path / "new").iterdir()]
 
 
 def test_unreadable_results_and_nan_are_refused(tmp_path):

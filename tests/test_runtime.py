@@ -26,6 +26,8 @@ class StubEncoder:
         self.texts: list[str] = []
 
     def encode(self, texts: list[str], cut: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        if len(texts[0]) > 99 and not cut:
+            raise UserError("longer than is heard")
         self.texts += texts
         lengths = np.array([[[len(text)]] for text in texts], np.float32)
         return lengths, np.ones((len(texts), 1), bool)
@@ -130,6 +132,13 @@ def test_of_what_doubtful_words_may_mean_what_is_in_view_is_meant(in_view, colou
     assert len(parts.seen) == 1, "words without doubt cost one look"
 
 
+def test_an_instruction_that_is_not_heard_to_its_end_is_refused() -> None:
+    made, _, encoder = policy()
+    with pytest.raises(UserError, match="longer than is heard"):
+        made.act("walk on " * 13 + "stop", observation())
+    assert not encoder.texts
+
+
 def test_without_text_every_instruction_is_the_same() -> None:
     made, _, encoder = policy(blind="text")
     for text in ("wave", "stop"):
@@ -174,6 +183,24 @@ def test_another_robot_is_refused_by_name() -> None:
 def test_empty_instructions_are_refused() -> None:
     with pytest.raises(UserError, match="empty"):
         policy()[0].act("  ", observation())
+
+
+@pytest.mark.parametrize(
+    ("understood", "reason"),
+    [
+        ({}, "words"),
+        ({"action": "unknown", "colour": "red"}, "words"),
+        ({"action": "go_to", "shape": "ball"}, "unseen"),
+        ({"action": "wave"}, "unable"),
+    ],
+)
+def test_a_refusal_has_its_reason(monkeypatch, understood: dict, reason: str) -> None:
+    made, parts, _ = policy()
+    monkeypatch.setattr(made, "_names", lambda classes: understood)
+    parts.status = np.array([[0.0, 0.0, 9.0, 0.0]], np.float32)
+    assert made.act("wave", observation()).reason == reason
+    parts.status = np.array([[9.0, 0.0, 0.0, 0.0]], np.float32)
+    assert made.act("wave", observation()).reason == ""
 
 
 def test_answers_that_are_not_finite_never_leave() -> None:

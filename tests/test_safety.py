@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from bridge.contract import ActionChunk, Status
 from bridge.control.safety import Level, Safety, lean, tilt
 from robots.g1.embodiment import (
+    ARM_POS,
     ARMS,
     CHUNK_STEPS,
     COMMAND_DIM,
@@ -322,7 +323,7 @@ def test_after_damp_the_next_command_starts_where_the_joints_are():
     drive.safety.cut()
     drive.until(10.1)
     limp = body(10.12)
-    limp.joint_pos_rad[-14:] = STAND_COMMAND[ARMS] + 0.9
+    limp.joint_pos_rad[ARM_POS] = STAND_COMMAND[ARMS] + 0.9
     drive.safety.step(10.12, limp)
     drive.safety.release(10.12)
     order = drive.safety.step(10.14, limp)

@@ -81,6 +81,30 @@ def test_a_secret_that_others_can_open_is_refused(mode, tmp_path):
         own_pair(tmp_path / "k")
 
 
+def test_keys_that_others_can_exchange_are_refused(tmp_path, monkeypatch):
+    home, lab = tmp_path / "home", tmp_path / "home" / "lab"
+    make_pair(lab, "lab")
+    copy = allow(lab, make_pair(home / "g1", "g1"))
+    public = lab / "lab.public"
+    server_keys(lab)
+    client_keys(home / "g1", public)
+    for path in (home, lab, lab / "allowed", copy):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode | 0o020)
+        with pytest.raises(UserError, match=rf"can change {path}: run `chmod go-w {path}`"):
+            server_keys(lab)
+        path.chmod(mode)
+    public.chmod(0o646)
+    with pytest.raises(UserError, match=rf"can change {public}"):
+        client_keys(home / "g1", public)
+    public.chmod(0o644)
+    client_keys(home / "g1", public)
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    if os.getuid():  # what is root's is trusted
+        with pytest.raises(UserError, match="belongs to another user"):
+            own_pair(lab)
+
+
 @pytest.mark.parametrize("name", ["", "../g1", "a b", "x" * 33, "-g1", "g1\n", "é"])
 def test_names_that_no_key_may_have(name, tmp_path):
     with pytest.raises(UserError, match="names no key"):

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import os
 
 import mujoco
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from bridge.contract import UserError
 from bridge.data.dataset import read_episodes
 from bridge.data.sentences import read_sentences
+from bridge.locks import hold_folder
 from robots.g1.embodiment import ARMS, CHUNK_HZ, CONTROL_HZ, G1, STAND_COMMAND
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from sim.render.video import caption
@@ -21,7 +24,7 @@ from tasks.demonstrations import record
 from tasks.demonstrations.collect import collect
 from tasks.demonstrations.record import RecordConfig, record_episode
 from tasks.episode import ExpertPolicy, run_episode, warm_up
-from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of, heldout_drop
+from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of
 from tasks.evaluation.floors import FLOORS
 from tasks.language.intent import Meaning
 from tasks.language.parse import read_wording
@@ -125,6 +128,24 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert all(one is None or fits for one, fits in zip(read, right, strict=True))
 
 
+def test_a_folder_is_collected_into_by_one_process(tmp_path):
+    with (
+        hold_folder(tmp_path, "collects"),
+        pytest.raises(UserError, match=rf"another process \({os.getpid()}\) collects in"),
+    ):
+        collect(tmp_path, 1, processes=1)
+
+
+def test_going_on_with_another_family_brings_its_sentences(tmp_path):
+    for families in (("walk",), ("walk", "gesture"), ("gesture",)):
+        collect(tmp_path, 0, families, config=QUICK)
+    found = read_sentences(tmp_path)
+    assert found is not None and found.families == ("walk", "gesture")
+    assert len(found.texts) == len(found.slots) == 2 * QUICK.sentences
+    skills = {SHIPPED.language.from_slots(slots).action for slots in found.slots}
+    assert {"stop", "lower_arms"} <= skills
+
+
 def test_evaluation_tells_rates_with_intervals(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "tasks.evaluation.evaluate.World", lambda *args, **kw: World(*args, **kw, render=False)
@@ -174,12 +195,6 @@ def test_swap_counts_a_pair_only_if_both_are_right():
     assert figures_of(rows, EvaluateConfig(("swap",)))["swap_both"] == pytest.approx(1 / 3)
 
 
-def test_heldout_drop_compares_the_families_tried_with_both():
-    figures = {"walk_success": 0.9, "heldout_walk_success": 0.8, "go_to_success": 1.0}
-    assert heldout_drop(figures)["heldout_drop"] == pytest.approx(0.1)
-    assert heldout_drop({"go_to_success": 1.0}) == {}
-
-
 @pytest.mark.parametrize(
     "config", [EvaluateConfig(("walk", "jump")), EvaluateConfig(split="other")]
 )
@@ -190,6 +205,24 @@ def test_evaluation_refuses_what_does_not_exist(config):
 
 def test_a_caption_has_one_size_whatever_it_says():
     assert caption("walk " * 100, "acting").shape == caption("", "").shape
+
+
+def test_a_caption_draws_accents_and_shows_what_no_font_has():
+    assert not np.array_equal(caption("caf\u00e9 \u00f8", ""), caption("caf? ?", ""))
+    assert np.array_equal(caption("walk \U000f0000", ""), caption("walk ?", ""))
+
+
+def test_the_longest_caption_is_measured_a_few_times_and_drawn_once(monkeypatch):
+    measured = []
+    length = ImageFont.FreeTypeFont.getlength
+    monkeypatch.setattr(
+        ImageFont.FreeTypeFont,
+        "getlength",
+        lambda font, text, *a: measured.append(text) or length(font, text, *a),
+    )
+    drawn = {caption("walk " * 205, f"{i / 10:5.1f} s").tobytes() for i in range(50)}
+    assert len(drawn) == 50
+    assert len([text for text in measured if "walk" in text]) < 30
 
 
 def test_start_commands_leave_something_to_do():

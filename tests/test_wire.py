@@ -15,6 +15,7 @@ from bridge.contract import (
     INSTRUCTION_MAX_BYTES,
     ActionChunk,
     Observation,
+    Refusal,
     Status,
     Thinking,
     UserError,
@@ -60,6 +61,20 @@ def test_chunk_round_trip():
     assert found.status is Status.DONE and found.status_probability == 0.75
     assert found.observed_at_s == 1.5 and found.understood == {"colour": "red"}
     assert found.thinking == chunk.thinking
+
+
+def test_a_refusal_travels_with_its_reason_and_earlier_peers_tell_none():
+    refused = dataclasses.replace(make_chunk(), status=Status.REFUSED, reason=Refusal.UNSEEN)
+
+    def reason(frames: list[bytes]) -> str:
+        reply, arrays = messages.unpack_reply(frames)
+        assert isinstance(reply, messages.Chunk)
+        return messages.chunk_of(reply, arrays, G1).reason
+
+    assert reason(messages.pack_chunk("session", 7, refused, G1)) == "unseen"
+    plain = messages.pack_chunk("session", 7, make_chunk(), G1)
+    assert b"reason" not in plain[0], "what is not told is not sent: earlier peers read it"
+    assert reason(plain) == ""
 
 
 def test_requests_and_replies_do_not_mix():
@@ -194,6 +209,41 @@ def test_instructions_are_one_line_of_text():
         with pytest.raises(UserError) as caught:
             check_instruction(instruction)
         assert "\n" not in str(caught.value)
+
+
+def test_instructions_are_heard_as_they_are_seen():
+    """Marks without width or of direction, full width, and combined letters."""
+    assert (
+        check_instruction("wa\u200blk to the\u202e red\u2069 ball\ufeff") == "walk to the red ball"
+    )
+    assert check_instruction("ｗａｌｋ　１ ｍ") == "walk 1 m"
+    assert check_instruction("a cafe\u0301") == "a café"
+    assert check_instruction("иди к мячу") == "иди к мячу", "a language is no look-alike"
+    assert check_instruction("turn by π") == "turn by π"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "complaint"),
+    [
+        ("walk to the r\u0435d ball", "'r\u0435d' holds a CYRILLIC SMALL LETTER IE among Latin"),
+        ("walk to the \u03bfrange ball", "GREEK SMALL LETTER OMICRON.*: type the word again"),
+        ("\u200b\u200e", "is empty"),
+        ("walk\u2028stop", "as one line of text"),
+        ("\ufdfa" * 341, "longer than 1024 bytes"),  # a ligature of 18 letters
+    ],
+)
+def test_what_is_not_heard_as_it_is_seen_is_refused(instruction, complaint):
+    with pytest.raises(UserError, match=complaint):
+        check_instruction(instruction)
+
+
+@given(st.text(max_size=200))
+def test_an_instruction_that_was_checked_stays_as_it_is(text):
+    try:
+        heard = check_instruction(text)
+    except UserError:
+        return
+    assert check_instruction(heard) == heard
 
 
 def test_messages_go_through_sockets_whole():

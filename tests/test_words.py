@@ -33,6 +33,17 @@ def test_states_and_mask(encoder: TextEncoder) -> None:
     np.testing.assert_array_equal(states[0], states[1])
 
 
+def test_what_would_not_be_heard_to_its_end_is_refused(encoder: TextEncoder) -> None:
+    encoder.encode(["stop " * (encoder.spec.max_tokens - 2)])
+    polite = (
+        "please when you have a moment and nobody at all is standing in your way could you be so"
+        " kind as to walk to the red ball"
+    )
+    for text in ("walk on " * 11 + "stop", polite):
+        with pytest.raises(UserError, match=r"longer than the 22 word pieces .*: say it in fewer"):
+            encoder.encode([text])
+
+
 def test_an_instruction_reads_the_same_alone_and_among_others(encoder: TextEncoder) -> None:
     together, _ = encoder.encode(TEXTS, batch_size=4, cut=True)
     for text, states in zip(TEXTS, together, strict=True):

@@ -6,6 +6,7 @@ import pytest
 from bridge.contract import UserError
 from robots.g1.embodiment import (
     ARM_HOME_RAD,
+    ARM_POS,
     ARMS,
     IMAGE_SIZE,
     JOINT_NAMES,
@@ -45,7 +46,7 @@ def test_an_observation_keeps_the_contract(world):
     assert observation.images["head"].dtype == np.uint8 and observation.images["head"].std() > 3
     assert observation.gravity == pytest.approx([0, 0, -1], abs=1e-6)
     assert observation.command == pytest.approx(STAND_COMMAND)
-    assert observation.joint_pos_rad[-14:] == pytest.approx(ARM_HOME_RAD)
+    assert observation.joint_pos_rad[ARM_POS] == pytest.approx(ARM_HOME_RAD)
     assert (observation.time_s, observation.elapsed_s) == (0, 0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from bench.faults.rig import BUNDLE, bundle_server, new_trial
 from bench.latency import INSTRUCTION, record_observations
 from bridge.contract import Observation, UserError
+from bridge.ranges import PositiveFloat, PositiveInt
 from bridge.wire.client import RemotePolicy
 from robots.g1.embodiment import CHUNK_S, G1
 
@@ -28,9 +29,9 @@ class LoadConfig:
         seconds: For how long.
     """
 
-    clients: int = 16
-    hz: float = 5.0
-    seconds: float = 300.0
+    clients: PositiveInt = 16
+    hz: PositiveFloat = 5.0
+    seconds: PositiveFloat = 300.0
 
 
 @dataclass

@@ -23,6 +23,7 @@ from bench.faults.trace import verdict
 from bench.footprint import Footprint, footprint_of
 from bridge.contract import UserError
 from bridge.control.safety import Level
+from bridge.ranges import PositiveFloat, Seed
 
 MOST_GROWTH_MB = 20.0
 WARM_UP_S = 60.0
@@ -50,8 +51,8 @@ class SoakConfig:
         seed: Another seed, other faults.
     """
 
-    minutes: float = 30.0
-    seed: int = 0
+    minutes: PositiveFloat = 30.0
+    seed: Seed = 0
 
 
 class Soak:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mujoco
 import numpy as np
+from annotated_types import Ge, Interval
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from assets import asset_path
@@ -26,6 +27,7 @@ from bench.walker.scenarios import (
     run_course,
 )
 from bridge.contract import UserError
+from bridge.ranges import PositiveInt, Seed, check_ranges
 from robots.g1.embodiment import CONTROL_HZ
 from tasks.evaluation.results import wilson_interval
 
@@ -69,14 +71,14 @@ class WalkBenchConfig:
     """
 
     walker: Path = field(default_factory=lambda: asset_path("models/walker.onnx"))
-    runs: int = 200
-    seconds: float = 20.0
-    directions: int = 32
+    runs: PositiveInt = 200
+    seconds: Annotated[float, Ge(1)] = 20.0
+    directions: PositiveInt = 32
     bodies: tuple[BodyName, ...] = ("ours", "mesh")
     ours: bool = True
     peers: bool = True
-    seed: int = 20_000
-    threads: int = 0
+    seed: Seed = 20_000
+    threads: Annotated[int, Interval(ge=0, le=1024)] = 0
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,7 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
     A walker that takes no posture has None for what is asked of one. Raises UserError for a walker
     or a body that is missing.
     """
-    if config.runs < 1 or config.directions < 1:
-        raise UserError("--runs and --directions must be at least 1")
+    check_ranges(config)
     walkers = examinees(config)
     bodies = {name: find_body(name) for name in config.bodies}
     exams = make_exams(config)

@@ -7,18 +7,14 @@ makes a recording when the loop asks for one. What fails there is counted and to
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import re
 import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +34,7 @@ from bridge.blackbox.recording import (
 )
 from bridge.contract import UserError
 from bridge.embodiment import Camera, Embodiment
+from bridge.locks import hold_folder
 from bridge.pictures import fit_picture
 from bridge.png import encode_png
 
@@ -83,7 +80,7 @@ class Recorder:
         }
         self.trouble = ""
         self._folder, self._body, self._after_s = Path(folder), body, after_s
-        self._lock = _lock_folder(self._folder)
+        self._lock = hold_folder(self._folder, "records")
         self._number = _put_aside(self._folder)
         rows, images = int(seconds * body.control_hz), int(seconds * body.chunk_hz)
         self._ring = _Ring(rows, body)
@@ -328,30 +325,6 @@ def _unpacked(frames: Sequence[bytes]) -> list[Record]:
         records += [unpack_record(frame) for frame in frames[start : start + _AT_ONCE]]
         time.sleep(_BREATH_S)
     return records
-
-
-def _lock_folder(folder: Path) -> TextIOWrapper:
-    """Keeps other recorders out of a folder, for as long as the file stays open."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"could not record in {folder} ({error.strerror}): choose another folder"
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read(20).strip()
-        file.close()
-        raise UserError(
-            f"another process ({holder}) records in {folder}: end it or choose another folder"
-        ) from error
-    with suppress(OSError):  # of a full disk: what names its holder is a courtesy
-        os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), str(os.getpid()).encode())
-    return file
 
 
 def _put_aside(folder: Path) -> int:

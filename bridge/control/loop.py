@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +24,12 @@ from bridge.wire.messages import one_line
 
 # A policy is asked again this long after it was asked last, or as soon as it has answered.
 REPLAN_S = 0.3
-# Said as a whole instruction, these need no policy.
-STOP_WORDS = ("stop", "halt", "freeze", "emergency stop", "stop now", "stop immediately")
+# Said as a whole sentence, these need no policy.
+STOP_WORDS = (
+    *("stop", "halt", "freeze", "emergency stop", "stop now", "stop immediately"),
+    *("止まれ", "止まって", "ストップ", "やめて", "待って"),
+)
+_SENTENCE_END = re.compile("[.!?。…]")
 
 _log = logging.getLogger(__name__)
 
@@ -176,9 +181,14 @@ class ControlLoop:
     # --- what operators do ---
 
     def hear(self, text: str) -> None:
-        """What a person says: stop words stop at once, anything else is the next instruction."""
-        if check_instruction(text).casefold().rstrip("!. ") in STOP_WORDS:
-            self.stop(f'told to "{text.strip()}"')
+        """What a person says: a sentence of stop words stops at once, among others as well.
+
+        Anything else is the next instruction.
+        """
+        heard = check_instruction(text)
+        sentences = _SENTENCE_END.split(heard.casefold())
+        if any(" ".join(sentence.split()) in STOP_WORDS for sentence in sentences):
+            self.stop(f'told to "{heard}"')
         else:
             self.instruct(text)
 

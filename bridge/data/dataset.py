@@ -36,6 +36,7 @@ from bridge.data.labels import (
     Slots,
     check_array,
     check_labels,
+    check_values,
     read_labels,
     write_labels,
 )
@@ -87,6 +88,9 @@ class Episode:
 class DatasetWriter:
     """Appends episodes of a robot `body` to a dataset, new or already there.
 
+    UserError for a folder of another robot or vocabulary, one that lacks an episode in the middle,
+    and one whose statistics an episode has spoilt.
+
     Every episode is durable as soon as `add_episode` returns. `finalize` brings the totals,
     statistics and list of tasks up to date; after a crash, open the folder again and call it.
     """
@@ -97,6 +101,7 @@ class DatasetWriter:
         if (self.folder / "meta/info.json").exists():
             self._check_fits()
         self._rows = _episode_rows(self.folder)
+        self._check_rows()
         self._tasks = _task_indices(self._rows)
         self._write_info()
 
@@ -113,7 +118,10 @@ class DatasetWriter:
         scene: Mapping[str, Any],
         labels: Labels,
     ) -> int:
-        """Writes one episode and returns its index. Shapes as in `Episode` and `Labels`."""
+        """Writes one episode and returns its index. Shapes as in `Episode` and `Labels`.
+
+        UserError, before anything is written, for numbers that are not finite or out of range.
+        """
         length, index, body = len(state), len(self), self.embodiment
         for camera in body.cameras:
             shape = (length, camera.height, camera.width, 3)
@@ -122,6 +130,8 @@ class DatasetWriter:
         check_array(action, "action", (length, len(body.commands)), np.float32)
         if len(qpos) != length or not length:
             raise ValueError(f"{len(qpos)} simulation states for {length} states")
+        for name, values in (("state", state), ("action", action), ("simulation state", qpos)):
+            check_values(np.isfinite(values), f"{name} that is not finite")
         check_labels(labels, length, self.slots, body)
         first_frame = int(self._rows[-1]["dataset_to_index"]) if self._rows else 0
         row: dict[str, Any] = {
@@ -190,6 +200,20 @@ class DatasetWriter:
 
     def _measured(self) -> list[str]:
         return [*(_IMAGES + camera.name for camera in self.embodiment.cameras), _STATE, _ACTION]
+
+    def _check_rows(self) -> None:
+        """UserError for a number that would be given twice, or figures that JSON cannot hold."""
+        for index, row in enumerate(self._rows):
+            if row["episode_index"] != index:
+                raise UserError(
+                    f"{self.folder} lacks episode {index}: put it back, or choose a new folder"
+                )
+            for feature in self._measured():
+                if not np.isfinite(np.ravel(row[f"stats/{feature}/mean"])).all():
+                    raise UserError(
+                        f"{feature} of episode {index} in {self.folder} is not finite: delete it"
+                        " and those after it, or choose a new folder"
+                    )
 
     def _check_fits(self) -> None:
         """UserError unless what is there already was recorded alike."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import UserError
+from bridge.contract import Status, UserError
 from bridge.embodiment import Embodiment
 from bridge.files import read_npz, reading, text_array, write_npz
 
@@ -64,7 +64,10 @@ def read_labels(folder: Path, index: int) -> Labels:
 
 
 def check_labels(labels: Labels, length: int, slots: Slots, body: Embodiment) -> None:
-    """ValueError unless the labels are those of an episode of so many frames."""
+    """ValueError unless the labels are those of an episode of so many frames.
+
+    UserError for a number that is not finite, or that indexes nothing.
+    """
     per_frame = labels.instruction.shape[1:]
     shape = (length, *per_frame)
     check_array(labels.instruction, "instruction", shape, np.int32)
@@ -73,6 +76,24 @@ def check_labels(labels: Labels, length: int, slots: Slots, body: Embodiment) ->
     check_array(labels.status, "status", shape, np.int8)
     check_array(labels.slots, "slots", (*shape, len(slots)), np.int8)
     check_array(labels.place, "place", (*shape, 2), np.float16)
+    said, slots_of = labels.instruction, np.array([len(values) for values in slots.values()])
+    check_values(_within(said, 0, len(labels.instructions)), "instruction that labels do not have")
+    check_values(_within(labels.status, 0, len(Status)), "status that there is not")
+    check_values(_within(labels.slots, -1, slots_of), "slot with a value that it does not have")
+    check_values(np.isfinite(labels.context), "context that is not finite")
+    check_values(np.isfinite(labels.commands), "command that is not finite")
+    check_values(~np.isinf(labels.place), "place that is infinite")
+
+
+def check_values(good: np.ndarray, fault: str) -> None:
+    """UserError unless all of (T, ...) is true; it names the first frame that is not."""
+    if not good.all():
+        frame = int(np.argwhere(~good)[0][0])
+        raise UserError(f"frame {frame} has a {fault}: the episode is not recorded")
+
+
+def _within(values: np.ndarray, low: int, above: int | np.ndarray) -> np.ndarray:
+    return (values >= low) & (values < above)
 
 
 def check_array(array: np.ndarray, name: str, shape: tuple[int, ...], dtype: type) -> None:

@@ -20,15 +20,26 @@ _FILE = "labels/sentences.npz"
 
 
 class Sentences(NamedTuple):
-    """`texts` and what they mean: `slots` (N, S) int8, each the index of a value, -1 for none."""
+    """`texts` and what they mean: `slots` (N, S) int8, each the index of a value, -1 for none.
+
+    `families` are those that they are about, none where an earlier release wrote them.
+    """
 
     texts: tuple[str, ...]
     slots: np.ndarray
+    families: tuple[str, ...] = ()
 
 
-def write_sentences(folder: Path | str, texts: Sequence[str], slots: np.ndarray) -> None:
+def write_sentences(
+    folder: Path | str, texts: Sequence[str], slots: np.ndarray, families: Sequence[str] = ()
+) -> None:
     """Writes, or replaces, the sentences of a dataset."""
-    write_npz(Path(folder) / _FILE, texts=text_array(list(texts)), slots=slots.astype(np.int8))
+    write_npz(
+        Path(folder) / _FILE,
+        texts=text_array(list(texts)),
+        slots=slots.astype(np.int8),
+        families=text_array(list(families)),
+    )
 
 
 def read_sentences(folder: Path | str) -> Sentences | None:
@@ -39,6 +50,7 @@ def read_sentences(folder: Path | str) -> Sentences | None:
     archive = read_npz(path, RECORD_AGAIN)
     with reading(path, RECORD_AGAIN):
         texts, slots = tuple(json.loads(archive["texts"].tobytes())), archive["slots"]
+        families = json.loads(archive["families"].tobytes()) if "families" in archive else ()
     if len(texts) != len(slots):
         raise UserError(f"{path} has {len(texts)} texts and {len(slots)} meanings: collect again")
-    return Sentences(texts, slots)
+    return Sentences(texts, slots, tuple(families))

@@ -175,7 +175,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `state` and `command` are float32 in the embodiment's order, made by `floats` and read by
     `state_vector` and `command_vector`; they are empty when unknown. `base_pose` (x, y, z m,
     quaternion wxyz), `qpos` (float64 bytes) and `scene` (its seed) exist in simulation alone.
-    `stops` is the number of the last stop.
+    `stops` is the number of the last stop; `reason` a Refusal, where the policy refuses.
     `expert_use` is a share per layer and expert; `tokens` were decoded for the last chunk, in
     `steps`. `image` is a PNG of the first camera, at most ten times a second.
     """
@@ -187,6 +187,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     commander: str = ""
     status: int | None = None
     status_probability: float = 0.0
+    reason: str = ""
     understood: dict[str, str] = {}
     state: bytes = b""
     command: bytes = b""

@@ -6,7 +6,9 @@ which goes to the other ends, and in `allowed/` the public keys of the clients t
 
 import contextlib
 import logging
+import os
 import re
+import stat
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +67,9 @@ def make_pair(folder: Path, name: str) -> Path:
     if found := sorted(folder.glob("*.secret")):
         raise UserError(f"{found[0]} is there already: use it, or choose another --folder")
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "allowed").mkdir(mode=0o700, exist_ok=True)
+        allowed = folder / "allowed"
+        for missing in [path for path in (allowed, *allowed.parents) if not path.exists()][::-1]:
+            missing.mkdir(mode=0o700)
     except OSError as error:
         raise UserError(
             f"could not make {folder} ({error.strerror}): choose another --folder"
@@ -89,8 +92,12 @@ def allow(folder: Path, public_file: Path) -> Path:
 
 def allowed_keys(folder: Path) -> dict[Path, str]:
     """Every public key file in a folder of allowed clients, with its key."""
-    _refuse_mode(folder, _WRITABLE_BY_OTHERS, "go-w")
-    return {path: _read_key(path, "public")[1] for path in sorted(folder.glob("*.public"))}
+    _refuse_others(folder, _WRITABLE_BY_OTHERS, "go-w")
+    found: dict[Path, str] = {}
+    for path in sorted(folder.glob("*.public")):
+        _refuse_others(path, _WRITABLE_BY_OTHERS, "go-w")
+        found[path] = _read_key(path, "public")[1]
+    return found
 
 
 def own_pair(folder: Path) -> KeyPair:
@@ -102,7 +109,7 @@ def own_pair(folder: Path) -> KeyPair:
         )
     if len(found) > 1:
         raise UserError(f"{folder} holds {len(found)} secret keys: leave one NAME.secret there")
-    _refuse_mode(found[0], _READABLE_BY_OTHERS, "600")
+    _refuse_others(found[0], _READABLE_BY_OTHERS, "600")
     name, secret = _read_key(found[0], "secret")
     return KeyPair(name, zmq.curve_public(secret.encode()).decode(), secret)
 
@@ -121,7 +128,10 @@ def server_keys(folder: Path) -> ServerKeys:
 
 def client_keys(folder: Path, server_key: Path) -> ClientKeys:
     """A client's keys from its folder, for the server that holds `server_key`."""
-    return ClientKeys(own_pair(folder), _read_key(server_key.expanduser(), "public")[1])
+    server_key = server_key.expanduser()
+    public = _read_key(server_key, "public")[1]
+    _refuse_others(server_key, _WRITABLE_BY_OTHERS, "go-w")
+    return ClientKeys(own_pair(folder), public)
 
 
 def _write_key(path: Path, kind: str, key: str, name: str) -> None:
@@ -155,14 +165,27 @@ def _is_key(text: str) -> bool:
     return True
 
 
-def _refuse_mode(path: Path, forbidden: int, remedy: str) -> None:
+def _refuse_others(path: Path, forbidden: int, remedy: str) -> None:
+    """UserError where others own a path, have one of the `forbidden` rights, or can exchange it.
+
+    As sshd does (StrictModes): whoever can write to a folder on the way puts another file there.
+    """
     try:
-        mode = path.stat().st_mode
+        _refuse_mode(path, forbidden, remedy)
+        for folder in path.resolve().parents:
+            _refuse_mode(folder, _WRITABLE_BY_OTHERS, "go-w")
     except OSError as error:
         raise UserError(
             f"could not read {path} ({error.strerror}): choose another --keys"
         ) from error
-    if mode & forbidden:
+
+
+def _refuse_mode(path: Path, forbidden: int, remedy: str) -> None:
+    found = path.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise UserError(f"{path} belongs to another user: run `chown {os.geteuid()} {path}`")
+    # In a sticky folder, as /tmp is, nobody can exchange what is another's.
+    if found.st_mode & forbidden and not (path.is_dir() and found.st_mode & stat.S_ISVTX):
         does = "read" if forbidden == _READABLE_BY_OTHERS else "change"
         raise UserError(f"other users can {does} {path}: run `chmod {remedy} {path}`")
 

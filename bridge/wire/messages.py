@@ -138,6 +138,7 @@ class Chunk(Message, frozen=True, kw_only=True, tag="chunk"):
     expert_use: Annotated[tuple[_Shares, ...], msgspec.Meta(max_length=64)] = ()
     tokens: _Count = 0
     steps: _Count = 0
+    reason: _Id = ""
 
 
 class Done(Message, frozen=True, kw_only=True, tag="done"):
@@ -245,6 +246,7 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk, body: Embodiment
         expert_use=chunk.thinking.expert_use,
         tokens=chunk.thinking.tokens,
         steps=chunk.thinking.steps,
+        reason=chunk.reason,
     )
     return pack(message, commands)
 
@@ -262,6 +264,7 @@ def chunk_of(message: Chunk, arrays: Sequence[np.ndarray], body: Embodiment) -> 
         status_probability=message.status_probability,
         understood={one_line(k): one_line(v) for k, v in message.understood.items()},
         thinking=Thinking(message.expert_use, message.tokens, message.steps),
+        reason=one_line(message.reason),
     )
 
 

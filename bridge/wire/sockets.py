@@ -6,7 +6,9 @@ Without keys an address is a file or a port of this machine alone.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket as unix
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from bridge.wire import flood
 
 # What is older than a few control periods is of no use to anybody.
 _QUEUE = 4
+# sockaddr_un has 108 bytes on Linux and 104 on macOS, with a zero at the end.
+LONGEST_IPC = 107 if sys.platform == "linux" else 103
 _MORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 Frames = Sequence[bytes]
@@ -58,6 +62,7 @@ def ipc_file(address: str) -> Path | None:
 
 def bind(socket: zmq.Socket[bytes], address: str) -> None:
     """Listens at an address that must be free, else UserError; other users cannot reach a file."""
+    _refuse_long_ipc(address)
     _refuse_taken_ipc(address)
     try:
         socket.bind(address)
@@ -75,6 +80,15 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
         socket.connect(address)
     except zmq.ZMQError as error:
         raise UserError(f"{address} is no address ({error.strerror}): choose another") from error
+
+
+def _refuse_long_ipc(address: str) -> None:
+    file = ipc_file(address)
+    if file is not None and len(os.fsencode(file)) > LONGEST_IPC:
+        raise UserError(
+            f"{address} is longer than the {LONGEST_IPC} bytes that a socket's file may have:"
+            " choose a shorter one, such as ipc:///tmp/hitogata.sock"
+        )
 
 
 def _refuse_taken_ipc(address: str) -> None:

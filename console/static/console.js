@@ -203,7 +203,9 @@ function showMoment(message) {
   say("understood", message.understood || (message.status ? "it does not say" : "-"));
   say("doubt", message.doubt ?? "");
   const sure = message.status ? ` (${Math.round(100 * message.probability)} %)` : "";
-  const advice = { ambiguous: ": which one?", refused: ": say it in other words, in English" }[message.status] ?? "";
+  const why = { unseen: ": it sees no such thing", unable: ": it cannot do that" }[message.reason];
+  const refused = why ?? ": it does not know these words, say it in others, in English";
+  const advice = { ambiguous: ": which one?", refused }[message.status] ?? "";
   say("status", (message.status || "-") + advice + sure, { status: message.status || "" });
   say("speed", `${number(message.speed_m_s, 2)} m/s`);
   say("policy", `${number(message.latency_ms, 0)} ms, ${number(message.rate_hz, 1)} chunks/s`);

@@ -17,8 +17,9 @@ from bench.faults.report import bench_faults
 from bench.round_trip import rtt_figures
 from bench.stop import stop_figures
 from bridge.contract import UserError
+from bridge.ranges import PositiveFloat, PositiveInt
 from hitogata.policies import HITOGATA
-from tasks.evaluation.results import command_line, write_results
+from tasks.evaluation.results import check_results, command_line, write_results
 
 # Figure, what it tells, and the most that it shall be.
 ROWS = (
@@ -35,13 +36,13 @@ ROWS = (
 
 
 def bench_bridge(
-    round_trips: int = 2000,
-    stops: int = 200,
+    round_trips: PositiveInt = 2000,
+    stops: PositiveInt = 200,
     faults: bool = False,
     only: tuple[str, ...] = (),
-    soak: float | None = None,
-    load: float | None = None,
-    fuzz: int | None = None,
+    soak: PositiveFloat | None = None,
+    load: PositiveFloat | None = None,
+    fuzz: PositiveInt | None = None,
     results: Path = Path("docs/results/bridge.json"),
 ) -> None:
     """Measures the wire to the policy and the way of a stop; give it a machine that rests.
@@ -60,6 +61,7 @@ def bench_bridge(
         fuzz: Send so many mutated messages to each end instead, as 100000.
         results: File of figures to which these are added.
     """
+    check_results(results)
     lasting = any(each is not None for each in (soak, load, fuzz))
     if faults or only:
         bench_faults(HITOGATA, only, results)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from bench.console import console_figures, draw_figures, table_of
 from bridge.files import write_bytes
+from bridge.ranges import PositiveFloat
 from hitogata.policies import BUNDLE, HITOGATA
-from tasks.evaluation.results import command_line, write_results
+from tasks.evaluation.results import check_results, command_line, write_results
 
 
 def bench_console(
-    seconds: float = 20.0,
+    seconds: PositiveFloat = 20.0,
     bundle: Path = BUNDLE,
     results: Path = Path("docs/results/console.json"),
 ) -> None:
@@ -24,6 +25,7 @@ def bench_console(
         bundle: The exported policy of the simulation.
         results: File of figures to which these are added; a picture is put beside it.
     """
+    check_results(results)
     figures = console_figures(HITOGATA, bundle, seconds)
     print(table_of(figures))
     write_results(results, figures, command_line())

@@ -6,18 +6,19 @@ from pathlib import Path
 
 from bench.demo import demo_figures
 from bench.latency import chunk_figures, record_observations
+from bridge.ranges import PositiveInt, Workers
 from bridge.wire.client import RemotePolicy
 from hitogata.policies import BUNDLE, serving, torch_policies
 from policy.runtime.bundle import load_manifest
 from robots.g1.embodiment import G1
-from tasks.evaluation.results import command_line, write_results
+from tasks.evaluation.results import check_results, command_line, write_results
 
 
 def bench(
     bundle: Path = BUNDLE,
     checkpoint: Path | None = None,
-    chunks: int = 200,
-    threads: int = 2,
+    chunks: PositiveInt = 200,
+    threads: Workers = 2,
     demo: Path | None = None,
     results: Path = Path("docs/results/chain.json"),
 ) -> None:
@@ -33,11 +34,13 @@ def bench(
         demo: Measure `make demo` on a fresh clone of this repository instead.
         results: File of figures to which these are added.
     """
+    check_results(results)
     if demo:
         write_results(results, demo_figures(demo), command_line())
         return
     compared = torch_policies(checkpoint, threads) if checkpoint else None
-    quantization = load_manifest(bundle).quantization
+    manifest = load_manifest(bundle)
+    quantization = manifest.quantization
     figures = {"int8_size_ratio": quantization["size_ratio"]}
     seen = record_observations()
     fewest, *_ = choices = quantization["tokens_per_step"]
@@ -51,4 +54,5 @@ def bench(
         figures["chunk_speedup"] = figures["chunk_p50_ms_torch"] / figures["chunk_p50_ms"]
     for key, value in figures.items():
         print(f"{key:32} {value:.3g}")
-    write_results(results, figures, command_line())
+    about = {"model_id": manifest.model_id, "embodiment": G1.embodiment_hash, "tries": chunks}
+    write_results(results, figures, command_line(), about)

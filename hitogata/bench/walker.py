@@ -15,7 +15,7 @@ from bench.walker.report import draw_figures, figures_table
 from bench.walker.speed import batch_ratio, step_ms
 from bridge.files import write_bytes
 from sim.render.video import write_poses_video
-from tasks.evaluation.results import command_line, read_figures, write_results
+from tasks.evaluation.results import check_results, command_line, read_figures, write_results
 
 
 def bench_walker(
@@ -31,6 +31,7 @@ def bench_walker(
         results: File of figures to which these are added; a picture of them lies beside it.
         video: Also leave a video of every walker under the same commands.
     """
+    check_results(results)
     kept = read_figures(results)
     measured: dict[str, Any] = {}
     for body, found in bench_walkers(config).items():

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bridge.contract import UserError
+from bridge.files import check_writable
 from policy.export.packing import (
     CONTRIB_DOMAIN,
     MIN_ELEMENTS,
@@ -82,8 +83,12 @@ def export_bundle(
 
     `samples` are real observations, on which the graphs are compared with the model;
     `provenance` (dataset, training, commit) is kept as it is. The text encoder is sealed, and
-    stays where it is: with the package.
+    stays where it is: with the package. UserError, before any work, for weights that are not
+    finite and a folder that cannot be written.
     """
+    if bad := [n for n, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]:
+        raise UserError(f"{bad[0]} of the model is not finite: export an earlier checkpoint")
+    check_writable(out)
     graphs = export_graphs(model)
     parity = measure_parity(model, graphs, TextEncoder(), samples)
     weights = share_weights(graphs, WEIGHTS_FILE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,7 +119,7 @@ def _answers(parts: Parts, read: Reader, samples: Sequence[Sample]) -> Answers:
     return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
-def _serialized(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, Path | bytes]:
+def _serialized(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
     return {name: graph.SerializeToString() for name, graph in graphs.items()}
 
 

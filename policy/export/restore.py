@@ -20,7 +20,7 @@ from policy.export.packing import dequantize_rows
 from policy.model.moe import MoE
 from policy.model.quantize import Packed, unpack
 from policy.model.vla import Model, ModelConfig, example_inputs
-from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, verify_bundle
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, open_bundle
 
 # What is not in a bundle, or not while it is zero: it starts anew.
 UNKEPT = ("glance.weight", "glance.bias", "eyes.nowhere")
@@ -41,14 +41,15 @@ def restore_model(bundle: Path, config: ModelConfig = ModelConfig()) -> Model:
 
     `config` tells its sizes; the slots are the bundle's. UserError if they do not fit each other.
     """
-    manifest = verify_bundle(bundle)
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
     slots = tuple((name, tuple(values)) for name, values in manifest.slots.items())
     model = Model(
         ModelConfig.from_dict({**config.to_dict(), "slots": slots}), manifest.embodiment
     ).eval()
     found: dict[str, np.ndarray] = {}
     for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE):
-        found |= _tensors_of(Path(bundle) / name, name, model)
+        found |= _tensors_of(opened.graphs[name].graph, name, model)
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         missing = name not in found
@@ -63,9 +64,8 @@ def restore_model(bundle: Path, config: ModelConfig = ModelConfig()) -> Model:
     return model
 
 
-def _tensors_of(path: Path, part: str, model: Model) -> dict[str, np.ndarray]:
+def _tensors_of(graph: onnx.GraphProto, part: str, model: Model) -> dict[str, np.ndarray]:
     """The parameters and buffers of the model that one graph holds, by name."""
-    graph = onnx.load(path).graph
     stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     # Tensors in half precision are widened under the name that they had before.
     stored = {name.removesuffix(".half"): value for name, value in stored.items()}

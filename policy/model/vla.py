@@ -11,18 +11,21 @@ image), S slots. A step has three parts, each a graph of its own when exported:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from bridge.contract import Status
+from bridge.contract import Status, UserError
 from bridge.embodiment import Embodiment
+from bridge.ranges import PositiveInt
 from policy.model.action_codec import BANDS, BINS, ActionCodec
-from policy.model.encoders import MAX_TOKENS, STATE_WIDTH, Eyes, Joints, Words
+from policy.model.encoders import Eyes, Joints, Words
 from policy.model.moe import MoE
 from policy.model.quantize import QuantLinear
+from policy.runtime.graphs import MAX_TOKENS, STATE_WIDTH
 
 # How many bands one decoding step may emit.
 BANDS_PER_STEP = (1, 2, BANDS)
@@ -37,19 +40,25 @@ class ModelConfig:
     """
 
     slots: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    hidden: int = 128
-    experts: int = 8
-    top_k: int = 2
-    word_width: int = 128
-    words_hidden: int = 256
-    eyes_widths: tuple[int, ...] = (16, 32, 64)
-    eyes_blocks: int = 3
-    bin_rank: int = 32
-    dropout: float = 0.15
+    width: PositiveInt = 192
+    layers: PositiveInt = 4
+    heads: PositiveInt = 6
+    hidden: PositiveInt = 128
+    experts: PositiveInt = 8
+    top_k: PositiveInt = 2
+    word_width: PositiveInt = 128
+    words_hidden: PositiveInt = 256
+    eyes_widths: tuple[PositiveInt, ...] = (16, 32, 64)
+    eyes_blocks: PositiveInt = 3
+    bin_rank: PositiveInt = 32
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.15
     head: str = "bands"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"a width of {self.width} has no {self.heads} heads: take a multiple")
+        if self.top_k > self.experts:
+            raise UserError(f"of {self.experts} experts {self.top_k} cannot be chosen: take more")
 
     @property
     def slot_sizes(self) -> tuple[int, ...]:

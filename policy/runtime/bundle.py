@@ -1,7 +1,7 @@
 """A bundle: the folder that holds one exported policy, sealed by its manifest.
 
-The manifest names every file with its size and SHA-256. Nothing of a bundle is opened before all of
-it has been checked; what is missing, altered or foreign is refused.
+The manifest names every file with its size and SHA-256. Each is read once, and what was read is
+checked before anything of it is run; what is missing, altered or foreign is refused.
 
 A text encoder that travels with the package need not lie in the folder of every bundle that was
 sealed with it: where the manifest asks for that very file, the package's is taken.
@@ -11,20 +11,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 import onnx
-from onnx import numpy_helper
+from google.protobuf.message import DecodeError
 
 from bridge.contract import UserError
 from bridge.embodiment import Embodiment
-from bridge.files import sha256_of, write_bytes, write_json
+from bridge.files import checked, read_json, reading, sha256_of, write_bytes, write_json
+from policy.runtime.graphs import (
+    PORTS_OF_ENCODER,
+    check_bands,
+    check_ports,
+    ports_of_decode,
+    ports_of_prefill,
+    ports_of_words,
+    whole_graph,
+)
 from policy.runtime.legacy import embodiment_of
 from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE
 
@@ -48,7 +57,7 @@ class FileRecord:
     """What the manifest knows of one file."""
 
     sha256: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Manifest:
     normalisation_id: str
     embodiment: Embodiment
     slots: dict[str, list[str]]
-    bands: int
+    bands: Annotated[int, msgspec.Meta(ge=1, le=64)]
     quantization: dict[str, Any]
     provenance: dict[str, Any]
     parity: dict[str, Any]
@@ -129,15 +138,14 @@ def load_manifest(folder: Path) -> Manifest:
             f"{folder} is not a bundle (no {MANIFEST_FILE}): name a folder that "
             "'hitogata export' wrote"
         )
+    content = read_json(path, _REMEDY, dict[str, Any])
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         if content.get("format") == 2:
             content |= {"format": FORMAT, "embodiment": embodiment_of(content.get("contract"))}
-        manifest = msgspec.convert(content, Manifest)
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{path} is not a bundle's manifest ({error}): {_REMEDY}") from error
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
+    with reading(path, _REMEDY):
+        manifest = checked(content, Manifest)
     if manifest.format != FORMAT:
         raise UserError(f"{path} has format {manifest.format}, not {FORMAT}: {_REMEDY}")
     for name in manifest.files:
@@ -149,35 +157,62 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def verify_bundle(folder: Path) -> Manifest:
-    """Checks the manifest, then every file against it, then every weight for NaN and infinity."""
+@dataclass(frozen=True)
+class Bundle:
+    """What was checked, so that nothing else is run: the manifest, files and graphs by name.
+
+    The graphs hold their weights.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    graphs: Mapping[str, onnx.ModelProto]
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Reads a bundle once, and checks all of it: the manifest, the files against it, the graphs."""
     folder = Path(folder)
     manifest = load_manifest(folder)
     encoder = encoder_folder(folder, manifest)
-    paths = {n: (encoder if n in ENCODER_FILES else folder) / n for n in manifest.files}
-    for name, path in paths.items():
-        if path.is_symlink() or not path.is_file():
-            raise UserError(f"bundle file {path} is missing: {_REMEDY}")
-        if record_of(path) != manifest.files[name]:
-            raise UserError(f"bundle file {path} was altered (wrong SHA-256): {_REMEDY}")
-    for path in paths.values():
-        if path.suffix == ".onnx":
-            _check_weights(path)
-    return manifest
+    files = {
+        name: _read((encoder if name in ENCODER_FILES else folder) / name, record)
+        for name, record in manifest.files.items()
+    }
+    ports = {
+        WORDS_FILE: ports_of_words(manifest.slots),
+        PREFILL_FILE: ports_of_prefill(manifest.embodiment),
+        DECODE_FILE: ports_of_decode(manifest.embodiment),
+        MODEL_FILE: PORTS_OF_ENCODER,
+    }
+    graphs: dict[str, onnx.ModelProto] = {}
+    for name, promised in ports.items():
+        try:
+            graphs[name] = whole_graph(files[name], {WEIGHTS_FILE: files[WEIGHTS_FILE]})
+            check_ports(graphs[name].graph, promised)
+            if name == DECODE_FILE:
+                check_bands(graphs[name].graph, manifest.bands)
+        except (ValueError, TypeError, KeyError, DecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"bundle file {folder / name} cannot be used: {reason}; {_REMEDY}"
+            ) from error
+    return Bundle(manifest, files, graphs)
 
 
-def _check_weights(path: Path) -> None:
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:
-        raise UserError(f"bundle file {path} is not an ONNX graph: {_REMEDY}") from error
-    for tensor in graph.initializer:
-        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
-        if any(place != WEIGHTS_FILE for place in places):
-            raise UserError(f"bundle file {path} keeps {tensor.name} elsewhere: {_REMEDY}")
-        values = numpy_helper.to_array(tensor, base_dir=str(path.parent))
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            raise UserError(f"bundle file {path} has non-finite weights ({tensor.name}): {_REMEDY}")
+def verify_bundle(folder: Path) -> Manifest:
+    """The manifest of a bundle of which all was checked."""
+    return open_bundle(folder).manifest
+
+
+def _read(path: Path, record: FileRecord) -> bytes:
+    """A file, be it a link, whose content is what the manifest says; read once, and no further."""
+    if not path.is_file():
+        raise UserError(f"bundle file {path} is missing: {_REMEDY}")
+    with reading(path, _REMEDY), path.open("rb") as file:
+        content = file.read(record.size + 1)
+    if len(content) != record.size or hashlib.sha256(content).hexdigest() != record.sha256:
+        raise UserError(f"bundle file {path} was altered (wrong SHA-256): {_REMEDY}")
+    return content
 
 
 _REMEDY = "copy or export the bundle again"

@@ -18,6 +18,7 @@ from assets.inference import ort
 from bridge.contract import (
     ActionChunk,
     Observation,
+    Refusal,
     Status,
     Thinking,
     UserError,
@@ -29,11 +30,11 @@ from policy.runtime.bundle import (
     DECODE_FILE,
     PREFILL_FILE,
     WORDS_FILE,
-    encoder_folder,
-    verify_bundle,
+    open_bundle,
 )
 from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
+    NAMES,
     Interpretation,
     insist_on,
     meant,
@@ -130,13 +131,15 @@ class GraphPolicy:
             raise UserError("the policy computed non-finite numbers: export its bundle again")
         chances = np.exp(status[0] - status[0].max())
         chances /= chances.sum()
-        most_likely = int(chances.argmax())
+        most_likely = Status(chances.argmax())
+        understood = self._names(readings[best].meaning.classes)
         return ActionChunk(
             observed_at_s=observation.time_s,
             commands=commands[0],
-            status=Status(most_likely),
+            status=most_likely,
             status_probability=float(chances[most_likely]),
-            understood=self._names(readings[best].meaning.classes),
+            understood=understood,
+            reason=_why(understood) if most_likely == Status.REFUSED else "",
             thinking=Thinking(
                 expert_use=tuple(map(tuple, experts[0].tolist())),
                 tokens=tokens.size,
@@ -176,7 +179,7 @@ class GraphPolicy:
 
     def _read_words(self, text: str) -> list[Reading]:
         """What an instruction may mean, likeliest first, with the word vector of each meaning."""
-        states = self._encoder.encode([text], cut=True)
+        states = self._encoder.encode([text])
         word, classes, chances = self._parts.words(*states, no_prior(self.slots))
         meanings = possible_meanings(self.slots, classes[0], chances[0])
         if len(meanings) == 1:
@@ -188,6 +191,16 @@ class GraphPolicy:
     def _names(self, classes: np.ndarray) -> dict[str, str]:
         pairs = zip(self.slots.items(), classes.tolist(), strict=True)
         return {name: values[index - 1] for (name, values), index in pairs if index > 0}
+
+
+def _why(understood: Mapping[str, str]) -> Refusal:
+    """Why an instruction that was understood like this is refused.
+
+    What names an object is refused only after a search has found none.
+    """
+    if understood.get("action", "unknown") == "unknown":
+        return Refusal.WORDS
+    return Refusal.UNSEEN if understood.keys() & set(NAMES) else Refusal.UNABLE
 
 
 class OnnxPolicy(GraphPolicy):
@@ -205,14 +218,14 @@ class OnnxPolicy(GraphPolicy):
         blind: Blind | None = None,
         deadline_s: float | None = None,
     ) -> None:
-        bundle = Path(bundle)
-        self.manifest = verify_bundle(bundle)
-        graphs = {name: bundle / name for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE)}
+        opened = open_bundle(Path(bundle))
+        self.manifest = opened.manifest
+        graphs = {name: graph.SerializeToString() for name, graph in opened.graphs.items()}
         parts = OnnxParts(graphs, threads, strict_gpu)
         self.device = parts.device
         super().__init__(
             parts,
-            TextEncoder(encoder_folder(bundle, self.manifest), threads),
+            TextEncoder(opened.files, threads),
             self.manifest.embodiment,
             self.manifest.slots,
             self.manifest.bands,
@@ -226,7 +239,7 @@ class OnnxParts:
     """The three graphs of a bundle as sessions of ONNX Runtime; `graphs` by the files' names."""
 
     def __init__(
-        self, graphs: Mapping[str, Path | bytes], threads: int = 2, strict_gpu: bool = False
+        self, graphs: Mapping[str, bytes], threads: int = 2, strict_gpu: bool = False
     ) -> None:
         self._prefill, self.device = open_session(graphs[PREFILL_FILE], threads, strict_gpu)
         on_cuda = "CUDAExecutionProvider" in self._prefill.get_providers()
@@ -265,7 +278,7 @@ def _run(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Arrays:
 
 
 def open_session(
-    model: Path | bytes,
+    model: bytes,
     threads: int,
     strict_gpu: bool = False,
     providers: Sequence[str] | None = None,
@@ -285,8 +298,7 @@ def open_session(
     # Without CUDA's libraries the runtime logs an error and carries on; we say it ourselves.
     ort.set_default_logger_severity(4)
     try:
-        content = model if isinstance(model, bytes) else str(model)
-        session = ort.InferenceSession(content, options, providers=usable)
+        session = ort.InferenceSession(model, options, providers=usable)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         remedy = "run without --strict-gpu" if strict_gpu else "export the bundle again"

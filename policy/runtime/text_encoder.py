@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ TOKENIZER_FILE = "tokenizer.json"
 SPEC_FILE = "text_encoder.json"
 TEXT_ENCODER_FOLDER = asset_path("models/text_encoder")
 BILINGUAL_FOLDER = asset_path("models/text_encoder_bilingual")
+
+_REMEDY = "copy its folder again or reinstall hitogata"
 
 # Languages by their code in ISO 639-1, each with a pattern of its letters.
 SCRIPTS = {
@@ -81,24 +83,26 @@ class TextEncoderSpec:
 class TextEncoder:
     """Turns instructions into the states of their word pieces.
 
-    `folder` holds `MODEL_FILE`, `TOKENIZER_FILE` and `SPEC_FILE`; `threads` is the number of CPU
-    threads. UserError if the folder is not whole.
+    `files` are `MODEL_FILE`, `TOKENIZER_FILE` and `SPEC_FILE`, by name or in a folder; without the
+    last they are of the encoder that travels with the package. `threads` is the number of CPU
+    threads. UserError for what cannot be used.
     """
 
-    def __init__(self, folder: Path = TEXT_ENCODER_FOLDER, threads: int = 2) -> None:
-        folder = Path(folder)
-        for name in (MODEL_FILE, TOKENIZER_FILE, SPEC_FILE):
-            if not (folder / name).is_file():
-                raise UserError(f"text encoder file {folder / name} is missing: {_remedy(folder)}")
+    def __init__(
+        self, files: Path | Mapping[str, bytes] = TEXT_ENCODER_FOLDER, threads: int = 2
+    ) -> None:
+        files = files if isinstance(files, Mapping) else _read(Path(files))
+        described = files.get(SPEC_FILE) or (TEXT_ENCODER_FOLDER / SPEC_FILE).read_bytes()
         try:
-            content = (folder / SPEC_FILE).read_bytes()
-            self.spec = msgspec.json.decode(content, type=TextEncoderSpec)
+            self.spec = msgspec.json.decode(described, type=TextEncoderSpec)
         except msgspec.MsgspecError as error:
             raise UserError(
-                f"{folder / SPEC_FILE} does not describe a text encoder ({error}): "
-                f"{_remedy(folder)}"
+                f"{SPEC_FILE} does not describe a text encoder ({error}): {_REMEDY}"
             ) from error
-        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        try:
+            self.tokenizer = Tokenizer.from_buffer(files[TOKENIZER_FILE])
+        except Exception as error:  # the tokenizers package raises nothing narrower
+            raise UserError(f"{TOKENIZER_FILE} is no tokenizer ({error}): {_REMEDY}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         options = ort.SessionOptions()
@@ -106,9 +110,13 @@ class TextEncoder:
         options.inter_op_num_threads = 1
         # Waiting threads would take the cores that physics and walker need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(
-            str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = ort.InferenceSession(
+                files[MODEL_FILE], options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # nor does ONNX Runtime
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{MODEL_FILE} cannot be run ({reason}): {_REMEDY}") from error
         # Some graphs take any number of tokens, others the greatest alone.
         self._any_length = isinstance(self._session.get_inputs()[0].shape[1], str)
 
@@ -151,11 +159,19 @@ class TextEncoder:
             return ids
         if not cut:
             raise UserError(
-                f"the instruction has {len(ids)} word pieces, and {self.spec.name} reads {most}: "
-                "say it in fewer words, or as several instructions"
+                f"the instruction is longer than the {most - 2} word pieces that this policy hears:"
+                " say it in fewer words, or as several instructions"
             )
         return [*ids[: most - 1], ids[-1]]
 
 
-def _remedy(folder: Path) -> str:
-    return f"restore it with 'git checkout {folder}' or reinstall hitogata"
+def _read(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name in (MODEL_FILE, TOKENIZER_FILE, SPEC_FILE):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"text encoder file {folder / name} is missing: restore it with "
+                f"'git checkout {folder}' or reinstall hitogata"
+            )
+        found[name] = (folder / name).read_bytes()
+    return found

@@ -28,9 +28,10 @@ from bridge.data.dataset import (
 from bridge.data.sentences import Sentences, read_sentences
 from bridge.embodiment import Embodiment
 from bridge.files import read_npz, reading, text_array, write_npz
+from bridge.ranges import NonNegativeFloat, NonNegativeInt, Share
 from bridge.symmetry import mirror_commands, mirror_states
-from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
 from policy.model.vla import BANDS_PER_STEP, known_bands
+from policy.runtime.graphs import MAX_TOKENS, STATE_WIDTH
 from policy.runtime.legacy import release_0_1
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
@@ -53,17 +54,17 @@ class Augmentation:
     another label as often as `other_context` says.
     """
 
-    brightness: float = 0.15
-    contrast: float = 0.15
-    channel: float = 0.05
-    shift_px: int = 1
-    noise: float = 0.02
-    elapsed_s: float = 0.05
-    odometry: float = 0.01
-    hidden_command: float = 0.1
-    dropped_words: float = 0.15
-    mirrored: float = 0.5
-    other_context: float = 0.3
+    brightness: NonNegativeFloat = 0.15
+    contrast: NonNegativeFloat = 0.15
+    channel: NonNegativeFloat = 0.05
+    shift_px: NonNegativeInt = 1
+    noise: NonNegativeFloat = 0.02
+    elapsed_s: NonNegativeFloat = 0.05
+    odometry: NonNegativeFloat = 0.01
+    hidden_command: Share = 0.1
+    dropped_words: Share = 0.15
+    mirrored: Share = 0.5
+    other_context: Share = 0.3
     seen_actions: tuple[str, ...] = ("go_to",)
 
 

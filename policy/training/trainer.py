@@ -13,14 +13,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from bridge.contract import UserError
 from bridge.files import write_json
+from bridge.ranges import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    Workers,
+    check_ranges,
+)
 from policy.export.restore import restore_model
 from policy.model.moe import mixtures
 from policy.model.quantize import set_quantized
@@ -50,29 +61,29 @@ class TrainConfig:
     `emphasis` times as often: rare ones that take a rhythm.
     """
 
-    steps: int = 10_000
-    minutes: float | None = None
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_share: float = 0.02
-    final_rate: float = 0.02
-    clip_norm: float = 1.0
-    average_decay: float = 0.998
-    balance_rate: float = 2e-3
-    eyes_share: float = 0.15
-    quantized_share: float = 0.15
-    seed: int = 0
-    threads: int = 2
-    log_steps: int = 50
-    evaluate_steps: int = 500
-    checkpoint_minutes: float = 3.0
+    steps: PositiveInt = 10_000
+    minutes: PositiveFloat | None = None
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    warmup_share: Share = 0.02
+    final_rate: Share = 0.02
+    clip_norm: PositiveFloat = 1.0
+    average_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998
+    balance_rate: NonNegativeFloat = 2e-3
+    eyes_share: Share = 0.15
+    quantized_share: Share = 0.15
+    seed: Seed = 0
+    threads: Workers = 2
+    log_steps: PositiveInt = 50
+    evaluate_steps: PositiveInt = 500
+    checkpoint_minutes: PositiveFloat = 3.0
     start: Path | None = None
     no_text: bool = False
     no_image: bool = False
     words_only: bool = False
     emphasised: tuple[str, ...] = ("wave",)
-    emphasis: float = 3.0
+    emphasis: PositiveFloat = 3.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -264,6 +275,7 @@ def train(data: list[Path], run: Path, encode: Encode, config: TrainConfig) -> P
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    check_ranges(config)
     torch.set_num_threads(config.threads)
     demonstrations = load_demonstrations(data, encode, run / "words.npz")
     trainer = Trainer(config, demonstrations, run)

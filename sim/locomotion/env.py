@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
+from annotated_types import Gt
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from bridge.ranges import (
+    Ascending,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    Workers,
+)
 from bridge.symmetry import joint_mirror
 from robots.g1 import gait
 from robots.g1.embodiment import (
@@ -43,34 +53,35 @@ DT_S = 1.0 / CONTROL_HZ
 CRITIC_DIM = OBSERVATION_DIM + 3 + 1 + 2 + 2  # + base velocity, height, foot heights, contacts
 # An episode ends as the pelvis sinks so far below what is commanded: to crouch is not to walk.
 SUNK_M = 0.2
+PayloadKg = Annotated[float, Gt(-5)]  # the torso alone weighs more
 
 
 @dataclass(frozen=True)
 class WalkConfig:
     """What the worlds of walker training are like."""
 
-    n_worlds: int = 1024
-    threads: int = 2
-    episode_s: float = 20.0
-    command_s: float = 5.0
-    stand_share: float = 0.3
-    turn_share: float = 0.2
-    low_share: float = 0.3
-    bow_share: float = 0.15
-    push_m_s: float = 1.3
-    push_every_s: float = 6.0
-    friction: tuple[float, float] = (0.4, 1.25)
-    torso_payload_kg: tuple[float, float] = (-1.0, 2.0)
-    wrist_payload_kg: tuple[float, float] = (0.0, 1.5)
-    wrist_payload_share: float = 0.4
-    mass_ratio: tuple[float, float] = (0.95, 1.05)
-    torso_shift_m: float = 0.02
-    gain_ratio: tuple[float, float] = (0.9, 1.1)
-    delay_substeps: int = 3
-    joint_noise_rad: float = 0.01
-    joint_vel_noise_rad_s: float = 0.5
-    ang_vel_noise_rad_s: float = 0.2
-    gravity_noise: float = 0.03
+    n_worlds: PositiveInt = 1024
+    threads: Workers = 2
+    episode_s: PositiveFloat = 20.0
+    command_s: PositiveFloat = 5.0
+    stand_share: Share = 0.3
+    turn_share: Share = 0.2
+    low_share: Share = 0.3
+    bow_share: Share = 0.15
+    push_m_s: NonNegativeFloat = 1.3
+    push_every_s: PositiveFloat = 6.0
+    friction: Annotated[tuple[PositiveFloat, PositiveFloat], Ascending] = (0.4, 1.25)
+    torso_payload_kg: Annotated[tuple[PayloadKg, PayloadKg], Ascending] = (-1.0, 2.0)
+    wrist_payload_kg: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Ascending] = (0.0, 1.5)
+    wrist_payload_share: Share = 0.4
+    mass_ratio: Annotated[tuple[PositiveFloat, PositiveFloat], Ascending] = (0.95, 1.05)
+    torso_shift_m: NonNegativeFloat = 0.02
+    gain_ratio: Annotated[tuple[PositiveFloat, PositiveFloat], Ascending] = (0.9, 1.1)
+    delay_substeps: NonNegativeInt = 3
+    joint_noise_rad: NonNegativeFloat = 0.01
+    joint_vel_noise_rad_s: NonNegativeFloat = 0.5
+    ang_vel_noise_rad_s: NonNegativeFloat = 0.2
+    gravity_noise: NonNegativeFloat = 0.03
 
 
 class WalkEnv(gymnasium.vector.VectorEnv):

@@ -18,6 +18,7 @@ from tensordict import TensorDict
 
 from bridge.contract import UserError
 from bridge.files import read_json, write_bytes, write_json
+from bridge.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, check_ranges
 from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM, Walker
@@ -38,17 +39,17 @@ class WalkTrainConfig:
     goes on, with a critic that first learns alone.
     """
 
-    iterations: int = 3000
-    minutes: float = 110.0
-    seed: int = 0
-    steps_per_iteration: int = 24
-    save_every: int = 25
-    learning_rate: float = 1e-3
-    kl_low: float = 0.025
-    kl_high: float = 0.05
-    initial_std: float = 0.4
-    entropy: float = 0.002
-    hidden: tuple[int, ...] = (256, 128, 128)
+    iterations: PositiveInt = 3000
+    minutes: PositiveFloat = 110.0
+    seed: Seed = 0
+    steps_per_iteration: PositiveInt = 24
+    save_every: PositiveInt = 25
+    learning_rate: PositiveFloat = 1e-3
+    kl_low: PositiveFloat = 0.025
+    kl_high: PositiveFloat = 0.05
+    initial_std: PositiveFloat = 0.4
+    entropy: NonNegativeFloat = 0.002
+    hidden: tuple[PositiveInt, ...] = (256, 128, 128)
     start: Path | None = None
     worlds: WalkConfig = field(default_factory=WalkConfig)
 
@@ -235,6 +236,7 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
 
     Ends after `iterations` in all or `minutes` of this call, whichever comes first.
     """
+    check_ranges(config)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.worlds.threads)
     out.mkdir(parents=True, exist_ok=True)

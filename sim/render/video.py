@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -22,6 +26,13 @@ VIEW_SIZE = (640, 480)
 HEAD_SIZE = 480
 CAPTION_HEIGHT = 48
 FONT_SIZE = 20
+_ROOM_STEP = 16
+# Where letters are that Pillow's own font lacks; Japanese ones come with matplotlib-fontja.
+_PACKAGED = {
+    "matplotlib": "mpl-data/fonts/ttf/DejaVuSans.ttf",
+    "matplotlib_fontja": "fonts/ipaexg.ttf",
+}
+_FONTS = ("DejaVuSans.ttf", "ipaexg.ttf", "NotoSansCJK-Regular.ttc")
 # Every fourth control period: smooth enough, and software OpenGL draws few pictures a second.
 EVERY = 4
 # A clip is small enough to be handed around inside a page.
@@ -174,18 +185,64 @@ def _drawn(
 
 def caption(left: str, right: str, width: int = HEAD_SIZE + VIEW_SIZE[0]) -> np.ndarray:
     """(CAPTION_HEIGHT, width, 3) uint8: one text to the left, another to the right."""
-    image = Image.new("RGB", (width, CAPTION_HEIGHT), (24, 24, 28))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(FONT_SIZE)
     margin, middle = CAPTION_HEIGHT // 3, CAPTION_HEIGHT // 2
-    room = width - 3 * margin - draw.textlength(right, font=font)
-    text = " ".join(left.split())
-    if draw.textlength(text, font=font) > room:
-        while text and draw.textlength(text + "...", font=font) > room:
-            text = text[:-1]
-        text += "..."
-    draw.text((margin, middle), text, (240, 240, 240), font, anchor="lm")
-    draw.text((width - margin, middle), right, (150, 200, 255), font, anchor="rm")
+    told, font = _drawable(right)
+    # In steps, so that a clock that runs does not make the left anew.
+    taken = -(-int(font.getlength(told)) // _ROOM_STEP) * _ROOM_STEP
+    image = _left(" ".join(left.split()), width, width - 3 * margin - taken).copy()
+    draw = ImageDraw.Draw(image)
+    draw.text((width - margin, middle), told, (150, 200, 255), font, anchor="rm")
     return np.asarray(image)
+
+
+@lru_cache(maxsize=8)
+def _left(text: str, width: int, room: int) -> Image.Image:
+    """A caption with its left text alone, shortened to `room`: it stays for a whole video."""
+    image = Image.new("RGB", (width, CAPTION_HEIGHT), (24, 24, 28))
+    text, font = _drawable(text)
+    if font.getlength(text) > room:
+        fits = bisect_right(
+            range(len(text)), room, key=lambda n: font.getlength(text[: n + 1] + "...")
+        )
+        text = text[:fits] + "..."
+    place = (CAPTION_HEIGHT // 3, CAPTION_HEIGHT // 2)
+    ImageDraw.Draw(image).text(place, text, (240, 240, 240), font, anchor="lm")
+    return image
+
+
+@lru_cache(maxsize=256)
+def _drawable(text: str) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A text with a font that has its characters; with "?" for those that none of ours has."""
+    lacking = [(sum(_lacks(font, c) for c in set(text)), i) for i, font in enumerate(_fonts())]
+    font = _fonts()[min(lacking)[1]]
+    return "".join("?" if _lacks(font, c) else c for c in text), font
+
+
+@lru_cache(maxsize=4096)
+def _lacks(font: ImageFont.FreeTypeFont, character: str) -> bool:
+    # What a font draws for U+FFFF, which is no character, it draws for all that it lacks.
+    box, mask = (np.asarray(_drawn_alone(font, c)) for c in ("\uffff", character))
+    return not character.isspace() and np.array_equal(box, mask)
+
+
+def _drawn_alone(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
+    image = Image.new("L", (2 * FONT_SIZE, 2 * FONT_SIZE))
+    ImageDraw.Draw(image).text((0, 0), character, 255, font)
+    return image
+
+
+@cache
+def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
+    """Pillow's own font, then those of packages and of this machine that have more letters."""
+    names: list[str] = [*_FONTS]
+    for package, place in _PACKAGED.items():
+        if (spec := find_spec(package)) and spec.origin:
+            names.insert(0, str(Path(spec.origin).parent / place))
+    found = [ImageFont.load_default(FONT_SIZE)]
+    for name in names:
+        with suppress(OSError):
+            found.append(ImageFont.truetype(name, FONT_SIZE))
+    return tuple(font for font in found if isinstance(font, ImageFont.FreeTypeFont))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import Policy
+from bridge.contract import Policy, UserError
 from bridge.data.dataset import DatasetWriter
 from bridge.data.sentences import read_sentences, write_sentences
+from bridge.locks import hold_folder
+from bridge.ranges import check_ranges
 from robots.g1.embodiment import G1
 from tasks.catalogue import Catalogue
 from tasks.demonstrations.record import RecordConfig, Recording, record_episode
@@ -49,18 +51,34 @@ def collect(
     not been. The expert acts, or a policy that `policy` (which must pickle) makes in each process;
     then the expert labels what it would have done in its place.
     """
+    check_ranges(config)
     catalogue = read_catalogue(config.tasks)
     for task in catalogue.tasks[-len(config.tasks) :] if config.tasks else ():
         check_wordings(catalogue, task)
     families = families or catalogue.names
+    if len({*families}) < len(families):
+        raise UserError("--families names one twice: give each once")
     for name in families:
         catalogue[name]
-    writer = DatasetWriter(folder, G1, catalogue.slots)
-    missing = range(len(writer), episodes)
-    jobs = [_Job(tuple(families), seed, i, config, walker_path) for i in missing]
-    frames = 0
-    processes = min(processes, len(jobs))
-    with progress_bar() as bar, workers(processes, policy, config.tasks) as mapped:
+    with hold_folder(Path(folder), "collects"):
+        writer = DatasetWriter(folder, G1, catalogue.slots)
+        missing = range(len(writer), episodes)
+        jobs = [_Job(tuple(families), seed, i, config, walker_path) for i in missing]
+        frames = _record_all(writer, jobs, min(processes, len(jobs)), policy, config.tasks)
+        _add_sentences(folder, catalogue, families, seed, config.sentences)
+    return frames
+
+
+def _record_all(
+    writer: DatasetWriter,
+    jobs: Sequence[_Job],
+    processes: int,
+    policy: Callable[[], Policy] | None,
+    tasks: Sequence[Path],
+) -> int:
+    """Writes every episode as it comes, whatever becomes of those after it; how many frames."""
+    frames, episodes = 0, len(writer) + len(jobs)
+    with progress_bar() as bar, workers(processes, policy, tasks) as mapped:
         shown = bar.add_task("collect", total=episodes, completed=len(writer), note="")
         try:
             for recording in mapped(_record, jobs):
@@ -70,11 +88,21 @@ def collect(
                 bar.update(shown, advance=1, note=f"{frames} frames, {speed:.0f}/s")
         finally:
             writer.finalize()
-    if read_sentences(folder) is None:
-        rng = np.random.default_rng(seed)
-        texts, slots = sample_sentences(catalogue, families, rng, config.sentences)
-        write_sentences(folder, texts, slots)
     return frames
+
+
+def _add_sentences(
+    folder: Path | str, catalogue: Catalogue, families: Sequence[str], seed: int, count: int
+) -> None:
+    """Gives a dataset `count` sentences about the families of which it has none yet."""
+    known = read_sentences(folder)
+    new = [name for name in families if known is None or name not in known.families]
+    if new:
+        texts, slots = sample_sentences(catalogue, new, np.random.default_rng(seed), count)
+        if known is not None:
+            texts, slots = [*known.texts, *texts], np.concatenate([known.slots, slots])
+            new = [*known.families, *new]
+        write_sentences(folder, texts, slots, new)
 
 
 def sample_sentences(

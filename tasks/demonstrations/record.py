@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Interval
 
-from bridge.contract import ActionChunk, Observation, Policy
+from bridge.contract import ActionChunk, Observation, Policy, UserError
 from bridge.control.safety import Level
 from bridge.data.labels import Labels
+from bridge.ranges import Ascending, NonNegativeFloat, NonNegativeInt, PositiveFloat, Share
 from robots.g1.embodiment import (
     ARM_HOME_RAD,
     ARMS,
     BASE_HEIGHT,
     CHUNK_HZ,
+    CHUNK_STEPS,
     G1,
     N_ARM_JOINTS,
     VELOCITY_HIGH,
@@ -32,6 +35,8 @@ from tasks.language.intent import Meaning
 from tasks.success import wrapped
 from tasks.task import Task
 
+MOST_TAKES = 50  # of one episode; a policy that always falls gets none
+
 
 @dataclass(frozen=True)
 class RecordConfig:
@@ -42,24 +47,24 @@ class RecordConfig:
     """
 
     tasks: tuple[Path, ...] = ()
-    most_s: float = 32.0
-    most_instructions: int = 4
-    chained: float = 0.45
-    absent: float = 0.04
-    partial: float = 0.1
-    near_start: float = 0.3
-    moving_start: float = 0.3
-    arms_start: float = 0.3
-    push_hz: float = 0.06
-    push_m_s: float = 0.35
-    burst_hz: float = 0.12
-    burst_s: tuple[float, float] = (0.3, 1.2)
-    burst_velocity: tuple[float, float, float] = (0.4, 0.2, 0.6)
-    burst_arms_rad: float = 0.4
-    done_s: tuple[float, float] = (0.4, 1.5)
-    lost_before_fall_s: float = 1.0
-    policy_replan_steps: int = 3
-    sentences: int = 12_000
+    most_s: Annotated[float, Ge(2)] = 32.0
+    most_instructions: Annotated[int, Ge(2)] = 4
+    chained: Share = 0.45
+    absent: Share = 0.04
+    partial: Share = 0.1
+    near_start: Share = 0.3
+    moving_start: Share = 0.3
+    arms_start: Share = 0.3
+    push_hz: NonNegativeFloat = 0.06
+    push_m_s: Annotated[float, Ge(0.1)] = 0.35
+    burst_hz: NonNegativeFloat = 0.12
+    burst_s: Annotated[tuple[PositiveFloat, PositiveFloat], Ascending] = (0.3, 1.2)
+    burst_velocity: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.4, 0.2, 0.6)
+    burst_arms_rad: NonNegativeFloat = 0.4
+    done_s: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Ascending] = (0.4, 1.5)
+    lost_before_fall_s: NonNegativeFloat = 1.0
+    policy_replan_steps: Annotated[int, Interval(ge=1, le=CHUNK_STEPS)] = 3
+    sentences: NonNegativeInt = 12_000
     labels: LabelConfig = field(default_factory=LabelConfig)
 
 
@@ -88,9 +93,9 @@ def record_episode(
 
     `families` are names of tasks. The expert acts, disturbed, or `policy` acts, undisturbed but for
     pushes; the expert labels.
-    An episode that ends at once in a fall is recorded anew.
+    An episode that ends at once in a fall is recorded anew, at most MOST_TAKES times: UserError.
     """
-    while True:
+    for _ in range(MOST_TAKES):
         take = _Take(catalogue, families, rng, policy, config, walker_path)
         try:
             take.run()
@@ -98,6 +103,7 @@ def record_episode(
                 return take.recording()
         finally:
             take.world.close()
+    raise UserError(f"the robot fell at once {MOST_TAKES} times: let another policy act")
 
 
 class _Take:

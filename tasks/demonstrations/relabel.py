@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from bridge.data.labels import Labels
+from bridge.ranges import NonNegativeFloat, PositiveInt, Share
 from robots.g1.embodiment import CHUNK_HZ
 from sim.world import WorldView
 from tasks import expert as experts
@@ -33,14 +34,14 @@ class LabelConfig:
     them comes to its end.
     """
 
-    per_frame: int = 6
-    wordings: int = 24
-    in_view: float = 0.5
-    meant: float = 0.25
-    partial: float = 0.2
-    alike: float = 0.7
-    imagined: float = 0.6
-    drift: float = 0.02
+    per_frame: PositiveInt = 6
+    wordings: PositiveInt = 24
+    in_view: Share = 0.5
+    meant: Share = 0.25
+    partial: Share = 0.2
+    alike: Share = 0.7
+    imagined: Share = 0.6
+    drift: NonNegativeFloat = 0.02
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import re
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from bridge.contract import Policy, UserError
-from bridge.files import write_bytes, write_json
+from bridge.files import check_writable, read_json, write_bytes, write_json
+from bridge.ranges import PositiveInt, Seed, Workers, check_ranges
 from sim.render.video import Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
 from sim.world import World
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.floors import FLOORS
 from tasks.evaluation.report import Clip, rank, write_report
-from tasks.evaluation.results import command_line, wilson_interval
+from tasks.evaluation.results import command_line, paired_difference, wilson_interval
 from tasks.language.language import SPLITS
 from tasks.task import Trial
 from tasks.user_task import read_catalogue
@@ -47,18 +48,20 @@ class EvaluateConfig:
         robot: Another MJCF of the 29-joint G1.
         tasks: Files with tasks of your own, which --families may then name.
         clips: Show the best and the worst run in the report.
+        resume: Go on where an evaluation of the same kind into the same folder was interrupted.
     """
 
     families: tuple[str, ...] = ("go_to", "walk", "gesture", SWAP)
-    episodes: int = 50
+    episodes: PositiveInt = 50
     split: str = "train"
-    seed: int = 0
-    processes: int = 2
+    seed: Seed = 0
+    processes: Workers = 2
     baseline: str | None = None
     floor: Literal["zero", "random"] | None = None
     robot: Path | None = None
     tasks: tuple[Path, ...] = ()
     clips: bool = True
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,37 +86,78 @@ def evaluate(
     config: EvaluateConfig,
     folder: Path | str | None = None,
     known: Mapping[str, Any] | None = None,
+    model: str = "",
 ) -> dict[str, Any]:
     """The figures of a policy, by the names that docs/results uses; rates in 0..1.
 
     `make_policy` is called once in each process and must pickle; None evaluates the expert.
-    With a folder, episodes.json has a row for every episode, success.png a bar for every family,
-    and report.html all of it, beside the figures that are `known` from other evaluations.
+    With a folder, episodes.json has a row for every episode as soon as it is over, success.png a
+    bar for every family, and report.html all of it, beside the figures that are `known` from other
+    evaluations; they tell of what was tried when it ends early. To resume, `model` (its id) and
+    all that decides an episode must be what they were.
     Raises UserError for a family or split that does not exist.
     """
     if config.floor:
         make_policy = FLOORS[config.floor]
     _check(config)
-    jobs = _jobs(config)
-    rows: list[dict[str, Any]] = []
-    shown: list[_Tried] = []
-    processes = min(config.processes, len(jobs))
-    with progress_bar() as bar, workers(processes, make_policy, config.tasks) as mapped:
-        task = bar.add_task("evaluate", total=len(jobs), note="")
-        for tried in mapped(_try, jobs):
-            rows.append(tried.row)
-            ranked = sorted([*shown, tried], key=lambda other: rank(other.row))
-            shown = [ranked[0], ranked[-1]]
-            right = sum(r["success"] for r in rows)
-            bar.update(task, advance=1, note=f"{right} of {len(rows)} right")
-    figures = figures_of(rows, config)
-    if folder is not None:
-        clips = _clips(shown, config.robot) if config.clips else []
-        write_report(Path(folder, "report.html"), rows, figures, known or {}, command_line(), clips)
-        kept = [{k: v for k, v in row.items() if k != "latencies_ms"} for row in rows]
-        write_json(Path(folder, "episodes.json"), kept)
-        write_bytes(Path(folder, "success.png"), draw_success(figures))
-    return figures
+    jobs, rows = _jobs(config), _begin(folder, config, model)
+    left, shown = jobs[len(rows) :], []
+
+    def leave(clips: Sequence[Clip]) -> dict[str, Any]:
+        figures = figures_of(rows, config)
+        if folder is not None and rows:
+            page = Path(folder, "report.html")
+            write_report(page, rows, figures, known or {}, command_line(), clips)
+            write_bytes(Path(folder, "success.png"), draw_success(figures))
+        return figures
+
+    try:
+        with (
+            progress_bar() as bar,
+            workers(min(config.processes, len(left)), make_policy, config.tasks) as mapped,
+        ):
+            task = bar.add_task("evaluate", total=len(jobs), completed=len(rows), note="")
+            for tried in mapped(_try, left):
+                rows.append(tried.row)
+                if folder is not None:
+                    _keep(Path(folder), rows)
+                ranked = sorted([*shown, tried], key=lambda other: rank(other.row))
+                shown = [ranked[0], ranked[-1]]
+                right = sum(r["success"] for r in rows)
+                bar.update(task, advance=1, note=f"{right} of {len(rows)} right")
+    except BaseException:
+        leave([])
+        if folder is not None:
+            print(f"{len(rows)} of {len(jobs)} episodes are in {folder}: go on with --resume")
+        raise
+    return leave(_clips(shown, config.robot) if config.clips and shown else [])
+
+
+def _begin(folder: Path | str | None, config: EvaluateConfig, model: str) -> list[dict[str, Any]]:
+    """The rows that need not be tried again; UserError if the folder cannot take any."""
+    if folder is None:
+        return []
+    path, rows = Path(folder, "config.json"), []
+    deciding = {k: v for k, v in vars(config).items() if k not in ("processes", "clips", "resume")}
+    told = json.loads(json.dumps(deciding | {"model": model}, default=str))
+    check_writable(Path(folder))
+    if config.resume and path.exists():
+        kept = read_json(path, "leave out --resume", dict[str, Any])
+        for name in told:
+            if kept.get(name) != told[name]:
+                raise UserError(
+                    f"{folder} was begun with {name} {kept.get(name)}, not {told[name]}: give that,"
+                    " or leave out --resume"
+                )
+        rows = read_json(Path(folder, "episodes.json"), "leave out --resume", list[dict[str, Any]])
+    write_json(path, told)
+    _keep(Path(folder), rows)
+    return rows
+
+
+def _keep(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    kept = [{k: v for k, v in row.items() if k != "latencies_ms"} for row in rows]
+    write_json(folder / "episodes.json", kept)
 
 
 def _clips(shown: Sequence[_Tried], robot: Path | None) -> list[Clip]:
@@ -126,14 +170,15 @@ def _clips(shown: Sequence[_Tried], robot: Path | None) -> list[Clip]:
 
 
 def _check(config: EvaluateConfig) -> None:
+    check_ranges(config)
     catalogue = read_catalogue(config.tasks)
     for name in config.families:
         if name != SWAP:
             catalogue[name]
     if config.split not in SPLITS:
         raise UserError(f"no split {config.split!r}: choose {' or '.join(SPLITS)}")
-    if config.episodes < 1:
-        raise UserError("--episodes must be at least 1")
+    if len({*config.families}) < len(config.families):
+        raise UserError("--families names one twice: its scenes would count twice")
 
 
 def _jobs(config: EvaluateConfig) -> list[_Job]:
@@ -193,15 +238,21 @@ def _swapped(trial: Trial, rng: np.random.Generator) -> Trial:
 
 
 def figures_of(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> dict[str, Any]:
-    """Rates with their Wilson intervals (key + "_interval") and counts (key + "_episodes")."""
-    if config.baseline:
-        # A baseline has one figure, over all that it was tried on.
-        return _rate(f"{config.baseline}_success", [row["success"] for row in rows])
-    prefix = f"{config.floor}_" if config.floor else ""
-    prefix += "" if config.split == "train" else f"{config.split}_"
+    """Rates with their Wilson intervals (key + "_interval") and counts (key + "_episodes").
+
+    key + "_outcomes" has a 1 for every success and a 0 for every failure, in the order of scenes.
+    """
     figures: dict[str, Any] = {}
+    if config.baseline and rows:
+        # A baseline has one figure over all that it was tried on, besides those of each family.
+        figures |= _rate(f"{config.baseline}_success", [row["success"] for row in rows])
+    prefix = f"{config.baseline}_" if config.baseline else ""
+    prefix += f"{config.floor}_" if config.floor else ""
+    prefix += "" if config.split == "train" else f"{config.split}_"
     for name in config.families:
         own = [row for row in rows if row["family"] == name]
+        if not own:  # it ended early
+            continue
         if name == SWAP:
             pairs = Counter(row["index"] for row in own if row["success"])
             both = [pairs[index] == 2 for index in sorted({row["index"] for row in own})]
@@ -220,20 +271,49 @@ def _rate(key: str, successes: Sequence[bool]) -> dict[str, Any]:
         key: right / tried,
         f"{key}_interval": list(wilson_interval(right, tried)),
         f"{key}_episodes": tried,
+        f"{key}_outcomes": "".join("1" if success else "0" for success in successes),
     }
 
 
-def heldout_drop(figures: Mapping[str, Any]) -> dict[str, float]:
-    """How much lower success is with held-out wordings, over the families tried with both.
+def paired_drop(
+    results: Mapping[str, Any], name: str, pairs: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
+    """How much lower the second rate of each pair is than the first, over all pairs as one.
 
-    Empty unless `figures` has both of at least one family.
+    `results` is the content of a results file. Only the same scenes are compared: empty unless the
+    outcomes of every rate are there, and those of a pair come from the same seed and robot.
     """
-    pairs = [
-        (figures[key.removeprefix("heldout_")], figures[key])
-        for key in figures
-        if re.fullmatch(r"heldout_\w+_success", key) and key.removeprefix("heldout_") in figures
-    ]
-    return {"heldout_drop": float(np.mean([a - b for a, b in pairs]))} if pairs else {}
+    figures, sources = results.get("figures", {}), results.get("sources", {})
+    outcomes: list[tuple[str, str]] = []
+    for pair in pairs:
+        tried = [figures.get(f"{key}_outcomes") for key in pair]
+        seeds = [[sources[key].get(k) for k in ("seed", "robot")] for key in pair if key in sources]
+        if not all(tried) or len(seeds) < 2 or seeds[0] != seeds[1]:
+            return {}
+        outcomes += zip(*tried, strict=False)  # of the longer one the same scenes
+    if not outcomes:
+        return {}
+    first, second = ([outcome == "1" for outcome in side] for side in zip(*outcomes, strict=True))
+    drop, interval = paired_difference(first, second)
+    return {name: drop, f"{name}_interval": list(interval), f"{name}_episodes": len(outcomes)}
+
+
+def drops(results: Mapping[str, Any], config: EvaluateConfig) -> dict[str, Any]:
+    """The drops that an evaluation has changed, after its figures were added to `results`.
+
+    `heldout_drop` is about the families that were last tried with held-out wordings, `int8_drop`
+    about `go_to`, in float32 and as a bundle.
+    """
+    before = results.get("sources", {}).get("heldout_drop", {}).get("families", [])
+    families = config.families if config.split == "heldout" else before
+    found: dict[str, Any] = {}
+    if not config.baseline and not config.floor:
+        pairs = [(f"{f}_success", f"heldout_{f}_success") for f in families if f != SWAP]
+        found |= paired_drop(results, "heldout_drop", pairs)
+    if "go_to" in config.families and config.split == "train" and not config.floor:
+        pair = ("fp32_go_to_success", "go_to_success")
+        found |= paired_drop(results, "int8_drop", [pair])
+    return found
 
 
 def draw_success(figures: Mapping[str, Any]) -> bytes:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.contract import Policy, UserError
+from bridge.contract import Policy, Refusal, UserError
 from bridge.files import read_json
+from bridge.ranges import PositiveFloat, Seed
 from robots.g1.embodiment import CONTROL_HZ
 from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
@@ -27,6 +28,13 @@ from tasks.user_task import read_catalogue
 
 HOLD_S = 1.0
 MOST_SEEDS = 1000
+
+
+REASONS: dict[str, str] = {
+    Refusal.WORDS: "it does not know these words; say it otherwise, in English",
+    Refusal.UNSEEN: "it has looked around and sees no such thing",
+    Refusal.UNABLE: "it cannot do that",
+}
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,11 @@ class RunConfig:
         tasks: Files with tasks of your own, so that they are judged.
     """
 
-    seed: int | None = None
+    seed: Seed | None = None
     scene: Path | None = None
     robot: Path | None = None
     out: Path = Path("out/run.mp4")
-    time_limit_s: float | None = None
+    time_limit_s: PositiveFloat | None = None
     view: bool = False
     tasks: tuple[Path, ...] = ()
 
@@ -153,7 +161,8 @@ def _report(outcome: Outcome, meaning: Meaning | None) -> None:
     understood = " ".join(f"{slot}={value}" for slot, value in outcome.understood.items())
     p50, p95 = np.percentile(outcome.latencies_ms, (50, 95))
     print(f"understood  {understood or 'nothing'}")
-    print(f"status      {outcome.said} after {outcome.time_s:.1f} s")
+    why = f": {REASONS[outcome.reason]}" if outcome.reason in REASONS else ""
+    print(f"status      {outcome.said} after {outcome.time_s:.1f} s{why}")
     print(f"success     {verdict(outcome, meaning)}")
     print(f"falls       {int(outcome.fell)}")
     print(f"latency     p50 {p50:.0f} ms, p95 {p95:.0f} ms, observation to chunk")

@@ -22,7 +22,7 @@ def read_wording(text: str, language: Language, splits: Sequence[str] = SPLITS) 
     """The one meaning that a grammar says in these words, whatever case and closing mark."""
     text = " ".join(text.lower().split()).rstrip("?!. ")
     for split in splits:
-        readers = [_Reader(grammar, set(words_of(text))) for grammar in language.grammars[split]]
+        readers = [_Reader(grammar, text) for grammar in language.grammars[split]]
         found = {meaning for reader in readers for meaning in reader.read(text)}
         if found:
             return found.pop() if len(found) == 1 else None
@@ -32,13 +32,13 @@ def read_wording(text: str, language: Language, splits: Sequence[str] = SPLITS) 
 class _Reader:
     """The patterns of one grammar that may say a text, turned into regular expressions.
 
-    All of them, with all their words, are millions of alternatives; those whose words are `said`
-    are a few dozen.
+    All of them, with all their words, are millions of alternatives; those whose words are in the
+    text are a few dozen.
     """
 
-    def __init__(self, grammar: Grammar, said: set[str]) -> None:
-        def sayable(texts: list[str]) -> list[str]:
-            return [text for text in texts if _may_say(text, said)]
+    def __init__(self, grammar: Grammar, text: str) -> None:
+        def sayable(patterns: list[str]) -> list[str]:
+            return [pattern for pattern in patterns if _may_say(pattern, text)]
 
         def table(patterns: dict[str, list[str]]) -> dict[str, list[str]]:
             return {key: sayable(texts) for key, texts in patterns.items()}
@@ -64,14 +64,21 @@ class _Reader:
             yield from _meanings(patterns, action, [(text, {})])
 
 
-def _may_say(pattern: str, said: set[str]) -> bool:
-    """Whether the plain words without which a pattern says nothing are all among those said."""
+def _may_say(pattern: str, text: str) -> bool:
+    """Whether the plain words without which a pattern says nothing are all in the text.
+
+    They may be parts of its words: in Japanese nothing stands between two words.
+    """
     pattern = NAME.sub(" ", CONDITIONS.sub(r"\2", pattern))
     while group := GROUP.search(pattern):
         options = group[1].split("|") if group[1] is not None else [""]
-        kept = " " if any(said.issuperset(words_of(option)) for option in options) else _UNSAID
+        kept = " " if any(_has_words(text, option) for option in options) else _UNSAID
         pattern = pattern[: group.start()] + kept + pattern[group.end() :]
-    return said.issuperset(words_of(pattern))
+    return _has_words(text, pattern)
+
+
+def _has_words(text: str, of: str) -> bool:
+    return all(word in text for word in words_of(of))
 
 
 def _by_action(grammar: Grammar, table: dict[str, list[str]]) -> dict[str, list[_Pattern]]:
@@ -153,7 +160,8 @@ class _Pattern:
     def _any(self, words: list[str]) -> str:
         # The longest first: "hey robot" is no "hey" to somebody who is told "robot ...".
         longest_first = sorted(words, key=len, reverse=True)
-        return f"(?:{'|'.join(self._expression(word) for word in longest_first) or '(?!)'})"
+        any_of = "|".join(self._expression(word) for word in longest_first)
+        return f"(?:{any_of if words else '(?!)'})"
 
     def _saying(self, slot: str, value: str, expression: str) -> str:
         group = f"says{len(self._says)}"

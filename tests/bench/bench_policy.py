@@ -55,7 +55,9 @@ def main(config: BenchConfig) -> None:
     figures: dict[str, float] = {}
     print(f"{'ms, p50 / p95':<20}{'read':>16}{'prefill':>16}{'decode':>16}{'chunk':>16}")
     with bundle_of(model, observation, config) as bundle:
-        graphs = {name: bundle / name for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE)}
+        graphs = {
+            name: (bundle / name).read_bytes() for name in (WORDS_FILE, PREFILL_FILE, DECODE_FILE)
+        }
         sides: dict[str, Parts] = {
             "8-bit": OnnxParts(graphs, config.threads),
             "torch": TorchParts(model),
