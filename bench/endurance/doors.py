@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -210,18 +210,19 @@ def fuzz_openpi(frames: int, rng: np.random.Generator) -> dict[str, float]:
     arrays = {name: _openpi(array) for name, array in seen.items()}
     valid = _encode({**arrays, "prompt": "walk"})
     refused = 0
-    with peer("openpi", "ws://127.0.0.1:0") as server:
-        line = _talk(server.said)
+    with peer("openpi", "ws://127.0.0.1:0") as server, ExitStack() as talk:
+        line = talk.enter_context(_opened(server.said))
+        line.recv(_WAIT_S)  # the metadata
         with measured(frames, server) as (count, figures):
             for number in count():
                 line.send(mutated([valid], rng)[0])
                 if isinstance(line.recv(_WAIT_S), str):
                     refused += 1
-                    line.close()
-                    line = _talk(server.said)
+                    talk.close()
+                    line = talk.enter_context(_opened(server.said))
+                    line.recv(_WAIT_S)
                 if number % LOOK_EVERY == 0:
                     _leave_in_pieces(server.said)
-        line.close()
     return figures | {"refused": refused}
 
 
@@ -230,11 +231,8 @@ def _openpi(array: np.ndarray) -> dict[bytes, Any]:
     return {b"__ndarray__": True, **told}
 
 
-def _talk(address: str) -> ClientConnection:
-    """A connection that has heard the metadata."""
-    line = connect(address, open_timeout=_WAIT_S, compression=None)
-    line.recv(_WAIT_S)
-    return line
+def _opened(address: str) -> AbstractContextManager[ClientConnection]:
+    return connect(address, open_timeout=_WAIT_S, compression=None)
 
 
 def _leave_in_pieces(address: str) -> None:
@@ -271,8 +269,12 @@ def fuzz_console(
     with TemporaryDirectory(prefix="hitogata-") as folder:
         command = [*hitogata, "console", "--connect", f"ipc://{folder}/robot.sock"]
         command += ["--address", f"http://{place}", "--recordings", folder]
-        with running(command) as console, measured(frames, console) as (count, figures):
-            page = connect(f"ws://{place}/live", open_timeout=_WAIT_S)
+        with (
+            running(command) as console,
+            ExitStack() as talk,
+            measured(frames, console) as (count, figures),
+        ):
+            page = talk.enter_context(_opened(f"ws://{place}/live"))
             for number in count():
                 if number % 4 == 0:
                     refused += _browsed(place, rng)
@@ -285,10 +287,11 @@ def fuzz_console(
                     pass  # it has told all
                 except ConnectionClosed:  # as after what is no text
                     refused += 1
-                    page = connect(f"ws://{place}/live", open_timeout=_WAIT_S)
+                    talk.close()
+                    page = talk.enter_context(_opened(f"ws://{place}/live"))
                 if number % LOOK_EVERY == 1:
                     _leave_in_pieces(f"ws://{place}/live")
-            page.close()
+            talk.close()
     return figures | {"refused": refused}
 
 
