@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from bench.doubles import walk_commands
-from bench.endurance.fuzz import fuzz, mutated, played, replies
+from bench.endurance.doors import played
+from bench.endurance.fuzz import fuzz
 from bench.endurance.load import LoadConfig, put_load
+from bench.endurance.mutations import mutated, replies
 from bench.endurance.soak import Soak, SoakConfig, soak
 from bench.footprint import footprint_of
 from bridge.contract import ActionChunk, Status, UserError
@@ -38,10 +40,18 @@ def test_a_chunk_that_can_be_read_is_played():
 
 
 def test_fuzz_in_miniature():
-    figures = fuzz(frames=600)
-    assert set(figures) == {"server", "client", "operator_port"}
+    figures = fuzz(HITOGATA, frames=200)
+    assert set(figures) == {
+        "server",
+        "client",
+        "operator_port",
+        "telemetry",
+        "gr00t",
+        "openpi",
+        "console",
+    }
     for end, found in figures.items():
-        assert found["messages"] == 600 and found["refused"] > 100, end
+        assert found["messages"] == 200 and found["refused"] > 30, end
         assert found["growth_mb"] < 20, end
     port = figures["operator_port"]
     assert port["epochs"] > 1 and port["obeyed"] > 0, "mutated commands of later leases are obeyed"

@@ -4,6 +4,7 @@
         [--keys FOLDER]
     python -m bench.faults.peer frames ADDRESS
     python -m bench.faults.peer viewer ADDRESS
+    python -m bench.faults.peer gr00t|openpi ADDRESS
 
 The instruction names the mischief: "walk" is none. Every mischief begins after a few honest
 answers, in mid-walk. `policy` answers through the real server with values that can pass it;
@@ -26,9 +27,13 @@ from bench.doubles import (
     ELBOW,
     HONEST_ANSWERS,
     ScriptedPolicy,
+    WalkPolicy,
     commands_with,
     walk_commands,
 )
+from bridge.compat.adapter import Door
+from bridge.compat.gr00t import serve_gr00t
+from bridge.compat.openpi import serve_openpi
 from bridge.contract import Status
 from bridge.wire import messages, sockets
 from bridge.wire.keys import server_keys
@@ -40,6 +45,8 @@ from robots.g1.embodiment import G1, VEL_X
 OVERTAKEN = "overtaken"
 GIBIBYTE = 1 << 30
 SCRIPT = "script"
+
+_FOREIGN = {"gr00t": serve_gr00t, "openpi": serve_openpi}
 
 Frames = list[bytes]
 
@@ -136,7 +143,7 @@ def watch(address: str) -> None:
 def main() -> None:
     """Plays the part that the command line names, until it is killed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("policy", "frames", "viewer"))
+    parser.add_argument("kind", choices=("policy", "frames", "viewer", *_FOREIGN))
     parser.add_argument("address")
     parser.add_argument("--model-id", default=SCRIPT)
     parser.add_argument("--normalisation-id", default=SCRIPT)
@@ -146,6 +153,9 @@ def main() -> None:
         serve_frames(told.address)
     elif told.kind == "viewer":
         watch(told.address)
+    elif told.kind in _FOREIGN:
+        info, door = ServerInfo(SCRIPT, SCRIPT), Door(told.address)
+        _FOREIGN[told.kind](WalkPolicy(), G1, door, info, lambda place: print(place, flush=True))
     else:
         info = ServerInfo(told.model_id, told.normalisation_id)
         keys = server_keys(told.keys) if told.keys else None

@@ -98,7 +98,7 @@ def bench_endurance(
         if seconds is not None:
             figures["load"] = put_load(HITOGATA, LoadConfig(seconds=seconds))
         if frames is not None:
-            figures["fuzz"] = fuzz_ends(frames)
+            figures["fuzz"] = fuzz_ends(HITOGATA, frames)
     finally:
         for name, found in figures.items():
             for key, value in found.items():

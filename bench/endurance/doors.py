@@ -1,0 +1,309 @@
+"""Mutated messages through sockets: to a client, a viewer, foreign wires and the console."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from bench.endurance.growth import measured
+from bench.endurance.mutations import mutated, replies
+from bench.faults.endless import send_without_end, stranger
+from bench.faults.rig import peer, running
+from bench.faults.trace import breaches
+from bridge.compat import gr00t, openpi
+from bridge.contract import ActionChunk, Observation, UserError
+from bridge.control.safety import Safety
+from bridge.operator import messages as operator_wire
+from bridge.operator.client import Operator
+from bridge.wire.client import MalformedReply, RemotePolicy
+from robots.g1.embodiment import G1, IMAGE_SIZE, PERIOD_S, STAND_COMMAND, STATE_DIM, STATE_FIELDS
+
+LOOK_EVERY = 500
+_UNFINISHED_BYTES = 100_000
+_PLAYED_PERIODS = 20  # by then a chunk has faded in
+_WAIT_S = 30.0
+_encode = msgspec.msgpack.encode
+
+
+def leave_unfinished(address: str, kind: bytes = b"DEALER") -> None:
+    """A peer that goes in the midst of a message."""
+    with stranger(address, kind) as line:
+        send_without_end(line, 1000, _UNFINISHED_BYTES)
+
+
+# --- the policy's client, an operator's viewer ---
+
+
+def fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """The robot's client, whose server answers with mutated replies, and the safety behind it."""
+    state = np.zeros(STATE_DIM, np.float32)
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    refused = 0
+    with (
+        _mutating_server(rng) as address,
+        RemotePolicy(address, G1, timeout_s=_WAIT_S) as policy,
+        measured(frames) as (count, figures),
+    ):
+        for number in count():
+            seen = Observation(G1, float(number), state, {"head": image})
+            try:
+                chunk = policy.act("walk", seen)
+            except MalformedReply:
+                refused += 1
+            except UserError as error:
+                if "gave no answer" in str(error) or "is gone" in str(error):
+                    raise
+                refused += 1  # a fault that the server seems to tell
+            else:
+                if wrong := breaches(played(chunk), G1.limits):
+                    raise UserError(f"a mutated chunk reached the motors: {wrong}")
+    return figures | {"refused": refused + policy.dropped}
+
+
+@contextmanager
+def _mutating_server(rng: np.random.Generator) -> Iterator[str]:
+    """Answers each request with a mutated reply, then with an honest one."""
+    ended = threading.Event()
+    walk = msgspec.msgpack.decode(replies()[0][0])
+    commands = replies()[0][1]
+
+    def serve(router: zmq.Socket[bytes]) -> None:
+        while not ended.is_set():
+            if not router.poll(100):
+                continue
+            peer_id, head, *_ = router.recv_multipart()
+            asked = msgspec.msgpack.decode(head)
+            if asked["type"] != "act":
+                router.send_multipart([peer_id, *replies()[2]])
+                continue
+            terms = {name: asked[name] for name in ("session", "sequence", "observed_at_s")}
+            honest = [_encode({**walk, **terms}), commands]
+            others = replies()
+            bad = honest if rng.random() < 0.5 else others[int(rng.integers(len(others)))]
+            for reply in (mutated(bad, rng), honest):
+                router.send_multipart([peer_id, *reply])
+
+    with (
+        TemporaryDirectory(prefix="hitogata-") as folder,
+        zmq.Context() as context,
+        context.socket(zmq.ROUTER) as router,
+    ):
+        address = f"ipc://{folder}/policy.sock"
+        router.linger = 0
+        router.bind(address)
+        thread = threading.Thread(target=serve, args=(router,))
+        thread.start()
+        try:
+            yield address
+        finally:
+            ended.set()
+            thread.join()
+
+
+def played(chunk: ActionChunk) -> list[np.ndarray]:
+    """What a chunk that could be read sends to the motors of an upright robot."""
+    state = np.zeros(STATE_DIM, np.float32)
+    state[STATE_FIELDS.index("gravity_z")] = -1.0
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    safety = Safety(G1)
+    safety.expect(0.0, chunks=True)
+    safety.accept(chunk, 0.0)
+    sent = [STAND_COMMAND, STAND_COMMAND]
+    for period in range(_PLAYED_PERIODS):
+        now_s = period * PERIOD_S
+        body = Observation(G1, now_s, state, {"head": image})
+        sent.append(safety.step(now_s, body).command)
+    return sent
+
+
+def fuzz_telemetry(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """An operator that watches a robot whose moments are mutated."""
+    moment = operator_wire.Telemetry(time_s=1.0, level=0, cause="", counters={"holds": 1})
+    shown = [operator_wire.pack_telemetry(moment)]
+    refused = 0
+    with TemporaryDirectory(prefix="hitogata-") as folder, zmq.Context() as context:
+        places = operator_wire.addresses_of(f"ipc://{folder}/robot.sock")
+        with context.socket(zmq.PUB) as robot, Operator(places.commands) as viewer:
+            robot.linger = 0
+            robot.bind(places.telemetry)
+            _until_seen(robot, viewer, shown)
+            with measured(frames) as (count, figures):
+                for number in count():
+                    robot.send_multipart(mutated(shown, rng))
+                    try:
+                        viewer.telemetry(0.001)
+                    except UserError:
+                        refused += 1
+                    if number % LOOK_EVERY == 0:
+                        _until_seen(robot, viewer, shown)
+    return figures | {"refused": refused}
+
+
+def _until_seen(robot: zmq.Socket[bytes], viewer: Operator, shown: list[bytes]) -> None:
+    deadline = time.monotonic() + _WAIT_S
+    while time.monotonic() < deadline:
+        robot.send_multipart(shown)
+        with suppress(UserError):
+            if viewer.telemetry(0.1) is not None:
+                return
+    raise UserError(f"a viewer has seen nothing for {_WAIT_S:g} s")
+
+
+# --- foreign wires ---
+
+
+def fuzz_gr00t(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """The server that speaks GR00T's wire, in its process."""
+    valid = [_encode({"endpoint": "ping"}), _encode({"endpoint": "reset"}), _gr00t_request()]
+    refused = 0
+    with (
+        peer("gr00t", "tcp://127.0.0.1:0") as server,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as line,
+    ):
+        line.linger, line.rcvtimeo = 0, int(1000 * _WAIT_S)
+        line.connect(server.said)
+        with measured(frames, server) as (count, figures):
+            for number in count():
+                message = valid[2 if number % 2 else int(rng.integers(len(valid)))]
+                line.send_multipart(mutated([b"", message], rng))
+                refused += b"error" in line.recv_multipart()[-1][:16]
+                if number % LOOK_EVERY == 0:
+                    leave_unfinished(server.said)
+    return figures | {"refused": refused}
+
+
+def _gr00t_request() -> bytes:
+    zeros = np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    state = {limb.name: np.zeros((1, 1, len(limb.joints)), np.float32) for limb in G1.limbs}
+    seen = {
+        "video": {gr00t.video_keys(G1)[0]: _npy(zeros)},
+        "state": {name: _npy(array) for name, array in state.items()},
+        "language": {gr00t.LANGUAGE_KEY: [["walk"]]},
+    }
+    return _encode({"endpoint": "get_action", "data": {"observation": seen}})
+
+
+def _npy(array: np.ndarray) -> dict[str, Any]:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return {"__ndarray_class__": True, "as_npy": stream.getvalue()}
+
+
+def fuzz_openpi(frames: int, rng: np.random.Generator) -> dict[str, float]:
+    """The server that speaks openpi's wire, in its process."""
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    seen = {openpi.image_names(G1)[0]: image, "observation/state": np.zeros(STATE_DIM, np.float32)}
+    arrays = {name: _openpi(array) for name, array in seen.items()}
+    valid = _encode({**arrays, "prompt": "walk"})
+    refused = 0
+    with peer("openpi", "ws://127.0.0.1:0") as server, ExitStack() as talk:
+        line = talk.enter_context(_opened(server.said))
+        line.recv(_WAIT_S)  # the metadata
+        with measured(frames, server) as (count, figures):
+            for number in count():
+                line.send(mutated([valid], rng)[0])
+                if isinstance(line.recv(_WAIT_S), str):
+                    refused += 1
+                    talk.close()
+                    line = talk.enter_context(_opened(server.said))
+                    line.recv(_WAIT_S)
+                if number % LOOK_EVERY == 0:
+                    _leave_in_pieces(server.said)
+    return figures | {"refused": refused}
+
+
+def _openpi(array: np.ndarray) -> dict[bytes, Any]:
+    told = {b"data": array.tobytes(), b"dtype": array.dtype.str, b"shape": array.shape}
+    return {b"__ndarray__": True, **told}
+
+
+def _opened(address: str) -> AbstractContextManager[ClientConnection]:
+    return connect(address, open_timeout=_WAIT_S, compression=None)
+
+
+def _leave_in_pieces(address: str) -> None:
+    """A message in more and more pieces, until the server ends the connection."""
+
+    def pieces() -> Iterator[str]:
+        yield "a"
+        while True:
+            yield ""
+
+    with suppress(WebSocketException, OSError), connect(address, compression=None) as line:
+        line.send(pieces())
+
+
+# --- the console ---
+
+
+def fuzz_console(
+    hitogata: Sequence[str], frames: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """A console in its process: what browsers ask for, and what a page says. No robot is there."""
+    refused = 0
+    orders = [
+        json.dumps({"do": do, "number": 1, "stops": 0, **terms}).encode()
+        for do, terms in (
+            ("instruct", {"text": "walk"}),
+            ("look", {"picture": False}),
+            ("take", {"command": True}),
+            ("scene", {"seed": 3}),
+        )
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    with TemporaryDirectory(prefix="hitogata-") as folder:
+        command = [*hitogata, "console", "--connect", f"ipc://{folder}/robot.sock"]
+        command += ["--address", f"http://{place}", "--recordings", folder]
+        with (
+            running(command) as console,
+            ExitStack() as talk,
+            measured(frames, console) as (count, figures),
+        ):
+            page = talk.enter_context(_opened(f"ws://{place}/live"))
+            for number in count():
+                if number % 4 == 0:
+                    refused += _browsed(place, rng)
+                    continue
+                try:
+                    page.send(mutated([orders[number % 4]], rng)[0], text=True)
+                    while number % 16 == 1:
+                        refused += b"not understood" in page.recv(0, decode=False)
+                except TimeoutError:
+                    pass  # it has told all
+                except ConnectionClosed:  # as after what is no text
+                    refused += 1
+                    talk.close()
+                    page = talk.enter_context(_opened(f"ws://{place}/live"))
+                if number % LOOK_EVERY == 1:
+                    _leave_in_pieces(f"ws://{place}/live")
+            talk.close()
+    return figures | {"refused": refused}
+
+
+def _browsed(place: str, rng: np.random.Generator) -> bool:
+    """Asks for a page, with accidents; whether it was refused. Every line ends."""
+    asked = f"GET /console.css?a=1 HTTP/1.1\r\nHost: {place}\r\nCookie: a=b\r\n\r\n".encode()
+    host, port = place.split(":")
+    with socket.create_connection((host, int(port)), _WAIT_S) as line, suppress(ConnectionError):
+        line.sendall(mutated([asked], rng)[0])
+        line.shutdown(socket.SHUT_WR)
+        told = line.recv(1 << 20)
+        while line.recv(1 << 20):
+            pass
+        return b"200 OK" not in told
+    return True
