@@ -31,8 +31,7 @@ ADDRESSES = ("ipc", "tcp")
 def place_of(kind: str, folder: Path) -> str:
     if kind == "ipc":
         return f"ipc://{folder}/end.sock"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 @contextmanager
