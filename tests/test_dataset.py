@@ -271,7 +271,7 @@ def test_a_cut_file_is_named_with_the_remedy(tmp_path, name, share):
 def test_wrong_values_of_info_are_told_by_field(tmp_path):
     (tmp_path / "meta").mkdir()
     for wrong, name in (({"slots": 3}, "hitogata.slots is 3"), ({"embodiment": {}}, "embodiment")):
-        (tmp_path / "meta/info.json").write_text(json.dumps({"hitogata": wrong}))
+        (tmp_path / "meta/info.json").write_text(json.dumps({"hitogata": wrong}), encoding="utf-8")
         with pytest.raises(UserError, match=rf"info\.json cannot be read \(.*{name}"):
             read_embodiment(tmp_path, unnamed=G1)
 

@@ -188,4 +188,9 @@ def walk(operator: Operator) -> None:
 
 def children(process: int) -> list[int]:
     """The processes that a process has started."""
-    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+    return list(
+        map(
+            int,
+            Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split(),
+        )
+    )
