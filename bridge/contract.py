@@ -29,8 +29,10 @@ class Status(IntEnum):
 
 
 class Refusal(StrEnum):
-    """Why a policy refuses: unknown words, no such thing in sight, or nothing that it can do."""
+    """Why a policy refuses: more words than it reads, unknown ones, no such thing in sight, or
+    nothing that it can do."""
 
+    LENGTH = "length"
     WORDS = "words"
     UNSEEN = "unseen"
     UNABLE = "unable"
@@ -168,6 +170,12 @@ class UserError(Exception):
     """A fault the user can mend; its one-line message names the remedy."""
 
 
+def as_seen(text: str) -> str:
+    """Text in Unicode's form NFKC, without characters of the category Cf, which nobody sees."""
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", seen)
+
+
 def check_instruction(instruction: object) -> str:
     """The instruction as it is heard; UserError when it is not a line of text.
 
@@ -182,8 +190,7 @@ def check_instruction(instruction: object) -> str:
     if not text.isprintable() and any(unicodedata.category(c) in _NO_LINE for c in text):
         raise UserError("the instruction holds control characters: write it as one line of text")
     _refuse_long(text)  # before it is read, and after: some characters become many
-    seen = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    text = unicodedata.normalize("NFKC", seen).strip()
+    text = as_seen(text).strip()
     _refuse_long(text)
     if not text:
         raise UserError('the instruction is empty: say what to do, as in "walk to the red ball"')

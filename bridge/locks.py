@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
 from bridge.contract import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
 
 
 def hold_folder(folder: Path, doing: str) -> TextIOWrapper:
@@ -24,6 +29,8 @@ def hold_folder(folder: Path, doing: str) -> TextIOWrapper:
         raise UserError(
             f"could not write in {folder} ({error.strerror}): choose another folder"
         ) from error
+    if fcntl is None:
+        raise UserError(f"{sys.platform} has no file locks: use Linux or macOS")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -43,6 +50,8 @@ def hold_folder(folder: Path, doing: str) -> TextIOWrapper:
 def turn_in(folder: Path) -> Generator[None, None, None]:
     """Waits until nobody else is in this block for the folder; for what takes a moment."""
     folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        raise UserError(f"{sys.platform} has no file locks: use Linux or macOS")
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -32,7 +32,7 @@ from policy.runtime.graphs import (
     ports_of_words,
 )
 from policy.runtime.onnx_policy import OnnxPolicy
-from policy.runtime.text_encoder import TEXT_ENCODER_FOLDER, TextEncoder
+from policy.runtime.text_encoder import TEXT_ENCODER_FOLDER, TextEncoder, read_encoder
 from robots.g1.embodiment import G1
 
 MANIFEST = Manifest(
@@ -301,9 +301,9 @@ def test_a_manifest_that_promises_something_else_is_refused(
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "text_encoder.onnx"])
 def test_an_encoder_that_cannot_be_run_is_told_in_a_line(bundle: Path, name: str) -> None:
-    sound = {n: (TEXT_ENCODER_FOLDER / n).read_bytes() for n in ENCODER_FILES}
-    with pytest.raises(UserError, match=rf"{name} .*: copy its folder") as caught:
-        TextEncoder(sound | {name: files()[name]}, threads=1)
+    altered = read_encoder(TEXT_ENCODER_FOLDER) | {name: files()[name]}
+    with pytest.raises(UserError, match=rf"{name} .*: restore it") as caught:
+        TextEncoder(bundle, threads=1, files=altered)
     assert "\n" not in str(caught.value)
 
 

@@ -72,6 +72,42 @@ def test_what_arrives_with_a_stop_does_not_undo_it(address):
             assert poll_until(port, bool) == [Released()]
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["an operator's", "the robot's own"])
+def test_what_was_asked_before_a_stop_is_refused_however_late_it_comes(address, own):
+    now_s = [0.0]
+    with (
+        OperatorPort(address, G1, simulated=True, clock=lambda: now_s[0]) as port,
+        raw_peer(port.addresses.commands) as peer,
+        raw_peer(port.addresses.stop) as stopper,
+    ):
+        assert isinstance(asked_of(port, peer, claim()), wire.Lease)
+        if own:
+            port.stops += 1
+        else:
+            stopper.send(wire.pack(wire.Stop(sequence=1)))
+            assert poll_until(port, bool) == [Stopped()]
+        now_s[0] = 1.1  # long after the guard of a stop, and the lease still holds
+        terms = {"session": SESSION, "epoch": 1}
+        for request in (
+            wire.Release(sequence=2, stops=0, **terms),
+            instruct(1, 3),
+            wire.Resume(sequence=4, stops=0, **terms),
+            wire.NewScene(sequence=5, stops=0, seed=7, **terms),
+        ):
+            reply = asked_of(port, peer, request)
+            assert isinstance(reply, wire.Denied) and "stopped since" in reply.message
+            assert reply.stops == 1
+        knowing = wire.Release(sequence=6, stops=1, **terms)
+        assert isinstance(asked_of(port, peer, knowing), wire.Done)
+
+
+def asked_of(port: OperatorPort, peer: zmq.Socket, request: wire.Request) -> wire.AnyReply:
+    """The answer of a port in this very thread."""
+    peer.send(wire.pack(request))
+    await_true(lambda: bool(port.poll()) or bool(peer.poll(0)))
+    return wire.unpack(wire.REPLIES, peer.recv())
+
+
 def test_what_waited_for_a_sleeping_loop_is_refused(address):
     now_s = [0.0]
     with (

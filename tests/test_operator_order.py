@@ -244,17 +244,21 @@ class Operators(RuleBasedStateMachine):
                 self._command(bool(self.person.on_its_way), wire.Beat)
             self._period()
 
-    @rule(fate=st.sampled_from(["server", "fall", "hang"]), seconds=st.floats(0.1, 3.0))
-    def something_happens(self, fate: str, seconds: float) -> None:
-        if fate == "hang":
-            self.robot.steps += round(seconds / PERIOD_S)
-        elif fate == "fall":
-            self.robot.gravity = LYING
-            self.time_passes(10, beating=True)
-        else:  # it is lost, or back
-            self.link.session += bool(self.link.trouble)
-            self.link.trouble = "" if self.link.trouble else "nobody answers"
-            self.link.reset()
+    @rule()
+    def the_server_is_lost_or_back(self) -> None:
+        self.link.session += bool(self.link.trouble)
+        self.link.trouble = "" if self.link.trouble else "nobody answers"
+        self.link.reset()
+
+    @rule()
+    def the_robot_falls(self) -> None:
+        self.robot.gravity = LYING
+        self.time_passes(10, beating=True)
+
+    @rule(seconds=st.sampled_from([0.1, 0.3, 0.6, 3.0]))
+    def the_loop_hangs(self, seconds: float) -> None:
+        self.robot.steps += round(seconds / PERIOD_S)
+        self._period()
 
 
 TestOperators = Operators.TestCase
@@ -272,7 +276,7 @@ def test_operators_do_get_it_to_walk() -> None:
     assert machine.level == Level.SAFE_STAND
     machine.walk()
     assert machine.level == Level.RUN
-    machine.something_happens("fall", 0.0)
+    machine.the_robot_falls()
     assert machine.level == Level.DAMP
     machine.walk()
     assert machine.level == Level.RUN

@@ -13,12 +13,14 @@ import zmq
 
 from bridge.blackbox.recorder import Recorder
 from bridge.contract import UserError
+from bridge.control.safety import Level
+from bridge.operator.client import Operator
 from bridge.process import child_server
 from bridge.supervisor import supervise
 from bridge.wire import sockets
 from bridge.wire.server import stop_on_signals
 from robots.g1.embodiment import G1
-from tests.doubles import await_true
+from tests.doubles import await_true, seen
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 60.0  # room for a busy machine
@@ -163,3 +165,53 @@ def test_without_locks_of_files_the_recorder_says_where_it_runs(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(UserError, match="no file locks: record on Linux or macOS"):
         Recorder(tmp_path, G1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_robot_whose_loop_is_lost_is_back_and_waits_for_an_operator(number, folder):
+    place = f"ipc://{folder}/robot.sock"
+    command = [sys.executable, "-m", "hitogata", "simulate", "--supervised", "--address", place]
+    robot = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert robot.stdout is not None and robot.stdout.readline()
+    try:
+        with Operator(place, "anna", WAIT_S) as anna:
+            walk(anna)
+            before = seen(anna, lambda told: told.level == Level.RUN and told.time_s > 0.5)
+            [loop] = children(robot.pid)
+            os.kill(loop, number)
+            back = seen(anna, lambda told: told.time_s < before.time_s)
+            assert (back.level, back.instruction) == (Level.HOLD, "")
+            with pytest.raises(UserError, match="claim it first"):
+                anna.instruct("walk forward three metres")
+            walk(anna)
+            seen(anna, lambda told: told.level == Level.RUN)
+        [again] = children(robot.pid)
+        [server] = children(again)
+        robot.terminate()
+        _, said = robot.communicate(timeout=WAIT_S)
+    finally:
+        robot.kill()
+    told = "was ended by SIGKILL" if number == signal.SIGKILL else "was silent for 5 s"
+    assert said == f"hitogata: the control loop {told}: it is started anew\n"
+    assert robot.returncode == 0
+    await_true(lambda: not any(map(is_running, (loop, again, server))))
+
+
+def walk(operator: Operator) -> None:
+    """Tells a robot to walk, again if its loop was too busy to listen."""
+
+    def told() -> bool:
+        try:
+            operator.claim()
+            operator.instruct("walk forward three metres")
+        except UserError:
+            return False
+        return True
+
+    await_true(told)
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))

@@ -34,13 +34,13 @@ def test_states_and_mask(encoder: TextEncoder) -> None:
 
 
 def test_what_would_not_be_heard_to_its_end_is_refused(encoder: TextEncoder) -> None:
-    encoder.encode(["stop " * (encoder.spec.max_tokens - 2)])
+    encoder.encode(["stop " * 22])
     polite = (
         "please when you have a moment and nobody at all is standing in your way could you be so"
         " kind as to walk to the red ball"
     )
     for text in ("walk on " * 11 + "stop", polite):
-        with pytest.raises(UserError, match=r"longer than the 22 word pieces .*: say it in fewer"):
+        with pytest.raises(UserError, match=r"word pieces, .* reads 24: say it in fewer words"):
             encoder.encode([text])
 
 

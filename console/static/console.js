@@ -203,7 +203,11 @@ function showMoment(message) {
   say("understood", message.understood || (message.status ? "it does not say" : "-"));
   say("doubt", message.doubt ?? "");
   const sure = message.status ? ` (${Math.round(100 * message.probability)} %)` : "";
-  const why = { unseen: ": it sees no such thing", unable: ": it cannot do that" }[message.reason];
+  const why = {
+    length: ": it does not hear so much at once, say it in fewer words",
+    unseen: ": it sees no such thing",
+    unable: ": it cannot do that",
+  }[message.reason];
   const refused = why ?? ": it does not know these words, say it in others, in English";
   const advice = { ambiguous: ": which one?", refused }[message.status] ?? "";
   say("status", (message.status || "-") + advice + sure, { status: message.status || "" });

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from bridge.embodiment import Camera, Embodiment
 from policy.model.quantize import QuantLinear
-from policy.runtime.graphs import STATE_WIDTH
+
+# The text encoder's output: word pieces per instruction, and the width of their states.
+MAX_TOKENS = 24
+STATE_WIDTH = 384
 
 # A state further than this from its mean, in deviations, is clipped.
 MAX_DEVIATION = 5.0

@@ -22,10 +22,9 @@ from bridge.contract import Status, UserError
 from bridge.embodiment import Embodiment
 from bridge.ranges import PositiveInt
 from policy.model.action_codec import BANDS, BINS, ActionCodec
-from policy.model.encoders import Eyes, Joints, Words
+from policy.model.encoders import MAX_TOKENS, STATE_WIDTH, Eyes, Joints, Words
 from policy.model.moe import MoE
 from policy.model.quantize import QuantLinear
-from policy.runtime.graphs import MAX_TOKENS, STATE_WIDTH
 
 # How many bands one decoding step may emit.
 BANDS_PER_STEP = (1, 2, BANDS)

@@ -35,7 +35,12 @@ from policy.runtime.graphs import (
     whole_graph,
 )
 from policy.runtime.legacy import embodiment_of
-from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE
+from policy.runtime.text_encoder import (
+    MODEL_FILE,
+    SPEC_FILE,
+    TEXT_ENCODER_FOLDER,
+    TOKENIZER_FILE,
+)
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
@@ -174,10 +179,10 @@ def open_bundle(folder: Path) -> Bundle:
     folder = Path(folder)
     manifest = load_manifest(folder)
     encoder = encoder_folder(folder, manifest)
-    files = {
-        name: _read((encoder if name in ENCODER_FILES else folder) / name, record)
-        for name, record in manifest.files.items()
-    }
+    paths = {n: (encoder if n in ENCODER_FILES else folder) / n for n in manifest.files}
+    files = {name: _read(path, manifest.files[name]) for name, path in paths.items()}
+    if SPEC_FILE not in files and (encoder / SPEC_FILE).is_file():
+        files[SPEC_FILE] = (encoder / SPEC_FILE).read_bytes()  # of the package, or an own one
     ports = {
         WORDS_FILE: ports_of_words(manifest.slots),
         PREFILL_FILE: ports_of_prefill(manifest.embodiment),
@@ -194,7 +199,7 @@ def open_bundle(folder: Path) -> Bundle:
         except (ValueError, TypeError, KeyError, DecodeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"bundle file {folder / name} cannot be used: {reason}; {_REMEDY}"
+                f"bundle file {paths[name]} cannot be used: {reason}; {_REMEDY}"
             ) from error
     return Bundle(manifest, files, graphs)
 

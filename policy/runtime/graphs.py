@@ -14,9 +14,6 @@ from onnx import TensorProto, numpy_helper
 
 from bridge.embodiment import Embodiment
 
-# Word pieces that a policy reads, and the width of the state that an encoder gives of each.
-MAX_TOKENS, STATE_WIDTH = 24, 384
-
 _FLOAT, _INT, _BOOL, _BYTE = (
     TensorProto.FLOAT,
     TensorProto.INT64,
@@ -111,8 +108,8 @@ def ports_of_words(slots: Mapping[str, Sequence[str]]) -> Ports:
     classes = sum(len(values) + 1 for values in slots.values())
     return (
         (
-            Port("states", _FLOAT, (1, MAX_TOKENS, STATE_WIDTH)),
-            Port("mask", _BOOL, (1, MAX_TOKENS)),
+            Port("states", _FLOAT, (1, None, None)),
+            Port("mask", _BOOL, (1, None)),
             Port("prior", _FLOAT, (1, classes)),
         ),
         (
@@ -165,8 +162,8 @@ def ports_of_decode(body: Embodiment) -> Ports:
 
 
 PORTS_OF_ENCODER: Ports = (
-    (Port("token_ids", _INT, (None, MAX_TOKENS)), Port("mask", _BOOL, (None, MAX_TOKENS))),
-    (Port("states", _FLOAT, (None, MAX_TOKENS, STATE_WIDTH)),),
+    (Port("token_ids", _INT, (None, None)), Port("mask", _BOOL, (None, None))),
+    (Port("states", _FLOAT, (None, None, None)),),
 )
 
 

@@ -26,12 +26,7 @@ from bridge.contract import (
 )
 from bridge.embodiment import Embodiment
 from bridge.pictures import as_known
-from policy.runtime.bundle import (
-    DECODE_FILE,
-    PREFILL_FILE,
-    WORDS_FILE,
-    open_bundle,
-)
+from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, open_bundle
 from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
     NAMES,
@@ -122,6 +117,8 @@ class GraphPolicy:
         text = check_instruction(instruction)
         readings = self._read(UNINFORMATIVE_INSTRUCTION if self.blind == "text" else text)
         image, state = self._inputs(observation)
+        if not readings:
+            return self._refuse(observation, Refusal.LENGTH)
         # Where words leave doubt, every meaning is looked for; nearly always there is but one.
         looks = [self._parts.prefill(reading.word, image, state) for reading in readings]
         best = meant([reading.meaning for reading in readings], [look[4].item() for look in looks])
@@ -146,6 +143,11 @@ class GraphPolicy:
                 steps=-(-tokens.size // self.tokens_per_step),
             ),
         )
+
+    def _refuse(self, observation: Observation, reason: Refusal) -> ActionChunk:
+        """Stands, and says why."""
+        stand = np.tile(self.embodiment.stand, (self.embodiment.chunk_steps, 1))
+        return ActionChunk(observation.time_s, stand, Status.REFUSED, 1.0, {}, reason=reason)
 
     def reset(self) -> None:
         """Nothing to forget: an answer depends on its instruction and observation alone."""
@@ -178,8 +180,14 @@ class GraphPolicy:
         return image[None], state[None]
 
     def _read_words(self, text: str) -> list[Reading]:
-        """What an instruction may mean, likeliest first, with the word vector of each meaning."""
-        states = self._encoder.encode([text])
+        """What an instruction may mean, likeliest first, with the word vector of each meaning.
+
+        Nothing where its end would not be read, which may be a "stop".
+        """
+        try:
+            states = self._encoder.encode([text])
+        except UserError:  # it has more word pieces than the encoder reads
+            return []
         word, classes, chances = self._parts.words(*states, no_prior(self.slots))
         meanings = possible_meanings(self.slots, classes[0], chances[0])
         if len(meanings) == 1:
@@ -225,7 +233,7 @@ class OnnxPolicy(GraphPolicy):
         self.device = parts.device
         super().__init__(
             parts,
-            TextEncoder(opened.files, threads),
+            TextEncoder(Path(bundle), threads, opened.files),
             self.manifest.embodiment,
             self.manifest.slots,
             self.manifest.bands,

@@ -8,7 +8,6 @@ rounding is seen by both.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,13 @@ from tokenizers import Tokenizer
 
 from assets import asset_path
 from assets.inference import ort
-from bridge.contract import UserError
+from bridge.contract import UserError, as_seen
 
 MODEL_FILE = "text_encoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 SPEC_FILE = "text_encoder.json"
 TEXT_ENCODER_FOLDER = asset_path("models/text_encoder")
 BILINGUAL_FOLDER = asset_path("models/text_encoder_bilingual")
-
-_REMEDY = "copy its folder again or reinstall hitogata"
 
 # Languages by their code in ISO 639-1, each with a pattern of its letters.
 SCRIPTS = {
@@ -45,9 +42,7 @@ def normalise(text: str) -> str:
     NFKC makes one of full-width and half-width letters (Unicode Standard Annex 15); invisible are
     the characters of category Cf: zero-width, joining and bidirectional marks.
     """
-    text = unicodedata.normalize("NFKC", text)
-    visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    return " ".join(visible.split())
+    return " ".join(as_seen(text).split())
 
 
 def languages_of(text: str) -> tuple[str, ...]:
@@ -83,26 +78,31 @@ class TextEncoderSpec:
 class TextEncoder:
     """Turns instructions into the states of their word pieces.
 
-    `files` are `MODEL_FILE`, `TOKENIZER_FILE` and `SPEC_FILE`, by name or in a folder; without the
-    last they are of the encoder that travels with the package. `threads` is the number of CPU
-    threads. UserError for what cannot be used.
+    `folder` holds `MODEL_FILE`, `TOKENIZER_FILE` and `SPEC_FILE`, unless `files` are what was read
+    of it; `threads` is the number of CPU threads. UserError if they are not whole.
     """
 
     def __init__(
-        self, files: Path | Mapping[str, bytes] = TEXT_ENCODER_FOLDER, threads: int = 2
+        self,
+        folder: Path = TEXT_ENCODER_FOLDER,
+        threads: int = 2,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
-        files = files if isinstance(files, Mapping) else _read(Path(files))
-        described = files.get(SPEC_FILE) or (TEXT_ENCODER_FOLDER / SPEC_FILE).read_bytes()
+        folder = Path(folder)
+        files = read_encoder(folder) if files is None else files
         try:
-            self.spec = msgspec.json.decode(described, type=TextEncoderSpec)
+            self.spec = msgspec.json.decode(files[SPEC_FILE], type=TextEncoderSpec)
         except msgspec.MsgspecError as error:
             raise UserError(
-                f"{SPEC_FILE} does not describe a text encoder ({error}): {_REMEDY}"
+                f"{folder / SPEC_FILE} does not describe a text encoder ({error}): "
+                f"{_remedy(folder)}"
             ) from error
         try:
             self.tokenizer = Tokenizer.from_buffer(files[TOKENIZER_FILE])
         except Exception as error:  # the tokenizers package raises nothing narrower
-            raise UserError(f"{TOKENIZER_FILE} is no tokenizer ({error}): {_REMEDY}") from error
+            raise UserError(
+                f"{folder / TOKENIZER_FILE} is no tokenizer ({error}): {_remedy(folder)}"
+            ) from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         options = ort.SessionOptions()
@@ -116,7 +116,9 @@ class TextEncoder:
             )
         except Exception as error:  # nor does ONNX Runtime
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{MODEL_FILE} cannot be run ({reason}): {_REMEDY}") from error
+            raise UserError(
+                f"{folder / MODEL_FILE} cannot be run ({reason}): {_remedy(folder)}"
+            ) from error
         # Some graphs take any number of tokens, others the greatest alone.
         self._any_length = isinstance(self._session.get_inputs()[0].shape[1], str)
 
@@ -159,19 +161,19 @@ class TextEncoder:
             return ids
         if not cut:
             raise UserError(
-                f"the instruction is longer than the {most - 2} word pieces that this policy hears:"
-                " say it in fewer words, or as several instructions"
+                f"the instruction has {len(ids)} word pieces, and {self.spec.name} reads {most}: "
+                "say it in fewer words, or as several instructions"
             )
         return [*ids[: most - 1], ids[-1]]
 
 
-def _read(folder: Path) -> dict[str, bytes]:
-    found = {}
+def read_encoder(folder: Path) -> dict[str, bytes]:
+    """The files of an encoder's folder, by name; UserError names one that is missing."""
     for name in (MODEL_FILE, TOKENIZER_FILE, SPEC_FILE):
         if not (folder / name).is_file():
-            raise UserError(
-                f"text encoder file {folder / name} is missing: restore it with "
-                f"'git checkout {folder}' or reinstall hitogata"
-            )
-        found[name] = (folder / name).read_bytes()
-    return found
+            raise UserError(f"text encoder file {folder / name} is missing: {_remedy(folder)}")
+    return {name: (folder / name).read_bytes() for name in (MODEL_FILE, TOKENIZER_FILE, SPEC_FILE)}
+
+
+def _remedy(folder: Path) -> str:
+    return f"restore it with 'git checkout {folder}' or reinstall hitogata"

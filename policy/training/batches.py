@@ -30,8 +30,8 @@ from bridge.embodiment import Embodiment
 from bridge.files import read_npz, reading, text_array, write_npz
 from bridge.ranges import NonNegativeFloat, NonNegativeInt, Share
 from bridge.symmetry import mirror_commands, mirror_states
+from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
 from policy.model.vla import BANDS_PER_STEP, known_bands
-from policy.runtime.graphs import MAX_TOKENS, STATE_WIDTH
 from policy.runtime.legacy import release_0_1
 
 # Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.

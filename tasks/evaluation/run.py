@@ -31,6 +31,7 @@ MOST_SEEDS = 1000
 
 
 REASONS: dict[str, str] = {
+    Refusal.LENGTH: "it does not hear so much at once; say it in fewer words",
     Refusal.WORDS: "it does not know these words; say it otherwise, in English",
     Refusal.UNSEEN: "it has looked around and sees no such thing",
     Refusal.UNABLE: "it cannot do that",
