@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs, quote, urlsplit
 
-from websockets.datastructures import Headers
+from websockets.datastructures import Headers, MultipleValuesError
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
@@ -79,12 +79,14 @@ def listen(door: Door) -> tuple[Listener, Gate]:
     host, port = door.place(ADDRESS)
     gate = Gate(door, local=ipaddress.ip_address(host).is_loopback)
     try:
-        return Listener(host, port, MOST_WAITING if gate.token is None else MOST_OF_ONE), gate
+        listener = Listener(host, port, MOST_WAITING if gate.token is None else MOST_OF_ONE)
     except OSError as error:
         raise UserError(
             f"port {port} of {host} cannot be used ({error.strerror}): end the program that has it,"
             f" or choose another, as in --address http://127.0.0.1:{port + 1}"
         ) from error
+    _give_up_when_stalled(listener)  # which all inherit that it accepts
+    return listener, gate
 
 
 @contextmanager
@@ -99,6 +101,12 @@ def web_server(
 
     def greet(connection: ServerConnection, request: Request) -> Response | None:
         listener.heard(connection.socket)
+        try:
+            return answer(connection, request)
+        except (MultipleValuesError, ValueError):  # two Hosts, or an address that is none
+            return _line(HTTPStatus.BAD_REQUEST, "not understood")
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
         refusal = gate.refusal(request)
         if refusal is not None:
             return refusal
@@ -106,7 +114,6 @@ def web_server(
         url = urlsplit(request.path)
         if url.path in talks:
             return gate.stranger(request)
-        _give_up_when_stalled(connection.socket)
         file = files(url.path, parse_qs(url.query, keep_blank_values=True))
         if file is None:
             return _line(HTTPStatus.NOT_FOUND, "not here")
@@ -117,7 +124,6 @@ def web_server(
             response.headers.update(_HEADERS)
 
     def converse(connection: ServerConnection) -> None:
-        _give_up_when_stalled(connection.socket)
         if not seats.acquire(blocking=False):
             connection.close(1013, "too many pages")
             return
@@ -249,7 +255,8 @@ def _logger() -> logging.Logger:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    return record.msg != "opening handshake failed"
+    # The second is the library's own, when a line is closed while it answers.
+    return record.msg not in ("opening handshake failed", "unexpected internal error")
 
 
 def _give_up_when_stalled(line: socket.socket) -> None:

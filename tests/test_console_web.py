@@ -173,6 +173,17 @@ def test_wrong_tokens_are_answered_late_and_few_at_a_time(monkeypatch: Any) -> N
         assert all(b"401" in guess.recv(64) for guess in guesses)
 
 
+def test_requests_that_are_none_are_refused_without_a_word_in_the_log(caplog: Any) -> None:
+    with served(Door(f"http://127.0.0.1:{free_port()}")) as place:
+        port = int(place.rsplit(":", 1)[1].strip("/"))
+        here = f"Host: 127.0.0.1:{port}\r\n"
+        for path, hosts in (("/", here + here), ("//[", here), ("/", "Host: [\r\n")):
+            with opened(port) as line:
+                line.sendall(f"GET {path} HTTP/1.1\r\n{hosts}\r\n".encode())
+                assert b" 400 " in line.recv(64), (path, hosts)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_on_this_machine_without_a_token_a_browser_opens_what_it_likes() -> None:
     with served(Door(f"http://127.0.0.1:{free_port()}")) as place, ExitStack() as stack:
         port = int(place.rsplit(":", 1)[1].strip("/"))

@@ -299,7 +299,7 @@ def _browsed(place: str, rng: np.random.Generator) -> bool:
     """Asks for a page, with accidents; whether it was refused. Every line ends."""
     asked = f"GET /console.css?a=1 HTTP/1.1\r\nHost: {place}\r\nCookie: a=b\r\n\r\n".encode()
     host, port = place.split(":")
-    with socket.create_connection((host, int(port)), _WAIT_S) as line, suppress(ConnectionError):
+    with socket.create_connection((host, int(port)), _WAIT_S) as line, suppress(OSError):
         line.sendall(mutated([asked], rng)[0])
         line.shutdown(socket.SHUT_WR)
         told = line.recv(1 << 20)

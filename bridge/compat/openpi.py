@@ -113,7 +113,8 @@ class _Server:
         """Answers a health check, and whoever lacks the token; others go on."""
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if not self._door.admits(request.headers.get("Authorization", "").removeprefix("Api-Key ")):
+        told = ", ".join(request.headers.get_all("Authorization"))
+        if not self._door.admits(told.removeprefix("Api-Key ")):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "send Api-Key TOKEN\n")
         return None
 
