@@ -28,4 +28,5 @@ def train(
     """
     if not data:
         raise UserError("no data set given: hitogata train data/demos")
-    print(train_policy(list(data), out, TextEncoder().encode, config))
+    encoder = TextEncoder()
+    print(train_policy(list(data), out, encoder.encode, config, encoder.encoder_id))

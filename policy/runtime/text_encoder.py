@@ -6,6 +6,7 @@ file, so its rounding is seen by both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 from assets import asset_path
 from assets.inference import ort
 from bridge.contract import UserError
+from bridge.files import sha256_of
 
 MODEL_FILE = "text_encoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -31,7 +33,7 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path = TEXT_ENCODER_FOLDER, threads: int = 2) -> None:
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         for name in (MODEL_FILE, TOKENIZER_FILE):
             if not (folder / name).is_file():
                 raise UserError(
@@ -49,6 +51,12 @@ class TextEncoder:
         self._session = ort.InferenceSession(
             str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"]
         )
+
+    @property
+    def encoder_id(self) -> str:
+        """Twelve hex digits that change with any of its files."""
+        files = (sha256_of(self.folder / name) for name in (MODEL_FILE, TOKENIZER_FILE))
+        return hashlib.sha256("".join(files).encode()).hexdigest()[:12]
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
         """States (N, MAX_TOKENS, STATE_WIDTH) float32 and mask (N, MAX_TOKENS) bool.
