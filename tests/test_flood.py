@@ -22,6 +22,7 @@ from bridge.operator.port import OperatorPort
 from bridge.wire import messages as wire
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from robots.g1.embodiment import G1
+from tests.test_operator import free_port
 
 MOST_MB = 64.0
 ENDLESS = 1 << 30
