@@ -15,7 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bridge.contract import UserError
 from policy.export.bundle_writer import export_bundle
-from policy.runtime.text_encoder import MODEL_FILE, TEXT_ENCODER_FOLDER, TOKENIZER_FILE, TextEncoder
+from policy.runtime.text_encoder import (
+    MODEL_FILE,
+    SPEC_FILE,
+    TEXT_ENCODER_FOLDER,
+    TOKENIZER_FILE,
+    TextEncoder,
+)
 from policy.training.batches import encode_once, load_demonstrations
 from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.training.trainer import Trainer, train
@@ -130,7 +136,7 @@ def test_what_another_encoder_encoded_is_encoded_again(tmp_path: Path) -> None:
 
 
 def test_the_id_of_an_encoder_changes_with_its_files(tmp_path: Path) -> None:
-    for name in (MODEL_FILE, TOKENIZER_FILE):
+    for name in (MODEL_FILE, TOKENIZER_FILE, SPEC_FILE):
         shutil.copy(TEXT_ENCODER_FOLDER / name, tmp_path)
     known = TextEncoder().encoder_id
     assert TextEncoder(tmp_path).encoder_id == known and len(known) == 12
