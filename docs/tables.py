@@ -69,6 +69,15 @@ BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("stops_failed", "stops of a walking robot without a safe stand", "none", "{:.0f}"),
     ("stops_left_out", "stops left out: the robot no longer walked", "", "{:.0f}"),
 )
+# Families, and what stands before the names of their figures.
+FLOOR_FAMILIES = ("go_to", "walk", "gesture")
+FLOOR_COLUMNS = (
+    ("the policy", ""),
+    ("without words", "no_text_"),
+    ("without image", "no_image_"),
+    ("stands still", "zero_"),
+    ("moves at random", "random_"),
+)
 MB = "{:.1f} MB"
 ENDURANCE_ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("soak.robot", "a robot among random faults", "upright", "{}"),
@@ -163,6 +172,21 @@ def walker_table(figures: dict[str, tuple[Any, str]]) -> str:
     return "\n".join(lines)
 
 
+def floor_table(figures: dict[str, tuple[Any, str]]) -> str:
+    """The Markdown table of success by family: the policy beside those that know less."""
+    heads = "".join(f" {head} |" for head, _ in FLOOR_COLUMNS)
+    lines = [f"| family |{heads}", f"|---|{'---|' * len(FLOOR_COLUMNS)}"]
+    for family in FLOOR_FAMILIES:
+        cells = []
+        for _, prefix in FLOOR_COLUMNS:
+            key = f"{prefix}{family}_success"
+            value, interval = (figures.get(k, (None, ""))[0] for k in (key, f"{key}_interval"))
+            low, high = (_write(end, RATE) for end in interval or (0.0, 1.0))
+            cells.append("-" if value is None else f"{_write(value, RATE)} ({low} to {high})")
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def fault_table(figures: dict[str, tuple[Any, str]]) -> str:
     """The Markdown table of all faults, and what they did to robot, operator and data."""
     lines = ["| fault | passed | the robot | the operator read | lost |", "|---|---|---|---|---|"]
@@ -177,6 +201,7 @@ def in_step(text: str) -> str:
     figures = read_figures(ROOT / "docs" / "results")
     text = _between(text, "figures", table(figures))
     text = _between(text, "walkers", walker_table(figures))
+    text = _between(text, "floors", floor_table(figures))
     text = _between(text, "promises", table(figures, BRIDGE_ROWS))
     text = _between(text, "endurance", table(figures, ENDURANCE_ROWS))
     text = _between(text, "faults", fault_table(figures))

@@ -29,5 +29,6 @@ def train(
     """
     if not data:
         raise UserError("no data set given: hitogata train data/demos")
-    encode = partial(TextEncoder().encode, cut=True)
-    print(train_policy(list(data), out, encode, config))
+    encoder = TextEncoder()
+    encode = partial(encoder.encode, cut=True)
+    print(train_policy(list(data), out, encode, config, encoder.encoder_id))

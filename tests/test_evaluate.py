@@ -69,9 +69,9 @@ def test_an_interrupted_evaluation_keeps_what_it_has_and_goes_on(
 def test_another_model_or_config_is_not_gone_on_with(tmp_path: Path, tried: list[int]) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(None, CONFIG, tmp_path, model="a")
-    with pytest.raises(UserError, match="begun with model a, not b"):
+    with pytest.raises(UserError, match=r"begun with another model \(a, not b\)"):
         evaluate(None, replace(CONFIG, resume=True), tmp_path, model="b")
-    with pytest.raises(UserError, match="begun with seed 0, not 1"):
+    with pytest.raises(UserError, match=r"begun with another seed \(0, not 1\)"):
         evaluate(None, replace(CONFIG, resume=True, seed=1), tmp_path, model="a")
     assert tried == [0, 1, 2]
 

@@ -22,6 +22,7 @@ from bridge.operator.port import OperatorPort
 from bridge.wire import messages as wire
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from robots.g1.embodiment import G1
+from tests.test_operator import free_port
 
 MOST_MB = 64.0
 ENDLESS = 1 << 30
@@ -31,8 +32,7 @@ ADDRESSES = ("ipc", "tcp")
 def place_of(kind: str, folder: Path) -> str:
     if kind == "ipc":
         return f"ipc://{folder}/end.sock"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -94,7 +94,13 @@ class Person:
         self.unread = []
 
 
-LATE = st.booleans()
+WISHES: tuple[tuple[type[wire.Leased], dict[str, Any]], ...] = (
+    (wire.Instruct, {"text": "walk"}),
+    (wire.Pause, {}),
+    (wire.Resume, {}),
+    (wire.Release, {}),
+    (wire.NewScene, {"seed": 7}),
+)
 
 
 class Operators(RuleBasedStateMachine):
@@ -177,33 +183,36 @@ class Operators(RuleBasedStateMachine):
             self._period()
         person.read()
 
-    def _command(self, late: bool, kind: type[wire.Leased], **content: Any) -> None:
-        """The commander's wish, which arrives at once or with the next that does."""
+    def _command(self, kind: type[wire.Leased], **content: Any) -> None:
+        """The commander's wish, which is on its way."""
         if issubclass(kind, wire.Moving):
             content["stops"] = self.person.stops
         self._ask(self.person, kind, epoch=self.person.epoch, **content)
-        if not late:
-            self.what_was_on_its_way_arrives()
 
-    @rule(late=LATE, text=st.sampled_from(["walk", "walk", "walk", "stop"]))
-    def instruct(self, late: bool, text: str) -> None:
-        self._command(late, wire.Instruct, text=text)
+    @rule(wishes=st.lists(st.sampled_from(WISHES), min_size=1, max_size=3))
+    def ask_and_wait_for_the_network(self, wishes: list[Any]) -> None:
+        for kind, content in wishes:
+            self._command(kind, **content)
 
-    @rule(late=LATE)
-    def pause(self, late: bool) -> None:
-        self._command(late, wire.Pause)
+    @rule(text=st.sampled_from(["walk", "walk", "walk", "stop"]))
+    def instruct(self, text: str) -> None:
+        self._command(wire.Instruct, text=text)
+        self.what_was_on_its_way_arrives()
 
-    @rule(late=LATE)
-    def resume(self, late: bool) -> None:
-        self._command(late, wire.Resume)
+    @rule()
+    def pause(self) -> None:
+        self._command(wire.Pause)
+        self.what_was_on_its_way_arrives()
 
-    @rule(late=LATE)
-    def release(self, late: bool) -> None:
-        self._command(late, wire.Release)
+    @rule()
+    def resume(self) -> None:
+        self._command(wire.Resume)
+        self.what_was_on_its_way_arrives()
 
-    @rule(late=LATE)
-    def new_scene(self, late: bool) -> None:
-        self._command(late, wire.NewScene, seed=7)
+    @rule()
+    def release(self) -> None:
+        self._command(wire.Release)
+        self.what_was_on_its_way_arrives()
 
     @rule()
     def what_was_on_its_way_arrives(self) -> None:
@@ -229,9 +238,9 @@ class Operators(RuleBasedStateMachine):
         """As operators mostly do: claim, release, instruct, and wait until it walks."""
         self.take_over()
         for _ in range(2):  # one that lies gets up first
-            self.release(late=False)
+            self.release()
             self.time_passes(2 * RISING_PERIODS, beating=True)
-        self.instruct(late=False, text="walk")
+        self.instruct("walk")
         self.time_passes(10, beating=True)
 
     # --- the rest of the world ---
@@ -241,8 +250,12 @@ class Operators(RuleBasedStateMachine):
         """With `beating` the lease is kept, unless something is late: beats do not pass it."""
         for period in range(periods):
             if beating and period % 20 == 0:
-                self._command(bool(self.person.on_its_way), wire.Beat)
+                self._command(wire.Beat)
+                if len(self.person.on_its_way) == 1:
+                    self.commands.arrived.append((self.person.peer, self.person.on_its_way.pop()))
             self._period()
+        if beating:
+            self.person.read()
 
     @rule()
     def the_server_is_lost_or_back(self) -> None:
@@ -263,8 +276,38 @@ class Operators(RuleBasedStateMachine):
 
 TestOperators = Operators.TestCase
 TestOperators.settings = settings(
-    max_examples=250, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True
 )
+
+
+@given(
+    early=st.lists(st.sampled_from(WISHES), max_size=3),
+    halt=st.sampled_from(["stop", "cut", "hang", "fall", "leave"]),
+    late=st.lists(st.sampled_from(["arrives", "instruct", "release", "resume"]), max_size=3),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_what_was_asked_before_a_halt_does_not_undo_it(early, halt, late) -> None:
+    """The machine above where it matters most: wishes before a halt, and after it."""
+    machine = Operators()
+    machine.begin()
+    machine.ask_and_wait_for_the_network(early)
+    halts = {
+        "stop": lambda: machine.stop(wire.Stop),
+        "cut": lambda: machine.stop(wire.Cut),
+        "hang": lambda: machine.the_loop_hangs(0.6),
+        "fall": machine.the_robot_falls,
+        "leave": machine.take_over,
+    }
+    halts[halt]()
+    wishes = {
+        "arrives": machine.what_was_on_its_way_arrives,
+        "instruct": lambda: machine.instruct("walk"),
+        "release": machine.release,
+        "resume": machine.resume,
+    }
+    for wish in late:
+        wishes[wish]()
+    machine.teardown()
 
 
 def test_operators_do_get_it_to_walk() -> None:

@@ -162,8 +162,8 @@ def test_a_long_folder_for_temporary_files_is_no_place_for_sockets(tmp_path, mon
 
 
 def test_without_locks_of_files_the_recorder_says_where_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    with pytest.raises(UserError, match="no file locks: record on Linux or macOS"):
+    monkeypatch.setattr("bridge.locks.fcntl", None)
+    with pytest.raises(UserError, match="no file locks: use Linux or macOS"):
         Recorder(tmp_path, G1)
 
 
@@ -214,4 +214,9 @@ def walk(operator: Operator) -> None:
 
 def children(process: int) -> list[int]:
     """The processes that a process has started."""
-    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+    return list(
+        map(
+            int,
+            Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split(),
+        )
+    )

@@ -262,7 +262,11 @@ def watch_connection(fd: int, address: str) -> None:
 
 def taken(first: zmq.Frame, size: int, frames: int) -> None:
     """A message was taken from a socket, of so many bytes; `first` is a frame of it."""
-    connection = _guard.connections.get(int(first.get(zmq.SRCFD)))
+    try:
+        descriptor = int(first.get(zmq.SRCFD))
+    except zmq.ZMQError:  # it came through no socket of the system's, as inproc does
+        return
+    connection = _guard.connections.get(descriptor)
     if connection is not None:
         connection.taken += size + frames * _AROUND_A_FRAME
 

@@ -7,6 +7,7 @@ rounding is seen by both.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,10 @@ class TextEncoder:
             ) from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        read = files[MODEL_FILE], files[TOKENIZER_FILE]
+        self._id = hashlib.sha256(b"".join(hashlib.sha256(f).digest() for f in read)).hexdigest()[
+            :12
+        ]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -125,6 +130,11 @@ class TextEncoder:
     def count_pieces(self, text: str) -> int:
         """How many word pieces a text has, start and end mark included, however long it is."""
         return len(self._piece_ids([text])[0])
+
+    @property
+    def encoder_id(self) -> str:
+        """Twelve hex digits that change with the encoder or its tokenizer."""
+        return self._id
 
     def encode(
         self, texts: Sequence[str], batch_size: int = 32, cut: bool = False

@@ -263,11 +263,15 @@ def augment_images(
 
 
 def load_demonstrations(
-    folders: Sequence[Path], encode: Encode, cache: Path | None = None, held_out: float = 0.05
+    folders: Sequence[Path],
+    encode: Encode,
+    cache: Path | None = None,
+    held_out: float = 0.05,
+    encoder_id: str = "",
 ) -> Demonstrations:
     """Reads datasets into memory, the last `held_out` share of each one's episodes set apart.
 
-    Encoded instructions are kept in the file `cache`.
+    Encoded instructions are kept in the file `cache`, under the encoder's id.
     """
     slots = tuple(read_slots(folders[0]).items())
     body = read_embodiment(folders[0], unnamed=release_0_1())
@@ -285,7 +289,7 @@ def load_demonstrations(
         for episode in read_episodes(folder):
             (train if episode.index < first_apart else apart).append(episode)
     sentences = [found for folder in folders if (found := read_sentences(folder))]
-    return assemble(train, apart, body, slots, encode, cache, sentences)
+    return assemble(train, apart, body, slots, encode, cache, sentences, encoder_id)
 
 
 def assemble(
@@ -296,6 +300,7 @@ def assemble(
     encode: Encode,
     cache: Path | None = None,
     sentences: Sequence[Sentences] = (),
+    encoder_id: str = "",
 ) -> Demonstrations:
     """One array per quantity, from episodes to train on, episodes to set apart and sentences."""
     episodes = [*train, *apart]
@@ -317,7 +322,7 @@ def assemble(
         start += length
     texts = [text for some in sentences for text in some.texts]
     said = np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
-    word_states, word_mask = encode_once(list(numbers), encode, cache)
+    word_states, word_mask = encode_once(list(numbers), encode, cache, encoder_id)
     return Demonstrations(
         embodiment=body,
         slot_names=slots,
@@ -342,9 +347,12 @@ def assemble(
 
 
 def encode_once(
-    texts: list[str], encode: Encode, cache: Path | None
+    texts: list[str], encode: Encode, cache: Path | None, encoder_id: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token states (N, 24, 384) float16 and mask (N, 24); a cache keeps what was encoded before."""
+    """Token states (N, 24, 384) float16 and mask (N, 24); a cache keeps what was encoded before.
+
+    By the same encoder: what another one encoded is not used.
+    """
     known: dict[str, int] = {}
     states, mask = (
         np.empty((0, MAX_TOKENS, STATE_WIDTH), np.float16),
@@ -354,8 +362,10 @@ def encode_once(
         remedy = "delete it: it is made again"
         stored = read_npz(cache, remedy)
         with reading(cache, remedy):
-            known = {text: i for i, text in enumerate(json.loads(stored["texts"].tobytes()))}
-            states, mask = stored["states"], stored["mask"]
+            # Release 0.1 did not tell whose states these are.
+            if "encoder" in stored and json.loads(stored["encoder"].tobytes()) == encoder_id:
+                known = {text: i for i, text in enumerate(json.loads(stored["texts"].tobytes()))}
+                states, mask = stored["states"], stored["mask"]
     missing = [text for text in texts if text not in known]
     if missing:
         new_states, new_mask = encode(missing)
@@ -363,7 +373,8 @@ def encode_once(
         mask = np.concatenate([mask, new_mask])
         known |= {text: len(known) + i for i, text in enumerate(missing)}
         if cache is not None:
-            write_npz(cache, states=states, mask=mask, texts=text_array([*known]))
+            texts_of, own = text_array([*known]), text_array(encoder_id)
+            write_npz(cache, states=states, mask=mask, texts=texts_of, encoder=own)
     rows = [known[text] for text in texts]
     return states[rows], mask[rows]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from bridge.contract import UserError
-from bridge.files import write_json
+from bridge.files import check_writable, write_json
+from bridge.options import differences, plain
 from bridge.ranges import (
     NonNegativeFloat,
     PositiveFloat,
@@ -46,6 +47,9 @@ from policy.training.checkpoint import (
     save_checkpoint,
 )
 from policy.training.losses import SLOTS_WEIGHT, looking_losses, losses, slots_loss, status_weights
+
+# What may change from one call to the next of one run: its length, speed and notes.
+FREE = ("steps", "minutes", "threads", "log_steps", "evaluate_steps", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,11 @@ class Trainer:
             self.step, self.elapsed_s = numbers["step"], numbers["elapsed_s"]
 
     @property
+    def judged_on(self) -> str:
+        """Which frames `evaluate` takes: a few episodes leave none to hold out."""
+        return "held_out" if self.data.n_held_out else "training_data"
+
+    @property
     def progress(self) -> float:
         """The share of the run that is done, 0 to 1."""
         if self.config.minutes is not None:
@@ -115,7 +124,7 @@ class Trainer:
         return min(1.0, self.step / self.config.steps)
 
     def train_step(self) -> dict[str, Tensor]:
-        """One batch: its losses, as tensors without gradient."""
+        """One batch: its losses, as tensors without gradient; UserError if they diverge."""
         started = time.perf_counter()
         config, progress = self.config, self.progress
         rng = np.random.default_rng([config.seed, self.step])
@@ -127,7 +136,13 @@ class Trainer:
         found = self._read(rng) if config.words_only else self._draw_and_score(rng, progress)
         self.optimizer.zero_grad()
         found["total"].backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm, foreach=True)
+        parameters = self.model.parameters()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
+        if not norm.isfinite():  # as of any loss that is not
+            raise UserError(
+                f"the loss is no longer finite at step {self.step}: {self.run} keeps the last good"
+                " checkpoint; begin with a lower --learning-rate"
+            )
         self.optimizer.step()
         self._count_experts(rebalance=not quantized)
         self._update_average()
@@ -136,7 +151,12 @@ class Trainer:
         return {name: loss.detach() for name, loss in found.items()}
 
     def save(self) -> None:
-        """Writes the checkpoint of the run."""
+        """Writes the checkpoint of the run, unless its weights would be of no use to anybody."""
+        if not all(
+            tensor.isfinite().all()
+            for tensor in (*self.model.parameters(), *self.average.parameters())
+        ):
+            return
         numbers = {
             "step": self.step,
             "elapsed_s": self.elapsed_s,
@@ -150,7 +170,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, size: int = 256) -> dict[str, float]:
-        """Figures of the moving average on held-out episodes; velocity errors in m/s or rad/s.
+        """Figures of the moving average as `judged_on` says; velocity errors in m/s or rad/s.
 
         `ignored_words` is the share of velocity commands that stay the same when the instruction
         is exchanged for that of another sample: near one means that nobody listens.
@@ -268,21 +288,30 @@ class Trainer:
             average.copy_(value)
 
 
-def train(data: list[Path], run: Path, encode: Encode, config: TrainConfig) -> Path:
+def train(
+    data: list[Path], run: Path, encode: Encode, config: TrainConfig, encoder_id: str = ""
+) -> Path:
     """Trains on datasets until the configured end and returns the checkpoint.
 
-    A run that has a checkpoint goes on from it.
+    A run that has a checkpoint goes on from it, with the same options but for those of `FREE`:
+    UserError for others. `encoder_id` names what `encode` does, for its cache.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     check_ranges(config)
+    options, resumed = {"data": data, **asdict(config)}, (run / CHECKPOINT_FILE).is_file()
+    if resumed:
+        _check_same(run, options)
+    check_writable(run)
     torch.set_num_threads(config.threads)
-    demonstrations = load_demonstrations(data, encode, run / "words.npz")
+    demonstrations = load_demonstrations(data, encode, run / "words.npz", encoder_id=encoder_id)
     trainer = Trainer(config, demonstrations, run)
-    record = {"data": data, **asdict(config), "model": trainer.model.config.to_dict()}
-    write_json(run / "config.json", _plain(record))
+    if not resumed:
+        model = trainer.model.config.to_dict()
+        write_json(run / "config.json", plain(options | {"model": model}))
     last_saved = trainer.elapsed_s
-    writer = SummaryWriter(str(run), purge_step=trainer.step)
+    # What was written after the checkpoint is written again; the checkpoint's own step is not.
+    writer = SummaryWriter(str(run), purge_step=trainer.step + 1)
     try:
         with _progress_bar(trainer) as show:
             while trainer.progress < 1:
@@ -298,8 +327,18 @@ def train(data: list[Path], run: Path, encode: Encode, config: TrainConfig) -> P
     finally:
         trainer.save()
         writer.close()
-    write_json(run / "evaluation.json", trainer.evaluate(1024))
+    write_json(run / "evaluation.json", {"on": trainer.judged_on, **trainer.evaluate(1024)})
     return run / CHECKPOINT_FILE
+
+
+def _check_same(run: Path, options: dict[str, Any]) -> None:
+    """UserError for options other than those with which a run was begun, by name."""
+    free = {*FREE, "model.slots"} if options["start"] is None else {*FREE, "model"}
+    if differ := differences(run / "config.json", plain(options), free):
+        raise UserError(
+            f"{run} holds a run with another {', '.join(differ)}: give that, or another --out, to"
+            f" which --start {run} brings its weights"
+        )
 
 
 def _groups(model: Model, decay: float) -> list[dict[str, object]]:
@@ -327,7 +366,7 @@ def _log(writer, trainer: Trainer, found: dict[str, Tensor]) -> None:
 
 def _log_figures(writer, trainer: Trainer) -> None:
     for name, value in trainer.evaluate().items():
-        writer.add_scalar(f"held_out/{name}", value, trainer.step)
+        writer.add_scalar(f"{trainer.judged_on}/{name}", value, trainer.step)
 
 
 @contextmanager
@@ -351,12 +390,3 @@ def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float], None]]:
             bar.update(task, completed=trainer.progress, told=told)
 
         yield show
-
-
-def _plain(content: object) -> object:
-    """Paths as text, containers copied: what JSON can hold."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return str(content) if isinstance(content, Path) else content

@@ -17,7 +17,8 @@ from safetensors.torch import save
 from tensordict import TensorDict
 
 from bridge.contract import UserError
-from bridge.files import read_json, write_bytes, write_json
+from bridge.files import write_bytes, write_json
+from bridge.options import differences, plain
 from bridge.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, check_ranges
 from robots.g1.embodiment import JOINT_NAMES
 from robots.g1.facts import N_LEG_WAIST_JOINTS
@@ -153,6 +154,11 @@ class WalkRunner(OnPolicyRunner):
             "grows": self.env.grows,
         }
         tensors = {k: v.contiguous() for k, v in tensors.items()}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise UserError(
+                f"the walker's weights are no longer finite: {folder} keeps those of before; begin"
+                " with a lower --learning-rate"
+            )
         write_bytes(folder / CHECKPOINT, save(tensors, {"state": json.dumps(state)}))
         export_walker(self, folder / "walker.onnx")
         self.logger.save_model(path, self.current_learning_iteration)
@@ -267,8 +273,10 @@ def train_walker(out: Path, config: WalkTrainConfig = WalkTrainConfig()) -> Path
 
 def _check_same_config(out: Path, config: WalkTrainConfig) -> None:
     """A resumed run must be the same run but for its length and speed; keeps its options."""
-    new = _plain(config)
-    differ = _differences(out, new, {"iterations", "minutes", "save_every", "worlds.threads"})
+    new = plain(asdict(config))
+    differ = differences(
+        out / "config.json", new, {"iterations", "minutes", "save_every", "worlds.threads"}
+    )
     if differ:
         raise UserError(
             f"{out} holds a run with another {', '.join(differ)}; give that, or another --out"
@@ -280,40 +288,14 @@ def _check_start(start: Path, config: WalkTrainConfig) -> None:
     """A run may go on from another with other options, which are told, but not as another net."""
     if not (start / CHECKPOINT).exists():
         raise UserError(f"{start} holds no {CHECKPOINT}; give --start the folder of a run")
-    new = _plain(config)
-    differ = _differences(start, new, {"iterations", "minutes", "save_every", "start"})
+    new = plain(asdict(config))
+    differ = differences(
+        start / "config.json", new, {"iterations", "minutes", "save_every", "start"}
+    )
     shape = [line for line in differ if line.startswith("hidden ")]
     if shape:
         raise UserError(f"{start} holds a network with another {shape[0]}; give that")
     print(f"goes on from {start}, which had another {', '.join(differ) or 'length alone'}")
-
-
-def _plain(config: WalkTrainConfig) -> dict[str, Any]:
-    """The options as they come back from JSON."""
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def _differences(folder: Path, new: dict[str, Any], free: set[str]) -> list[str]:
-    """A line for each option in which the run of a folder differs from `new`, `free` ones aside."""
-    path = folder / "config.json"
-    if not path.exists():
-        return []
-    old = _flat(read_json(path, "choose another --out", dict[str, Any]))
-    now = _flat(new)
-    return [
-        f"{key} ({old.get(key, 'none')}, not {now.get(key, 'none')})"
-        for key in {**now, **old}
-        if key not in free and old.get(key) != now.get(key)
-    ]
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names, as the command line has them."""
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat |= inner if inner is not None else {f"{prefix}{key}": value}
-    return flat
 
 
 def export_walker(runner: OnPolicyRunner, path: Path) -> None:

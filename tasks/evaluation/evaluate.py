@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 
 from bridge.contract import Policy, UserError
 from bridge.files import check_writable, read_json, write_bytes, write_json
+from bridge.options import differences, plain
 from bridge.ranges import PositiveInt, Seed, Workers, check_ranges
 from sim.render.video import Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
@@ -139,16 +139,14 @@ def _begin(folder: Path | str | None, config: EvaluateConfig, model: str) -> lis
         return []
     path, rows = Path(folder, "config.json"), []
     deciding = {k: v for k, v in vars(config).items() if k not in ("processes", "clips", "resume")}
-    told = json.loads(json.dumps(deciding | {"model": model}, default=str))
+    told = plain(deciding | {"model": model})
     check_writable(Path(folder))
     if config.resume and path.exists():
-        kept = read_json(path, "leave out --resume", dict[str, Any])
-        for name in told:
-            if kept.get(name) != told[name]:
-                raise UserError(
-                    f"{folder} was begun with {name} {kept.get(name)}, not {told[name]}: give that,"
-                    " or leave out --resume"
-                )
+        if differ := differences(path, told):
+            raise UserError(
+                f"{folder} was begun with another {', '.join(differ)}: give that, or leave out"
+                " --resume"
+            )
         rows = read_json(Path(folder, "episodes.json"), "leave out --resume", list[dict[str, Any]])
     write_json(path, told)
     _keep(Path(folder), rows)
