@@ -24,7 +24,9 @@ from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from robots.g1.embodiment import G1
 from tests.test_operator import free_port
 
-MOST_MB = 64.0
+# The guard promises 64 on a machine that gives it a hundred looks a second; without it there are
+# hundreds after a second.
+MOST_MB = 128.0
 ENDLESS = 1 << 30
 ADDRESSES = ("ipc", "tcp")
 

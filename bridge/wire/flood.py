@@ -36,7 +36,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 MOST_BYTES = 32 << 20
 SUSPECT_BYTES = 256 << 10
-MOST_GROWTH = 24 << 20
+MOST_GROWTH = 16 << 20
 MOST_CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 LOOK_S = 0.01
 # What libzmq puts around each frame, encryption included, at most.
@@ -46,7 +46,7 @@ _HEARTBEATS = 5
 # Where bytes are not told, a look that finds so many unread counts two up, another one down: more
 # than heartbeats that wait while libzmq is busy with another one.
 _UNREAD_BYTES = 1024
-_BUSY = 6
+_BUSY = 4
 # Looks after which memory is free again that an ended one had.
 _REST = 3
 _SO_COOKIE = 57
