@@ -36,15 +36,19 @@ from zmq.utils.monitor import recv_monitor_message
 
 MOST_BYTES = 32 << 20
 SUSPECT_BYTES = 256 << 10
-MOST_GROWTH = 24 << 20
+MOST_GROWTH = 16 << 20
 MOST_CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 LOOK_S = 0.01
 # What libzmq puts around each frame, encryption included, at most.
 _AROUND_A_FRAME = 64
 # What heartbeats bring in a look, where there are any.
 _HEARTBEATS = 5
-# A look that finds bytes unread counts two up, another one down.
-_BUSY = 6
+# Where bytes are not told, a look that finds so many unread counts two up, another one down: more
+# than heartbeats that wait while libzmq is busy with another one.
+_UNREAD_BYTES = 1024
+_BUSY = 4
+# Looks after which memory is free again that an ended one had.
+_REST = 3
 _SO_COOKIE = 57
 _RECEIVED_AT = struct.Struct("@Q"), 128  # tcpi_bytes_received in tcp_info, linux/tcp.h
 _PEER_PROCESS = struct.Struct("3i")  # pid, uid, gid
@@ -62,7 +66,7 @@ class _Connection:
 
     def __init__(self, fd: int, address: str, beats: bool, memory: int) -> None:
         self.fd, self.address = fd, address
-        self.held = 0  # bytes, or whether any are suspected: by the last look
+        self.held = 0  # bytes, by the last look; where they are not told, those found unread
         self.taken = 0  # by the socket's own thread
         self.heard_s = time.monotonic()
         self._line = unix.socket(fileno=fd)
@@ -109,8 +113,9 @@ class _Connection:
     def _suspected(self, taken: int) -> bool:
         unread = array("i", [0])
         ioctl(self.fd, FIONREAD, unread)
-        self._busy = min(self._busy + 2, 2 * _BUSY) if unread[0] and not taken else self._busy - 1
-        self._busy = max(self._busy, 0)
+        busy = unread[0] > _UNREAD_BYTES and not taken
+        self._busy = min(self._busy + 2, 2 * _BUSY) if busy else max(self._busy - 1, 0)
+        self.held = self.held + unread[0] if self._busy else 0
         return self._busy >= _BUSY
 
     def end(self, why: str) -> None:
@@ -146,6 +151,7 @@ class _Guard:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._calm = 0  # memory when little was held
+        self._rest = 0
 
     def watch(self, socket: zmq.Socket[Any], address: str, beats: bool) -> None:
         monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED)
@@ -197,11 +203,16 @@ class _Guard:
         for monitor, address, beats in self._monitors.values():
             while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
                 self._add(int(recv_monitor_message(monitor)["value"]), address, beats, before)
+        suspects: list[_Connection] = []
         for connection in list(self.connections.values()):
             if not connection.alive():
                 self.connections.pop(connection.fd).forget()
             elif connection.look(memory, before):
-                connection.end(_ENDLESS)
+                suspects.append(connection)
+        self._rest -= 1
+        if suspects and self._rest <= 0:
+            max(suspects, key=lambda each: each.held).end(_ENDLESS)
+            self._rest = _REST
         self._judge(memory)
 
     def _judge(self, memory: int) -> None:
