@@ -29,10 +29,8 @@ def hold_folder(folder: Path, doing: str) -> TextIOWrapper:
         raise UserError(
             f"could not write in {folder} ({error.strerror}): choose another folder"
         ) from error
-    if fcntl is None:
-        raise UserError(f"{sys.platform} has no file locks: use Linux or macOS")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file.fileno(), wait=False)
     except OSError as error:
         file.seek(0)
         holder = file.read(20).strip()
@@ -50,11 +48,15 @@ def hold_folder(folder: Path, doing: str) -> TextIOWrapper:
 def turn_in(folder: Path) -> Generator[None, None, None]:
     """Waits until nobody else is in this block for the folder; for what takes a moment."""
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        raise UserError(f"{sys.platform} has no file locks: use Linux or macOS")
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, wait=True)
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, wait: bool) -> None:
+    if fcntl is None:
+        raise UserError(f"{sys.platform} has no file locks: use Linux or macOS")
+    fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from bridge.contract import UserError
-from policy.runtime.text_encoder import TextEncoder
+from policy.runtime.text_encoder import TextEncoder, encoder_id
 from policy.training.trainer import TrainConfig
 from policy.training.trainer import train as train_policy
 
@@ -29,6 +29,5 @@ def train(
     """
     if not data:
         raise UserError("no data set given: hitogata train data/demos")
-    encoder = TextEncoder()
-    encode = partial(encoder.encode, cut=True)
-    print(train_policy(list(data), out, encode, config, encoder.encoder_id))
+    encode = partial(TextEncoder().encode, cut=True)
+    print(train_policy(list(data), out, encode, config, encoder_id()))

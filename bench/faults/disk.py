@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from bench.faults.rig import (
     robot_at_work,
     robot_process,
     running,
-    scripted_server,
     seen,
     upright,
 )
@@ -125,36 +123,11 @@ def missing_provider(trial: Trial) -> Outcome:
     return _not_served(trial, "--strict-gpu", str(BUNDLE), "--strict-gpu", **hidden)
 
 
-def swapped_statistics(trial: Trial) -> Outcome:
-    """The server comes back with the normalisation statistics of another training."""
-    place = trial.policy_address
-    with ExitStack() as stack:
-        server = stack.enter_context(scripted_server(place))
-        rig = stack.enter_context(robot_at_work(trial, place))
-        rig.walk()
-        server.kill()
-        rig.at(Level.SAFE_STAND)
-        server.wait()
-        stack.enter_context(scripted_server(place, "--normalisation-id", "stranger"))
-        read = rig.until(lambda now: "differs" in now.cause)
-        rig.operator.release()
-        quiet = rig.rest(1.0)
-    return rig.outcome(
-        "stayed in SAFE_STAND, a release included",
-        read.cause,
-        "the rest of the walk, until the first statistics are back",
-        both_values_told="normalisation differs, script here and stranger" in read.cause,
-        standing_on=levels(quiet) == {Level.SAFE_STAND},
-        upright=upright(rig.noted),
-    )
-
-
 FAULTS = {
     "disk_full": disk_full,
     "disk_killed_recording": killed_recording,
     "disk_killed_checkpointing": killed_checkpointing,
     "model_corrupted": corrupted_model,
-    "model_swapped_statistics": swapped_statistics,
     "model_missing_provider": missing_provider,
 }
 

@@ -7,7 +7,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
 from bench.faults.rig import (
@@ -58,15 +58,7 @@ def killed(trial: Trial) -> Outcome:
 
 def restarted(trial: Trial) -> Outcome:
     """The same model comes back after a kill: joined at once, obeyed only once released."""
-    place = trial.policy_address
-    with ExitStack() as stack:
-        server = stack.enter_context(scripted_server(place))
-        rig = stack.enter_context(robot_at_work(trial, place))
-        rig.walk()
-        server.kill()
-        rig.at(Level.SAFE_STAND)
-        server.wait()
-        stack.enter_context(scripted_server(place))
+    with _killed_and_back(trial) as rig:
         took_s = _reconnected(rig)
         quiet = rig.rest(QUIET_S)
         read = rig.at(Level.SAFE_STAND)
@@ -83,26 +75,13 @@ def restarted(trial: Trial) -> Outcome:
 
 def replaced(trial: Trial) -> Outcome:
     """Another model comes back after a kill: refused, and so is a release."""
-    place = trial.policy_address
-    with ExitStack() as stack:
-        server = stack.enter_context(scripted_server(place))
-        rig = stack.enter_context(robot_at_work(trial, place))
-        rig.walk()
-        server.kill()
-        rig.at(Level.SAFE_STAND)
-        server.wait()
-        stack.enter_context(scripted_server(place, "--model-id", "stranger"))
-        read = rig.until(lambda seen: "differs" in seen.cause)
-        rig.operator.release()
-        quiet = rig.rest(QUIET_S)
-    return rig.outcome(
-        "stayed in SAFE_STAND, a release included",
-        read.cause,
-        "the rest of the walk, until the first model is back",
-        both_values_told="script here and stranger" in read.cause,
-        standing_on=levels(quiet) == {Level.SAFE_STAND},
-        upright=upright(rig.noted),
-    )
+    return _refused(trial, "--model-id", "script here and stranger", "the first model is")
+
+
+def swapped_statistics(trial: Trial) -> Outcome:
+    """The server comes back with the normalisation statistics of another training."""
+    values = "normalisation differs, script here and stranger"
+    return _refused(trial, "--normalisation-id", values, "the first statistics are")
 
 
 def suspended(trial: Trial) -> Outcome:
@@ -157,7 +136,39 @@ FAULTS = {
     "server_replaced": replaced,
     "server_suspended": suspended,
     "server_slow": slow,
+    "model_swapped_statistics": swapped_statistics,
 }
+
+
+@contextmanager
+def _killed_and_back(trial: Trial, *options: str) -> Generator[Rig]:
+    """A robot whose server was killed in mid-walk, and whose server is another from now on."""
+    place = trial.policy_address
+    with ExitStack() as stack:
+        server = stack.enter_context(scripted_server(place))
+        rig = stack.enter_context(robot_at_work(trial, place))
+        rig.walk()
+        server.kill()
+        rig.at(Level.SAFE_STAND)
+        server.wait()
+        stack.enter_context(scripted_server(place, *options))
+        yield rig
+
+
+def _refused(trial: Trial, option: str, both_values: str, what: str) -> Outcome:
+    """The server comes back a stranger by one option: the robot stands, a release included."""
+    with _killed_and_back(trial, option, "stranger") as rig:
+        read = rig.until(lambda seen: "differs" in seen.cause)
+        rig.operator.release()
+        quiet = rig.rest(QUIET_S)
+    return rig.outcome(
+        "stayed in SAFE_STAND, a release included",
+        read.cause,
+        f"the rest of the walk, until {what} back",
+        both_values_told=both_values in read.cause,
+        standing_on=levels(quiet) == {Level.SAFE_STAND},
+        upright=upright(rig.noted),
+    )
 
 
 def _read_standing(rig: Rig) -> Telemetry:

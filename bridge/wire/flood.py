@@ -19,25 +19,32 @@ one that broke, to both ends. Without Linux' /proc nothing is looked at.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
-import resource
 import socket as unix
 import struct
+import sys
 import threading
 import time
 from array import array
-from fcntl import ioctl
 from pathlib import Path
-from termios import FIONREAD
 from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+if sys.platform == "win32":  # where nothing is looked at
+    MOST_CONNECTIONS = 256
+else:
+    import resource
+    from fcntl import ioctl
+    from termios import FIONREAD
+
+    MOST_CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
 MOST_BYTES = 32 << 20
 SUSPECT_BYTES = 256 << 10
 MOST_GROWTH = 16 << 20
-MOST_CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 LOOK_S = 0.01
 # What libzmq puts around each frame, encryption included, at most.
 _AROUND_A_FRAME = 64
@@ -53,7 +60,7 @@ _SO_COOKIE = 57
 _RECEIVED_AT = struct.Struct("@Q"), 128  # tcpi_bytes_received in tcp_info, linux/tcp.h
 _PEER_PROCESS = struct.Struct("3i")  # pid, uid, gid
 _AT_ONCE = 1 << 20
-_PAGE = resource.getpagesize()
+_PAGE = mmap.PAGESIZE
 _STATM = Path("/proc/self/statm")
 
 _ENDLESS = "it sends a message that does not end"
@@ -239,7 +246,8 @@ def _begin_anew() -> None:
     _guard = _Guard()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def watch(socket: zmq.Socket[Any], address: str, beats: bool = False) -> None:

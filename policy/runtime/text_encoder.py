@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from assets import asset_path
 from assets.inference import ort
 from bridge.contract import UserError, as_seen
+from bridge.files import sha256_of
 
 MODEL_FILE = "text_encoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -106,10 +107,6 @@ class TextEncoder:
             ) from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        read = files[MODEL_FILE], files[TOKENIZER_FILE]
-        self._id = hashlib.sha256(b"".join(hashlib.sha256(f).digest() for f in read)).hexdigest()[
-            :12
-        ]
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -130,11 +127,6 @@ class TextEncoder:
     def count_pieces(self, text: str) -> int:
         """How many word pieces a text has, start and end mark included, however long it is."""
         return len(self._piece_ids([text])[0])
-
-    @property
-    def encoder_id(self) -> str:
-        """Twelve hex digits that change with the encoder or its tokenizer."""
-        return self._id
 
     def encode(
         self, texts: Sequence[str], batch_size: int = 32, cut: bool = False
@@ -175,6 +167,12 @@ class TextEncoder:
                 "say it in fewer words, or as several instructions"
             )
         return [*ids[: most - 1], ids[-1]]
+
+
+def encoder_id(folder: Path = TEXT_ENCODER_FOLDER) -> str:
+    """Twelve hex digits that change with the encoder of a folder, or with its tokenizer."""
+    digests = (sha256_of(folder / name) for name in (MODEL_FILE, TOKENIZER_FILE))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
 
 
 def read_encoder(folder: Path) -> dict[str, bytes]:
