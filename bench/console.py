@@ -32,7 +32,7 @@ _LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
-class Pace:
+class LoopRate:
     """A control loop over some seconds: periods per second, and periods that it missed."""
 
     hz: float
@@ -99,7 +99,7 @@ def _lost(figures: Mapping[str, float], n: int) -> float:
     return 100 * (1 - figures[f"loop_hz_{n}_pages"] / figures["loop_hz_0_pages"])
 
 
-def _pace_with(n: int, browser: str, page: str, watcher: Operator, seconds: float) -> Pace:
+def _pace_with(n: int, browser: str, page: str, watcher: Operator, seconds: float) -> LoopRate:
     with (
         tempfile.TemporaryDirectory(
             prefix="hitogata-browser-", ignore_cleanup_errors=True
@@ -165,13 +165,13 @@ def _instruct(page: str, n: int) -> None:
     raise UserError(f"the browser did not open {n} pages in {OPEN_S:g} s: is the machine busy?")
 
 
-def _pace(watcher: Operator, seconds: float) -> Pace:
+def _pace(watcher: Operator, seconds: float) -> LoopRate:
     """The loop's own count of periods between two moments, by our clock."""
     began, began_s = _fresh(watcher)
     time.sleep(seconds)
     ended, ended_s = _fresh(watcher)
     periods = (ended.time_s - began.time_s) * CONTROL_HZ
-    return Pace(periods / (ended_s - began_s), ended.loop_overruns - began.loop_overruns)
+    return LoopRate(periods / (ended_s - began_s), ended.loop_overruns - began.loop_overruns)
 
 
 def _fresh(watcher: Operator) -> tuple[Telemetry, float]:

@@ -17,7 +17,7 @@ import zmq
 from websockets.sync.client import connect
 
 from bench.doubles import InstantPolicy
-from bridge.compat.adapter import Door
+from bridge.compat.adapter import Endpoint
 from bridge.compat.openpi import serve_openpi
 from bridge.contract import Observation
 from bridge.wire import messages
@@ -187,7 +187,7 @@ def _serve_ours(address: str, ready: Connection) -> None:
 
 
 def _serve_openpi(address: str, ready: Connection) -> None:
-    serve_openpi(InstantPolicy(), G1, Door(address), _INFO, ready.send)
+    serve_openpi(InstantPolicy(), G1, Endpoint(address), _INFO, ready.send)
 
 
 def _serve_raw(address: str, ready: Connection) -> None:

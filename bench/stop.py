@@ -21,7 +21,7 @@ from bridge.control.loop import ControlLoop, DirectLink, Pace
 from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.port import OperatorPort
-from bridge.robot_node import Station
+from bridge.robot_node import RobotNode
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, server_keys
 from robots.g1.embodiment import CONTROL_HZ, G1, PERIOD_S
 
@@ -141,14 +141,14 @@ def _walking(port: OperatorPort, folder: Path) -> Generator[list[tuple[float, Le
     def work() -> None:
         pace, last = Pace(PERIOD_S), None
         while not stopping.is_set():
-            level = station.period(pace.overruns).order.level
+            level = node.step(pace.overruns).order.level
             if level != last:
                 levels.append((puppet.applied_s, level))
             last = level
             pace.wait(port.sleep)
 
     with port, Recorder(folder / "recordings", FREE) as recorder:
-        station = Station(loop, port, recorder)
+        node = RobotNode(loop, port, recorder)
         thread = threading.Thread(target=work, name="robot")
         thread.start()
         try:

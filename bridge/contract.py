@@ -93,7 +93,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Thinking:
+class InferenceStats:
     """How a chunk came about, for people to see.
 
     `expert_use` is, per layer, the share of one in which each expert was chosen, empty for a policy
@@ -119,7 +119,7 @@ class ActionChunk:
     status: Status
     status_probability: float
     understood: dict[str, str]
-    thinking: Thinking = Thinking()
+    stats: InferenceStats = InferenceStats()
     reason: str = ""
 
 

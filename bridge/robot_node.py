@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What only a simulation knows of its robot: base (x, y, z m, quaternion wxyz), qpos, and the
     seed of its scene."""
 
@@ -36,7 +36,7 @@ class Truth:
     scene: int | None = None
 
 
-class Station:
+class RobotNode:
     """Runs a loop period by period: operators' wishes, motion, record, telemetry.
 
     `truth` gives what a simulation shows besides, `new_scene` puts its robot into another scene.
@@ -49,7 +49,7 @@ class Station:
         loop: ControlLoop,
         port: OperatorPort,
         recorder: Recorder,
-        truth: Callable[[], Truth] | None = None,
+        truth: Callable[[], GroundTruth] | None = None,
         new_scene: Callable[[int], None] | None = None,
     ) -> None:
         self.loop, self.port, self.recorder = loop, port, recorder
@@ -62,7 +62,7 @@ class Station:
         self._latency_ms: float | None = None
         self._images: dict[str, np.ndarray] = {}
 
-    def period(self, overruns: int = 0) -> Tick:
+    def step(self, overruns: int = 0) -> Tick:
         """One control period."""
         tick, stops = None, self.port.stops
         try:
@@ -109,10 +109,10 @@ class Station:
         match event:
             case operators.Stopped():
                 self.loop.stop()
-            case operators.Cut():
+            case operators.MotorsCut():
                 self.loop.cut()
             case operators.Instructed(text):
-                self.loop.hear(text)
+                self.loop.handle_utterance(text)
             case operators.Released():
                 self.told = self.loop.release() or ""
             case operators.Paused():
@@ -202,9 +202,9 @@ class Station:
             loop_overruns=overruns,
             stops=self.port.stops,
             counters=counters,
-            expert_use=[list(layer) for layer in chunk.thinking.expert_use] if chunk else None,
-            tokens=chunk.thinking.tokens if chunk else None,
-            steps=chunk.thinking.steps if chunk else None,
+            expert_use=[list(layer) for layer in chunk.stats.expert_use] if chunk else None,
+            tokens=chunk.stats.tokens if chunk else None,
+            steps=chunk.stats.steps if chunk else None,
             image=encode_png(image) if image is not None else None,
         )
 

@@ -36,29 +36,33 @@ _MOST_ANSWERS = 32
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 
 
-class Order(msgspec.Struct, frozen=True, tag_field="do", tag=str.lower):
+def _tag(name: str) -> str:
+    return name.removeprefix("Page").lower()
+
+
+class PageOrder(msgspec.Struct, frozen=True, tag_field="do", tag=_tag):
     """What a page asks, with a number that its answer repeats."""
 
     number: _Number
 
 
-class Stop(Order, frozen=True):
+class PageStop(PageOrder, frozen=True):
     """A safe stand, at once; for every page."""
 
 
-class Look(Order, frozen=True):
+class PageLook(PageOrder, frozen=True):
     """Whether the page wants pictures of the scene, or draws it itself."""
 
     picture: bool
 
 
-class Take(Order, frozen=True):
+class PageTake(PageOrder, frozen=True):
     """The page wants to command, or not any more."""
 
     command: bool
 
 
-class Moving(Order, frozen=True):
+class PageMoving(PageOrder, frozen=True):
     """What may let the robot move; `stops` is the number of the last stop that the page has shown.
 
     So what was asked before a stop does not undo it, however long it was on its way.
@@ -67,39 +71,49 @@ class Moving(Order, frozen=True):
     stops: _Number
 
 
-class Instruct(Moving, frozen=True):
+class PageInstruct(PageMoving, frozen=True):
     """Begins another instruction."""
 
     text: str
 
 
-class Release(Moving, frozen=True):
+class PageRelease(PageMoving, frozen=True):
     """Ends a safe stand."""
 
 
-class Pause(Order, frozen=True):
+class PagePause(PageOrder, frozen=True):
     """Lets the robot hold where it is."""
 
 
-class Resume(Moving, frozen=True):
+class PageResume(PageMoving, frozen=True):
     """Goes on after a pause of the same page."""
 
 
-class Scene(Moving, frozen=True):
+class PageScene(PageMoving, frozen=True):
     """Puts a simulated robot into the scene of a seed."""
 
     seed: int
 
 
-class Record(Order, frozen=True):
+class PageRecord(PageOrder, frozen=True):
     """Begins a recording, or ends it."""
 
     on: bool
 
 
-AnyOrder = Stop | Look | Take | Instruct | Release | Pause | Resume | Scene | Record
+AnyPageOrder = (
+    PageStop
+    | PageLook
+    | PageTake
+    | PageInstruct
+    | PageRelease
+    | PagePause
+    | PageResume
+    | PageScene
+    | PageRecord
+)
 _log = logging.getLogger(__name__)
-_ORDERS = msgspec.json.Decoder(AnyOrder)
+_ORDERS = msgspec.json.Decoder(AnyPageOrder)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -231,13 +245,13 @@ class Pages:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             page.answer(-1, "not understood")
             return
-        if isinstance(order, Stop):
+        if isinstance(order, PageStop):
             self._stops += 1
             page.answer(order.number, self._robot.stop())
-        elif isinstance(order, Look):
+        elif isinstance(order, PageLook):
             page.wants_view = order.picture
             page.answer(order.number, "")
-        elif isinstance(order, Take):
+        elif isinstance(order, PageTake):
             page.answer(order.number, self._take(page, order.command))
         elif page is not self._commander:
             page.answer(order.number, "this page watches: another one commands")
@@ -246,10 +260,10 @@ class Pages:
         else:
             self._worker.submit(self._carry_out, page, order, self._stops)
 
-    def _carry_out(self, page: _Page, order: AnyOrder, stops: int) -> None:
+    def _carry_out(self, page: _Page, order: AnyPageOrder, stops: int) -> None:
         """Carries an order out, unless it moves the robot and waited while `stops` went up."""
         try:
-            if stops != self._stops and not isinstance(order, Record):
+            if stops != self._stops and not isinstance(order, PageRecord):
                 fault = "the robot has been stopped since: look, then ask again"
             else:
                 fault = self._fault_of(page, order)
@@ -262,24 +276,24 @@ class Pages:
             page.orders.release()
         page.answer(order.number, fault)
 
-    def _fault_of(self, page: _Page, order: AnyOrder) -> str:
+    def _fault_of(self, page: _Page, order: AnyPageOrder) -> str:
         """Carries an order out; returns why it could not be, or nothing."""
         command = self._robot.command
         match order:
-            case Instruct(text=text, stops=stops):
+            case PageInstruct(text=text, stops=stops):
                 return command(lambda operator: operator.instruct(text, stops))
-            case Release(stops=stops):
+            case PageRelease(stops=stops):
                 return command(lambda operator: operator.release(stops))
-            case Pause():
+            case PagePause():
                 self._pauser = page
                 return command(lambda operator: operator.pause())
-            case Resume() if page is not self._pauser:
+            case PageResume() if page is not self._pauser:
                 return "another page paused the robot: tell it what to do"
-            case Resume(stops=stops):
+            case PageResume(stops=stops):
                 return command(lambda operator: operator.resume(stops))
-            case Scene(seed=seed, stops=stops):
+            case PageScene(seed=seed, stops=stops):
                 return command(lambda operator: operator.new_scene(seed, stops))
-            case Record(on=on):
+            case PageRecord(on=on):
                 assert self.film is not None
                 (self.film.begin if on else self.film.end)()
         return ""

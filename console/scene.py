@@ -25,7 +25,7 @@ from sim.render.camera import ThirdPerson
 from sim.scene import Scene, sample_scene, scene_spec
 from tasks.catalogue import SHIPPED
 from tasks.language.grammar import words_of
-from tasks.language.intent import Meaning, describe
+from tasks.language.intent import Intent, describe
 
 _DRAWS = 3
 _JPEG_QUALITY = 80
@@ -115,7 +115,7 @@ def status_name(told: Telemetry) -> str:
 def reading(understood: dict[str, str]) -> str:
     """What a policy understood, in plain words."""
     try:
-        meaning = Meaning(**understood)
+        meaning = Intent.of_slots(understood)
         return describe(meaning, SHIPPED.skill(meaning).names_object)
     except (TypeError, ValueError, KeyError):  # of another release, which knows other words
         return " ".join(f"{slot}={value}" for slot, value in understood.items())

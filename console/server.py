@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bridge.compat.adapter import Door, read_token
+from bridge.compat.adapter import Endpoint, read_token
 from bridge.operator.client import Operator
 from bridge.process import child_server
 from bridge.ranges import Seed, check_ranges
@@ -68,7 +68,7 @@ def open_console(
     """
     check_ranges(config)
     token = read_token(config.token_file) if config.token_file else None
-    door = Door(config.address, config.exposed, token)
+    door = Endpoint(config.address, config.exposed, token)
     stage(config.seed, config.robot)  # a robot file that is none ends it here
     keys = Connection(config.connect, config.keys, config.server_key).client_keys()
     with ExitStack() as stack:

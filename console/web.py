@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from bridge.compat.adapter import LEAST_TOKEN, Door
+from bridge.compat.adapter import LEAST_TOKEN, Endpoint
 from bridge.contract import UserError
 from bridge.wire.listener import MOST_WAITING, Arriving, Listener
 
@@ -70,7 +70,7 @@ Files = Callable[[str, Mapping[str, list[str]]], File | None]
 Talk = Callable[[ServerConnection], None]
 
 
-def listen(door: Door) -> tuple[Listener, Gate]:
+def listen(door: Endpoint) -> tuple[Listener, Gate]:
     """The socket of a console, and who is let in.
 
     UserError for a port that is taken, or for an address that leads off this machine without
@@ -158,7 +158,7 @@ def web_server(
 class Gate:
     """Whom the server answers."""
 
-    def __init__(self, door: Door, local: bool) -> None:
+    def __init__(self, door: Endpoint, local: bool) -> None:
         if door.token is not None and len(door.token) < LEAST_TOKEN:
             raise UserError(
                 f"the token is shorter than {LEAST_TOKEN} characters: write a longer one, such as"
@@ -173,11 +173,11 @@ class Gate:
         if self._local and not _is_here(host):
             return _line(HTTPStatus.FORBIDDEN, "use the address that the console printed")
         kept = _cookie(request)
-        if self._door.token is None or self._door.admits(kept):
+        if self._door.token is None or self._door.authorizes(kept):
             return None
         url = urlsplit(request.path)
         given = parse_qs(url.query).get("token", [""])[0]
-        if not (given and self._door.admits(given)):
+        if not (given and self._door.authorizes(given)):
             if kept or given:
                 _wait_after_guess()  # as a stranger still: guesses are few and slow
             return _line(HTTPStatus.UNAUTHORIZED, "open the address with ?token=TOKEN at its end")

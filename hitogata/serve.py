@@ -8,7 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from bridge.compat import gr00t, openpi
-from bridge.compat.adapter import Door, read_token
+from bridge.compat.adapter import Endpoint, read_token
 from bridge.contract import UserError
 from bridge.ranges import PositiveFloat, PositiveInt, Workers
 from bridge.wire.keys import server_keys
@@ -52,7 +52,7 @@ def serve(
         raise UserError("--token-file and --exposed are for other wires: use --keys FOLDER")
     if wire != "hitogata" and keys:
         raise UserError(f"the wire of {wire} knows no keys: use --token-file FILE")
-    door = Door(address, exposed, read_token(token_file) if token_file else None)
+    door = Endpoint(address, exposed, read_token(token_file) if token_file else None)
     pair = server_keys(keys) if keys else None
     policy = OnnxPolicy(bundle, threads, strict_gpu, tokens_per_step, blind, deadline_s)
     info = ServerInfo(policy.manifest.model_id, policy.manifest.normalisation_id)

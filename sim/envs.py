@@ -1,6 +1,6 @@
 """Environments of Gymnasium: worlds as `gymnasium.Env` and, stepped together, as a vector of them.
 
-What is asked in a world is an `Episode`, so that the same two classes serve every task.
+What is asked in a world is a `WorldTask`, so that the same two classes serve every task.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Observed = dict[str, Any]
 Info = dict[str, Any]
 
 
-class Episode(Protocol):
+class WorldTask(Protocol):
     """What is asked in one world, from its first moment to its end."""
 
     world: World
@@ -95,13 +95,13 @@ class WorldEnv(gymnasium.Env):
 
     def __init__(
         self,
-        new_episode: Callable[[np.random.Generator], Episode],
+        new_episode: Callable[[np.random.Generator], WorldTask],
         observation_space: gymnasium.Space[Observed],
         render_mode: str | None = None,
     ):
         self._new_episode, self.render_mode = new_episode, render_mode
         self.observation_space, self.action_space = observation_space, action_space()
-        self._episode: Episode | None = None
+        self._episode: WorldTask | None = None
         self._view: ThirdPerson | None = None
 
     def reset(
@@ -149,7 +149,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(
         self,
-        new_episode: Callable[[np.random.Generator], Episode],
+        new_episode: Callable[[np.random.Generator], WorldTask],
         observation_space: gymnasium.Space[Observed],
         num_envs: int = 1,
         threads: int = 0,
@@ -160,7 +160,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs = [seeding.np_random()[0] for _ in range(num_envs)]
-        self._episodes: list[Episode] = []
+        self._episodes: list[WorldTask] = []
         self._worlds: Worlds | None = None
 
     def reset(
@@ -225,7 +225,7 @@ class SceneConfig:
 
 
 class GoToFirst:
-    """An `Episode`: come close to the first object of a random scene.
+    """A `WorldTask`: come close to the first object of a random scene.
 
     The reward is the metres gained towards it in a step, less `fall_penalty` for a fall. Success,
     info["success"], is to stand within `goal_m` of its centre. Either terminates; `episode_s`

@@ -19,7 +19,7 @@ from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Safety
 from bridge.operator.port import OperatorPort
 from bridge.ranges import MayBeInfinite, PositiveFloat, Seed
-from bridge.robot_node import Station, Truth
+from bridge.robot_node import GroundTruth, RobotNode
 from bridge.supervisor import Heartbeat
 from bridge.wire.keys import server_keys
 from bridge.wire.server import stop_on_signals
@@ -94,9 +94,9 @@ class LiveRobot:
         act(*command)
         self._commanded_s = time.monotonic()
 
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         qpos = self.world.qpos()
-        return Truth(qpos[:7].tolist(), qpos, self._seed)
+        return GroundTruth(qpos[:7].tolist(), qpos, self._seed)
 
     def observe(self) -> Observation:
         self._brake_alone()
@@ -126,7 +126,7 @@ class LiveRobot:
 
 def run_live(
     link: PolicyLink, config: SimulateConfig, ready: Callable[[str], object] | None = None
-) -> Station:
+) -> RobotNode:
     """Runs the robot until interrupted, or for `config.seconds`; it is left standing.
 
     `ready` is called with the operators' address once they are heard.
@@ -139,21 +139,21 @@ def run_live(
         OperatorPort(config.address, G1, simulated=True, keys=keys) as port,
         Recorder(config.recordings, G1) as recorder,
     ):
-        station = Station(loop, port, recorder, robot.truth, robot.new_scene)
+        node = RobotNode(loop, port, recorder, robot.truth, robot.new_scene)
         pace = Pace(PERIOD_S, config.speed)
         if ready is not None:
             ready(config.address)
         heart = Heartbeat()
         while not stopping.is_set() and not _is_over(robot, config):
-            station.period(pace.overruns)
+            node.step(pace.overruns)
             heart.beat()
             pace.wait(port.sleep)
         heart.close()
         loop.stop("the program ends")
         for _ in range(round(SETTLE_S * CONTROL_HZ)):
-            station.period(pace.overruns)
+            node.step(pace.overruns)
         robot.close()
-    return station
+    return node
 
 
 def _is_over(robot: LiveRobot, config: SimulateConfig) -> bool:

@@ -132,11 +132,11 @@ class World:
 
     def apply(self, command: np.ndarray) -> None:
         """Walks, balances and moves the arms for one control period as an (18,) command asks."""
-        self.aim(command)
+        self.set_targets(command)
         mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
-        self.arrive()
+        self.after_step()
 
-    def aim(self, command: np.ndarray) -> None:
+    def set_targets(self, command: np.ndarray) -> None:
         """The first third of `apply`: sets the motors' targets, for physics that runs elsewhere."""
         command = np.asarray(command, dtype=np.float32)
         if command.shape != (COMMAND_DIM,) or not np.isfinite(command).all():
@@ -148,7 +148,7 @@ class World:
             self._other_gains = False
         self._body.set_targets(self._walker.step(command, *self._body.proprioception()))
 
-    def arrive(self) -> None:
+    def after_step(self) -> None:
         """The last third of `apply`, once physics has moved `data` by one control period."""
         # A step leaves the frames of bodies and camera as they were one substep earlier.
         mujoco.mj_kinematics(self.model, self.data)
@@ -168,7 +168,7 @@ class World:
         self._leave_walker()
         self._body.set_gains(np.zeros(N_JOINTS), np.full(N_JOINTS, DAMP_KD_NMS_RAD))
         mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
-        self.arrive()
+        self.after_step()
 
     def get_up(self) -> bool | None:
         """Gets up from lying for one control period; True once it stands, False when it gave up."""
@@ -184,7 +184,7 @@ class World:
             return stands
         self._body.set_targets(targets)
         mujoco.mj_step(self.model, self.data, CONTROL_SUBSTEPS)
-        self.arrive()
+        self.after_step()
         return None
 
     def _leave_walker(self) -> None:

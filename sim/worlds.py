@@ -44,12 +44,12 @@ class Worlds:
     def apply(self, commands: np.ndarray) -> None:
         """One control period of every world under its own (18,) row of (n, 18) commands."""
         for world, command, state in zip(self._worlds, commands, self._batch.state, strict=True):
-            world.aim(command)
+            world.set_targets(command)
             mujoco.mj_getState(world.model, world.data, state, STATE)
         self._batch.step(nstep=CONTROL_SUBSTEPS)
         for world, state in zip(self._worlds, self._batch.state, strict=True):
             mujoco.mj_setState(world.model, world.data, state, STATE)
-            world.arrive()
+            world.after_step()
 
     def close(self) -> None:
         for world in self._worlds:

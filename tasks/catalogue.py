@@ -10,13 +10,13 @@ from itertools import chain
 from bridge.contract import UserError
 from tasks.expert import refuse
 from tasks.families import gesture, go_to, walk
-from tasks.language.intent import SLOTS, UNKNOWN, Meaning
+from tasks.language.intent import SLOTS, UNKNOWN, Intent
 from tasks.language.language import Language
 from tasks.success import NoSuccess
 from tasks.task import Skill, Task
 
 # What no task is about; its wordings are in tasks/language.
-OUT_OF_SCOPE = Skill(UNKNOWN.action, refuse, NoSuccess, time_limit_s=20.0, label_share=0.03)
+OUT_OF_SCOPE = Skill(UNKNOWN.skill, refuse, NoSuccess, time_limit_s=20.0, label_share=0.03)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         skills = chain.from_iterable(task.skills for task in self.tasks)
-        names = [*(skill.name for skill in skills), UNKNOWN.action]
+        names = [*(skill.name for skill in skills), UNKNOWN.skill]
         assert sorted(names) == sorted(self.actions)
 
     def __getitem__(self, name: str) -> Task:
@@ -50,9 +50,9 @@ class Catalogue:
         own = {skill.name: skill for task in self.tasks for skill in task.skills}
         return own | {OUT_OF_SCOPE.name: OUT_OF_SCOPE}
 
-    def skill(self, meaning: Meaning) -> Skill:
+    def skill(self, meaning: Intent) -> Skill:
         """The skill that a meaning asks for."""
-        return self.skills[meaning.action]
+        return self.skills[meaning.skill]
 
     @cached_property
     def slots(self) -> dict[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from robots.g1.embodiment import CHUNK_HZ, CONTROL_HZ, G1
 from sim.render.video import Frame
 from sim.world import World
 from tasks.expert import Context, Expert, act
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 from tasks.success import Success, true_state
 
 # After success the policy may still say so itself.
@@ -30,7 +30,7 @@ PERIODS_PER_STEP = round(CONTROL_HZ / CHUNK_HZ)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EpisodeOutcome:
     """What came of an episode. `understood`, `said` and `reason` are the policy's last words."""
 
     success: bool
@@ -48,7 +48,7 @@ class Outcome:
 class ExpertPolicy:
     """A scripted expert as a policy: it knows its world and the meaning of its instruction."""
 
-    def __init__(self, world: World, meaning: Meaning, expert: Expert):
+    def __init__(self, world: World, meaning: Intent, expert: Expert):
         self._world, self._meaning, self._expert = world, meaning, expert
 
     def act(self, instruction: str, observation: Observation) -> ActionChunk:
@@ -120,7 +120,7 @@ def run_episode(
     time_limit_s: float,
     replan_steps: int = 3,
     on_frame: Callable[[Frame], None] | None = None,
-) -> Outcome:
+) -> EpisodeOutcome:
     """Runs until success, the robot has fallen, the policy has been done for DONE_S, or the time is
     over. The policy answers every `replan_steps` chunk steps."""
     rollout = Rollout(world, policy, replan_steps)
@@ -146,7 +146,7 @@ def run_episode(
         if success.fell or world.time_s - begun >= time_limit_s:
             break
     chunk = rollout.chunk
-    return Outcome(
+    return EpisodeOutcome(
         success=satisfied_s is not None and not success.failed,
         fell=success.fell,
         knocked=success.knocked,

@@ -28,7 +28,7 @@ from robots.g1.embodiment import (
     STANDING_HEIGHT_M,
 )
 from sim.world import WorldView
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 
 Pose = tuple[float, float, float]  # x m, y m, yaw rad
 
@@ -68,7 +68,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Detections:
     """The objects in the camera's view, (x m, y m, z m) in the heading frame, from the floor:
     those that the instruction may mean, and the others."""
 
@@ -77,13 +77,13 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ExpertState:
     """Now, or a step of the rollout: what was seen from here, `ahead` (x m, y m, yaw rad) ago.
 
     Plain floats: a chunk is sixteen of these, and every recorded frame is labelled many times.
     """
 
-    seen: Seen
+    seen: Detections
     elapsed_s: float
     odometry: Pose
     velocity: tuple[float, float, float]
@@ -99,7 +99,7 @@ class Moment:
         vx, vy, rate = self.velocity
         return abs(vx) <= STILL_M_S and abs(vy) <= STILL_M_S and abs(rate) <= STILL_RAD_S
 
-    def advanced(self, wish: Wish) -> Moment:
+    def advanced(self, wish: ExpertTarget) -> ExpertState:
         """One chunk step later: the command follows the wish as fast as it may, the body it."""
         vx, vy, rate = self.velocity
         vx += limited(wish.velocity[0] - vx, SPEED_STEP_M_S)
@@ -107,7 +107,7 @@ class Moment:
         rate += limited(wish.velocity[2] - rate, TURN_STEP_RAD_S)
         made = RESPONSE * STEP_S
         motion = (vx * made, vy * made, rate * made)
-        return Moment(
+        return ExpertState(
             seen=self.seen,
             elapsed_s=self.elapsed_s + STEP_S,
             odometry=_compose(self.odometry, motion),
@@ -118,7 +118,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ExpertTarget:
     """What a task wants at a moment: a velocity, (14,) arm targets, and what it says."""
 
     velocity: tuple[float, float, float]
@@ -126,16 +126,16 @@ class Wish:
     status: Status
 
 
-Expert = Callable[[Meaning, Moment], Wish]
+Expert = Callable[[Intent, ExpertState], ExpertTarget]
 
 
 def act(
-    expert: Expert, meaning: Meaning, view: WorldView, context: Context
+    expert: Expert, meaning: Intent, view: WorldView, context: Context
 ) -> tuple[np.ndarray, Status]:
     """An expert's (CHUNK_STEPS, COMMAND_DIM) float32 commands and its status now."""
     x, y, yaw = (float(value) for value in context.odometry)
     vx, vy, rate = (float(value) for value in context.command[:BASE_HEIGHT])
-    moment = Moment(
+    moment = ExpertState(
         seen=seen_objects(meaning, view),
         elapsed_s=float(context.elapsed_s),
         odometry=(x, y, yaw),
@@ -154,7 +154,7 @@ def act(
     return commands, status
 
 
-def matching(meaning: Meaning, view: WorldView) -> list[int]:
+def matching(meaning: Intent, view: WorldView) -> list[int]:
     """The objects, seen or not, that an instruction's colour and shape may mean."""
     return [
         i
@@ -163,14 +163,14 @@ def matching(meaning: Meaning, view: WorldView) -> list[int]:
     ]
 
 
-def seen_objects(meaning: Meaning, view: WorldView) -> Seen:
+def seen_objects(meaning: Intent, view: WorldView) -> Detections:
     named, others = [], []
     meant = matching(meaning, view)
     for i, (visible, place) in enumerate(zip(view.visible, view.object_pos_m, strict=True)):
         if visible:
             x, y, z = place.tolist()
             (named if i in meant else others).append((x, y, z))
-    return Seen(tuple(named), tuple(others))
+    return Detections(tuple(named), tuple(others))
 
 
 def _toward(now: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -206,28 +206,28 @@ def approach(remaining: float, speed: float, slowest: float, gain: float) -> flo
 # --- wishes that tasks share ------------------------------------------------------------------
 
 
-def stand(status: Status) -> Wish:
+def stand(status: Status) -> ExpertTarget:
     """No step, arms at home."""
-    return Wish((0.0, 0.0, 0.0), ARM_HOME_RAD, status)
+    return ExpertTarget((0.0, 0.0, 0.0), ARM_HOME_RAD, status)
 
 
-def come_to_stand(moment: Moment) -> Wish:
+def come_to_stand(moment: ExpertState) -> ExpertTarget:
     """Done once the command in force is a stand."""
     return stand(Status.DONE if moment.still() else Status.ACTING)
 
 
-def refuse(meaning: Meaning, moment: Moment) -> Wish:
+def refuse(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     return stand(Status.REFUSED)
 
 
-def search(moment: Moment) -> Wish:
+def search(moment: ExpertState) -> ExpertTarget:
     """Turns to the left until the object is seen; refuses after a whole turn."""
     if moment.odometry[2] > SEARCH_LIMIT_RAD:
         return stand(Status.REFUSED)
-    return Wish((0.0, 0.0, SEARCH_RAD_S), ARM_HOME_RAD, Status.ACTING)
+    return ExpertTarget((0.0, 0.0, SEARCH_RAD_S), ARM_HOME_RAD, Status.ACTING)
 
 
-def without_target(moment: Moment) -> Wish:
+def without_target(moment: ExpertState) -> ExpertTarget:
     """When several objects in view may be meant, or none is in view."""
     return stand(Status.AMBIGUOUS) if moment.seen.named else search(moment)
 
@@ -245,13 +245,13 @@ def turning(bearing: float, forward: float = 0.0) -> float:
 # --- when a label's instruction began ---------------------------------------------------------
 
 
-def any_time(meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator) -> Context:
+def any_time(meaning: Intent, context: Context, lost: bool, rng: np.random.Generator) -> Context:
     """The context, had the instruction been given at any time before, on the spot."""
     elapsed_s = rng.uniform(0.0, MOST_ELAPSED_S)
     return replace(context, elapsed_s=elapsed_s, odometry=rng.normal(0, 0.03, 3))
 
 
-def any_search(meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator) -> Context:
+def any_search(meaning: Intent, context: Context, lost: bool, rng: np.random.Generator) -> Context:
     """The context at any stage of a search, of one that ends as well, if the object is `lost`."""
     if not lost:
         return context

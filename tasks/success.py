@@ -15,7 +15,7 @@ import numpy as np
 from sim.scene import Scene
 from sim.world import World
 from tasks.arms import SIDES
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 
 HOLD_S = 1.0
 STANDING_M_S = 0.15
@@ -32,7 +32,7 @@ HAND_M = np.array([0.1, 0.0, 0.0])
 
 
 @dataclass(frozen=True)
-class Truth:
+class PrivilegedState:
     """The state by which success is judged. World frame, m, rad; sides in the order left, right.
 
     `base` is x, y and yaw; `objects_xy_m` (n, 2); `objects_up_cos` (n,); `hands_m`, `hand_axes`
@@ -60,13 +60,13 @@ class Truth:
         return float(np.hypot(dx, dy)), wrapped(np.arctan2(dy, dx) - self.base[2])
 
 
-def true_state(world: World) -> Truth:
+def true_state(world: World) -> PrivilegedState:
     """Reads a world's truth after its last control period."""
     data = world.data
     wrists = [data.body(f"{side}_wrist_yaw_link") for side in SIDES]
     rotations = [wrist.xmat.reshape(3, 3) for wrist in wrists]
     objects = [world.object_pose(i) for i in range(len(world.scene.objects))]
-    return Truth(
+    return PrivilegedState(
         time_s=world.time_s,
         base=world.base_pose(),
         pelvis_z_m=float(data.body("pelvis").xpos[2]),
@@ -94,12 +94,12 @@ class Success(ABC):
 
     hold_s = HOLD_S
 
-    def __init__(self, meaning: Meaning, scene: Scene):
+    def __init__(self, meaning: Intent, scene: Scene):
         self.meaning = meaning
         self.scene = scene
 
     @abstractmethod
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         """Whether the state is the one that was asked for."""
 
     @property
@@ -107,14 +107,14 @@ class Success(ABC):
         """Whether nothing can make the episode a success any more."""
         return self.fell
 
-    def begin(self, truth: Truth) -> None:
+    def begin(self, truth: PrivilegedState) -> None:
         self._start = self._last = truth
         self._yaw = 0.0
         self._since: float | None = None
         self.fell = truth.fallen
         self.knocked = False
 
-    def watch(self, truth: Truth) -> bool:
+    def watch(self, truth: PrivilegedState) -> bool:
         """Whether the instruction has been carried out by now, and held where that is asked."""
         self._yaw += wrapped(truth.base[2] - self._last.base[2])
         self._last = truth
@@ -149,17 +149,17 @@ class Success(ABC):
         distances = [self._last.distance_bearing(i)[0] for i in range(len(self.scene.objects))]
         return min(enumerate(distances), key=lambda pair: pair[1]) if distances else None
 
-    def displacement(self, truth: Truth) -> tuple[float, float, float]:
+    def displacement(self, truth: PrivilegedState) -> tuple[float, float, float]:
         """Forward m, left m and turned rad (not wrapped) since `begin`, in its heading frame."""
         dx, dy = np.subtract(truth.base[:2], self._start.base[:2])
         cos, sin = np.cos(self._start.base[2]), np.sin(self._start.base[2])
         return float(cos * dx + sin * dy), float(-sin * dx + cos * dy), self._yaw
 
-    def stayed(self, truth: Truth) -> bool:
+    def stayed(self, truth: PrivilegedState) -> bool:
         """Whether the robot is still about where it began."""
         return bool(np.hypot(*self.displacement(truth)[:2]) <= MOST_DRIFT_M)
 
-    def _knocked(self, truth: Truth) -> bool:
+    def _knocked(self, truth: PrivilegedState) -> bool:
         moved = np.linalg.norm(truth.objects_m[:, :2] - self._start.objects_m[:, :2], axis=1)
         # A ball has no upright.
         upright = [thing.shape != "ball" for thing in self.scene.objects]
@@ -170,11 +170,11 @@ class Success(ABC):
 class NoSuccess(Success):
     """Of what is out of scope: no state of the body is the one that was asked for."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         return False
 
 
-def named_object(meaning: Meaning, scene: Scene) -> int | None:
+def named_object(meaning: Intent, scene: Scene) -> int | None:
     """The one object of a scene that a meaning names, if it names one."""
     if not (meaning.colour or meaning.shape):
         return None

@@ -14,13 +14,13 @@ from robots.g1.embodiment import STAND_COMMAND
 from sim.scene import Scene, sample_scene
 from tasks.expert import Context, Expert, any_search, any_time
 from tasks.language.grammar import patterns_of, pick
-from tasks.language.intent import Meaning, NamedObject, sample_object
+from tasks.language.intent import Intent, NamedObject, sample_object
 from tasks.language.language import SPLITS, read_toml
 from tasks.success import Success
 
 # The context of a label at a random stage of its instruction's own progress; the object is out of
 # sight and, if `lost` is true, the search for it may have come to its end.
-LabelStart = Callable[[Meaning, Context, bool, np.random.Generator], Context]
+LabelStart = Callable[[Intent, Context, bool, np.random.Generator], Context]
 
 
 def standing(rng: np.random.Generator) -> np.ndarray:
@@ -32,13 +32,13 @@ def nothing_more(rng: np.random.Generator) -> dict[str, str]:
     return {}
 
 
-def nothing_in_the_way(meaning: Meaning, xy_m: Sequence[float]) -> bool:
+def nothing_in_the_way(meaning: Intent, xy_m: Sequence[float]) -> bool:
     return False
 
 
 @dataclass(frozen=True)
 class Skill:
-    """One thing that may be asked, by its name as the `action` of a `Meaning`.
+    """One thing that may be asked, by its name as the `action` of an `Intent`.
 
     Attributes:
         name: Like go_to; no other skill of a catalogue has it.
@@ -59,14 +59,14 @@ class Skill:
 
     name: str
     expert: Expert
-    success: Callable[[Meaning, Scene], Success]
-    time_limit_s: float | Callable[[Meaning], float]
+    success: Callable[[Intent, Scene], Success]
+    time_limit_s: float | Callable[[Intent], float]
     wordings: tuple[str, ...] = ()
     heldout: tuple[str, ...] = ()
     names_object: bool = False
     sample_slots: Callable[[np.random.Generator], dict[str, str]] = nothing_more
     start_command: Callable[[np.random.Generator], np.ndarray] = standing
-    in_the_way: Callable[[Meaning, Sequence[float]], bool] = nothing_in_the_way
+    in_the_way: Callable[[Intent, Sequence[float]], bool] = nothing_in_the_way
     label_start: LabelStart | None = None
     label_share: float = 0.18
     absent_share: float = 0.0
@@ -76,23 +76,23 @@ class Skill:
         rng: np.random.Generator,
         objects: Sequence[NamedObject] | None = None,
         partial: float = 0.0,
-    ) -> Meaning:
+    ) -> Intent:
         """A random meaning. An object is one of `objects`, or without them of any colour and shape;
         with probability `partial` it is named by one of the two alone."""
         named = sample_object(rng, objects, partial) if self.names_object else {}
-        return Meaning(self.name, **named, **self.sample_slots(rng))
+        return Intent(self.name, **named, **self.sample_slots(rng))
 
-    def limit_s(self, meaning: Meaning) -> float:
+    def limit_s(self, meaning: Intent) -> float:
         limit = self.time_limit_s
         return limit(meaning) if callable(limit) else limit
 
-    def clear_way(self, meaning: Meaning, scene: Scene) -> Scene:
+    def clear_way(self, meaning: Intent, scene: Scene) -> Scene:
         """The scene without the objects that a robot at its origin would run into."""
         kept = (o for o in scene.objects if not self.in_the_way(meaning, (o.x_m, o.y_m)))
         return replace(scene, objects=tuple(kept))
 
     def imagined_start(
-        self, meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator
+        self, meaning: Intent, context: Context, lost: bool, rng: np.random.Generator
     ) -> Context:
         """The context as of `label_start`."""
         start = self.label_start or (any_search if self.names_object else any_time)
@@ -106,7 +106,7 @@ class Trial:
     family: str
     skill: Skill
     scene: Scene
-    meaning: Meaning
+    meaning: Intent
     start_command: np.ndarray
 
     @property
@@ -143,7 +143,7 @@ class Task:
         rng: np.random.Generator,
         objects: Sequence[NamedObject] | None = None,
         partial: float = 0.0,
-    ) -> Meaning:
+    ) -> Intent:
         """A random meaning of one of its skills, as of `Skill.sample_meaning`."""
         return pick(self.skills, rng).sample_meaning(rng, objects, partial)
 
@@ -151,7 +151,7 @@ class Task:
         """A random episode; the scene has `n_objects`, or any number if None."""
         scene = self.sample_scene(rng, n_objects)
         meaning = self.sample_meaning(rng, scene.objects)
-        (skill,) = (skill for skill in self.skills if skill.name == meaning.action)
+        (skill,) = (skill for skill in self.skills if skill.name == meaning.skill)
         scene = skill.clear_way(meaning, scene)
         return Trial(self.name, skill, scene, meaning, skill.start_command(rng))
 

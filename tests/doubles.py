@@ -25,7 +25,7 @@ from bridge.control.safety import Safety
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.operator.port import OperatorPort
-from bridge.robot_node import Station
+from bridge.robot_node import RobotNode
 from bridge.wire import messages
 from bridge.wire.keys import server_keys
 from bridge.wire.messages import ServerInfo
@@ -224,8 +224,8 @@ def scripted_server(address: str, replies, **terms: object) -> Iterator[None]:
 
 
 @contextmanager
-def working_station(folder: Path) -> Iterator[tuple[Station, str]]:
-    """A puppet's station in a thread of its own, in real time."""
+def working_station(folder: Path) -> Iterator[tuple[RobotNode, str]]:
+    """A puppet's node in a thread of its own, in real time."""
     puppet, address = Puppet(), f"ipc://{folder}/robot.sock"
     loop = ControlLoop(puppet, DirectLink(Walk()), Safety(BODY), lambda: puppet.time_s)
     stopping = threading.Event()
@@ -233,18 +233,18 @@ def working_station(folder: Path) -> Iterator[tuple[Station, str]]:
         OperatorPort(address, G1, simulated=True) as port,
         Recorder(folder / "box", G1) as recorder,
     ):
-        station = Station(loop, port, recorder, new_scene=lambda seed: None)
+        node = RobotNode(loop, port, recorder, new_scene=lambda seed: None)
 
         def work() -> None:
             pace = Pace(PERIOD_S)
             while not stopping.is_set():
-                station.period(pace.overruns)
+                node.step(pace.overruns)
                 pace.wait()
 
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            yield station, address
+            yield node, address
         finally:
             stopping.set()
             thread.join()

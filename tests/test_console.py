@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from bridge.compat.adapter import Door
+from bridge.compat.adapter import Endpoint
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry, floats
 from bridge.png import encode_png
@@ -40,7 +40,7 @@ from tests.test_console_web import WAIT_S, fetched, free_port
 @contextmanager
 def console_of(address: str, folder: Path, port: int) -> Iterator[Pages]:
     """The console's pages in front of a robot, as `console.server` puts them together."""
-    listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
+    listener, gate = listen(Endpoint(f"http://127.0.0.1:{port}"))
     with ExitStack() as stack:
         operator = stack.enter_context(Operator(address, "the console", 5.0))
         painter = Painter(VIEW_SIZE)
@@ -228,7 +228,7 @@ def test_a_robot_without_truth_stands_as_its_sensors_say() -> None:
 
 def test_a_browser_that_draws_gets_model_and_states(monkeypatch: pytest.MonkeyPatch) -> None:
     studio, stage = Studio(), Stage(3)
-    listener, gate = listen(Door(f"http://127.0.0.1:{free_port()}"))
+    listener, gate = listen(Endpoint(f"http://127.0.0.1:{free_port()}"))
     talks = {"/state": studio.stream, "/ui": studio.refuse_control}
     qpos = np.arange(stage.model.nq, dtype=np.float64)
     told = Telemetry(time_s=0, level=0, cause="", qpos=qpos.tobytes())

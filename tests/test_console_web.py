@@ -19,7 +19,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from bridge.compat.adapter import Door
+from bridge.compat.adapter import Endpoint
 from bridge.contract import UserError
 from console import web as console_web
 from console.studio import Studio
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(door: Door) -> Iterator[str]:
+def served(door: Endpoint) -> Iterator[str]:
     """A server of one file and one connection that echoes."""
 
     def echo(connection: Any) -> None:
@@ -67,7 +67,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 def test_only_the_console_s_own_page_connects() -> None:
     port = free_port()
-    with served(Door(f"http://127.0.0.1:{port}")) as place:
+    with served(Endpoint(f"http://127.0.0.1:{port}")) as place:
         status, content, headers = fetched(place)
         assert (status, content) == (200, b"hello")
         assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
@@ -83,7 +83,7 @@ def test_only_the_console_s_own_page_connects() -> None:
 
 def test_the_token_is_asked_once_and_then_a_cookie() -> None:
     port = free_port()
-    with served(Door(f"http://127.0.0.1:{port}", token=TOKEN)) as place:
+    with served(Endpoint(f"http://127.0.0.1:{port}", token=TOKEN)) as place:
         base = f"http://127.0.0.1:{port}/"
         assert fetched(base)[0] == 401
         assert fetched(f"{base}?token=wrong")[0] == 401
@@ -99,13 +99,13 @@ def test_the_token_is_asked_once_and_then_a_cookie() -> None:
 @pytest.mark.parametrize(
     ("door", "complaint"),
     [
-        (Door("http://0.0.0.0:8090"), "--exposed"),
-        (Door("http://0.0.0.0:8090", exposed=True), "--token-file"),
-        (Door("http://127.0.0.1:8090", token="short"), "longer"),
-        (Door("ftp://127.0.0.1"), "http://127.0.0.1:8090"),
+        (Endpoint("http://0.0.0.0:8090"), "--exposed"),
+        (Endpoint("http://0.0.0.0:8090", exposed=True), "--token-file"),
+        (Endpoint("http://127.0.0.1:8090", token="short"), "longer"),
+        (Endpoint("ftp://127.0.0.1"), "http://127.0.0.1:8090"),
     ],
 )
-def test_places_that_are_refused(door: Door, complaint: str) -> None:
+def test_places_that_are_refused(door: Endpoint, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         listen(door)
 
@@ -140,7 +140,7 @@ def test_who_shows_no_token_gets_few_connections_and_little_time(monkeypatch: An
     monkeypatch.setattr(console_web, "ASK_S", 3.0)
     monkeypatch.setattr(console_web, "MOST_OF_ONE", 4)
     port = free_port()
-    with served(Door(f"http://127.0.0.1:{port}", token=TOKEN)) as place, ExitStack() as stack:
+    with served(Endpoint(f"http://127.0.0.1:{port}", token=TOKEN)) as place, ExitStack() as stack:
         cookie = fetched(place.replace(" ", "%20"))[2]["Set-Cookie"].split(";")[0]
         line = f"ws://127.0.0.1:{port}/live"
         page = stack.enter_context(connect(line, additional_headers={"Cookie": cookie}))
@@ -163,7 +163,7 @@ def test_wrong_tokens_are_answered_late_and_few_at_a_time(monkeypatch: Any) -> N
 
     monkeypatch.setattr(console_web, "_wait_after_guess", wait)
     port = free_port()
-    with served(Door(f"http://127.0.0.1:{port}", token=TOKEN)), ExitStack() as stack:
+    with served(Endpoint(f"http://127.0.0.1:{port}", token=TOKEN)), ExitStack() as stack:
         guesses = [stack.enter_context(opened(port)) for _ in range(4)]
         for i, guess in enumerate(guesses):
             guess.sendall(f"GET /?token={i} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
@@ -174,7 +174,7 @@ def test_wrong_tokens_are_answered_late_and_few_at_a_time(monkeypatch: Any) -> N
 
 
 def test_requests_that_are_none_are_refused_without_a_word_in_the_log(caplog: Any) -> None:
-    with served(Door(f"http://127.0.0.1:{free_port()}")) as place:
+    with served(Endpoint(f"http://127.0.0.1:{free_port()}")) as place:
         port = int(place.rsplit(":", 1)[1].strip("/"))
         here = f"Host: 127.0.0.1:{port}\r\n"
         for path, hosts in (("/", here + here), ("//[", here), ("/", "Host: [\r\n")):
@@ -185,7 +185,7 @@ def test_requests_that_are_none_are_refused_without_a_word_in_the_log(caplog: An
 
 
 def test_on_this_machine_without_a_token_a_browser_opens_what_it_likes() -> None:
-    with served(Door(f"http://127.0.0.1:{free_port()}")) as place, ExitStack() as stack:
+    with served(Endpoint(f"http://127.0.0.1:{free_port()}")) as place, ExitStack() as stack:
         port = int(place.rsplit(":", 1)[1].strip("/"))
         for _ in range(2 * console_web.MOST_OF_ONE):
             stack.enter_context(opened(port))
@@ -204,7 +204,7 @@ def test_browsers_that_read_nothing_are_given_up(monkeypatch: Any) -> None:
             ended.set()
 
     port = free_port()
-    listener, gate = listen(Door(f"http://127.0.0.1:{port}"))
+    listener, gate = listen(Endpoint(f"http://127.0.0.1:{port}"))
     files = {"/": File(much, "text/plain")}
     upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     upgrade += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -231,7 +231,7 @@ def test_faults_of_ours_are_told_and_noise_is_not(caplog: Any) -> None:
     def broken(_: Any) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    listener, gate = listen(Door(f"http://127.0.0.1:{free_port()}"))
+    listener, gate = listen(Endpoint(f"http://127.0.0.1:{free_port()}"))
     port = listener.getsockname()[1]
     with (
         caplog.at_level(logging.DEBUG),
@@ -248,7 +248,7 @@ def test_faults_of_ours_are_told_and_noise_is_not(caplog: Any) -> None:
 
 def test_the_client_is_compressed_once_and_only_for_who_takes_it() -> None:
     studio = Studio()
-    listener, gate = listen(Door(f"http://127.0.0.1:{free_port()}"))
+    listener, gate = listen(Endpoint(f"http://127.0.0.1:{free_port()}"))
     with web_server(listener, gate, studio.file, {}) as place:
         wasm = f"{place}studio/web_client.wasm"
         _, plain, headers = fetched(wasm)

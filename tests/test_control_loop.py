@@ -80,10 +80,10 @@ def test_a_stop_word_needs_no_policy_and_an_operator_to_go_on(word):
     loop.instruct("walk on")
     ticks(loop, 1.0)
     asked = len(policy.asked)
-    loop.hear(word)
+    loop.handle_utterance(word)
     assert set(ticks(loop, 1.5)) == {Level.SAFE_STAND} and len(policy.asked) == asked
     assert puppet.sent[-1] == pytest.approx(STAND_COMMAND)
-    loop.hear("walk on")
+    loop.handle_utterance("walk on")
     assert set(ticks(loop, 1.0)) == {Level.SAFE_STAND}, "an instruction is no release"
     assert loop.release() is None
     assert ticks(loop, 1.0)[-1] == Level.RUN
@@ -100,14 +100,14 @@ def test_a_stop_word_needs_no_policy_and_an_operator_to_go_on(word):
 def test_a_sentence_of_stop_words_stops_at_once(text):
     loop, _ = loop_of(DirectLink(Walk()))
     loop.instruct("walk on")
-    loop.hear(text)
+    loop.handle_utterance(text)
     assert ticks(loop, 0.1)[-1] == Level.SAFE_STAND and loop.instruction == ""
 
 
 @pytest.mark.parametrize("text", ["stop at the red ball", "do not stop", "walk on without a halt"])
 def test_stop_words_within_a_sentence_are_the_policys(text):
     loop, _ = loop_of(DirectLink(Walk()))
-    loop.hear(text)
+    loop.handle_utterance(text)
     assert loop.instruction == text
 
 

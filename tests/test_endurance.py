@@ -80,7 +80,7 @@ def test_load_in_miniature():
 
 def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkeypatch):
     counters = {"rejected": 3, "clamped": 0, "slowed": 0, "holds": 2, "stands": 1, "damps": 0}
-    station = SimpleNamespace(loop=SimpleNamespace(safety=SimpleNamespace(counters=counters)))
+    node = SimpleNamespace(loop=SimpleNamespace(safety=SimpleNamespace(counters=counters)))
 
     def befall(soaked):
         soaked.doing = "kill"
@@ -90,7 +90,7 @@ def test_a_soak_that_breaks_off_keeps_its_figures_and_names_what_ended_it(monkey
 
     def begin(soaked, trial, rng):
         soaked.counts, soaked.wrong = Counter(), {"it limped"}
-        soaked.rig = SimpleNamespace(station=station, forget=lambda: ["a command was not finite"])
+        soaked.rig = SimpleNamespace(node=node, forget=lambda: ["a command was not finite"])
 
     monkeypatch.setattr(Soak, "__init__", begin)
     monkeypatch.setattr(Soak, "settled", lambda soaked: footprint_of())

@@ -19,10 +19,10 @@ from sim.world import WorldView
 from tasks import arms, expert
 from tasks.catalogue import SHIPPED
 from tasks.expert import Context
-from tasks.language.intent import UNKNOWN, Meaning
+from tasks.language.intent import UNKNOWN, Intent
 
 COLOURS, SHAPES = ("red", "blue", "red"), ("cube", "ball", "cone")
-RED_CUBE = Meaning("go_to", "red", "cube")
+RED_CUBE = Intent("go_to", "red", "cube")
 
 
 def view(red_cube=(2.0, 0.0), blue_ball=(-2.0, 1.0), red_cone=(-2.0, -1.0), visible=(1, 0, 0)):
@@ -89,7 +89,7 @@ def test_searches_to_the_left_wherever_the_unseen_object_is():
 
 
 def test_refuses_after_a_full_turn_has_not_found_it():
-    absent = Meaning("go_to", "green", "cube")
+    absent = Intent("go_to", "green", "cube")
     assert act(absent, view(), context(odometry=(0, 0, 6.0)))[1] == Status.ACTING
     commands, status = act(absent, view(), context(odometry=(0, 0, 7.0)))
     assert status == Status.REFUSED
@@ -97,7 +97,7 @@ def test_refuses_after_a_full_turn_has_not_found_it():
 
 
 def test_two_that_fit_are_ambiguous_only_when_both_are_in_view():
-    red = Meaning("go_to", "red")
+    red = Intent("go_to", "red")
     assert act(red, view(visible=(1, 0, 1)), context())[1] == Status.AMBIGUOUS
     assert act(red, view(visible=(1, 0, 0)), context())[1] == Status.ACTING
 
@@ -112,15 +112,15 @@ def test_sidesteps_away_from_an_object_in_the_way():
 @pytest.mark.parametrize(
     ("meaning", "odometry", "status", "field", "sign"),
     [
-        (Meaning("walk_forward", amount="distance_2"), (1.0, 0, 0), Status.ACTING, VEL_X, 1),
-        (Meaning("walk_forward", amount="distance_2"), (1.97, 0, 0), Status.DONE, VEL_X, 0),
-        (Meaning("walk_backward", amount="distance_1"), (-0.2, 0, 0), Status.ACTING, VEL_X, -1),
-        (Meaning("step_left", amount="distance_0.5"), (0, 0.1, 0), Status.ACTING, VEL_Y, 1),
-        (Meaning("step_right", amount="distance_0.5"), (0, -0.5, 0), Status.DONE, VEL_Y, 0),
-        (Meaning("turn_left", amount="angle_360"), (0, 0, 3.2), Status.ACTING, YAW_RATE, 1),
-        (Meaning("turn_right", amount="angle_90"), (0, 0, -0.5), Status.ACTING, YAW_RATE, -1),
-        (Meaning("turn_right"), (0, 0, -1.6), Status.DONE, YAW_RATE, 0),
-        (Meaning("stop"), (5, 5, 5), Status.DONE, VEL_X, 0),
+        (Intent("walk_forward", amount="distance_2"), (1.0, 0, 0), Status.ACTING, VEL_X, 1),
+        (Intent("walk_forward", amount="distance_2"), (1.97, 0, 0), Status.DONE, VEL_X, 0),
+        (Intent("walk_backward", amount="distance_1"), (-0.2, 0, 0), Status.ACTING, VEL_X, -1),
+        (Intent("step_left", amount="distance_0.5"), (0, 0.1, 0), Status.ACTING, VEL_Y, 1),
+        (Intent("step_right", amount="distance_0.5"), (0, -0.5, 0), Status.DONE, VEL_Y, 0),
+        (Intent("turn_left", amount="angle_360"), (0, 0, 3.2), Status.ACTING, YAW_RATE, 1),
+        (Intent("turn_right", amount="angle_90"), (0, 0, -0.5), Status.ACTING, YAW_RATE, -1),
+        (Intent("turn_right"), (0, 0, -1.6), Status.DONE, YAW_RATE, 0),
+        (Intent("stop"), (5, 5, 5), Status.DONE, VEL_X, 0),
     ],
 )
 def test_walks_by_odometry(meaning, odometry, status, field, sign):
@@ -130,12 +130,12 @@ def test_walks_by_odometry(meaning, odometry, status, field, sign):
 
 
 def test_a_straight_walk_corrects_its_drift():
-    commands, _ = act(Meaning("walk_forward"), view(), context(odometry=(0.3, 0.2, 0.2)))
+    commands, _ = act(Intent("walk_forward"), view(), context(odometry=(0.3, 0.2, 0.2)))
     assert commands[3, VEL_Y] < 0 and commands[3, YAW_RATE] < 0
 
 
 def test_raises_the_asked_hand_and_is_done():
-    meaning = Meaning("raise_hand", side="left")
+    meaning = Intent("raise_hand", side="left")
     commands, status = act(meaning, view(), context())
     goal = arms.raised(("left",))
     assert status == Status.ACTING
@@ -147,7 +147,7 @@ def test_raises_the_asked_hand_and_is_done():
 
 
 def test_points_once_it_faces_the_object():
-    meaning = Meaning("point_at", "red", "cube")
+    meaning = Intent("point_at", "red", "cube")
     commands, _ = act(meaning, view((1.5, -1.0)), context())
     assert commands[3, YAW_RATE] < 0
     command = STAND_COMMAND.copy()

@@ -34,7 +34,7 @@ from policy.runtime.bundle import (
     WORDS_FILE,
     verify_bundle,
 )
-from policy.runtime.disambiguation import insist_on, no_prior
+from policy.runtime.disambiguation import no_prior, prior_for
 from policy.runtime.onnx_policy import OnnxParts, OnnxPolicy
 from policy.runtime.text_encoder import TextEncoder
 from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, G1, STATE_DIM
@@ -108,7 +108,7 @@ def test_a_bundle_gives_its_model_back(model: Model, samples, tmp_path) -> None:
 def test_graphs_compute_what_torch_computes(model: Model, exact: OnnxParts, samples) -> None:
     torch_parts = TorchParts(round_weights(model))
     states, mask = TextEncoder(threads=1).encode([samples[0].instruction])
-    for prior in (no_prior(dict(SLOTS)), insist_on(dict(SLOTS), np.array([1, 2]))):
+    for prior in (no_prior(dict(SLOTS)), prior_for(dict(SLOTS), np.array([1, 2]))):
         word, slots, chances = exact.words(states, mask, prior)
         expected_word, expected_slots, expected_chances = torch_parts.words(states, mask, prior)
         np.testing.assert_allclose(word, expected_word, atol=2e-3)

@@ -17,11 +17,11 @@ from sim.world import World
 from tasks.catalogue import SHIPPED
 from tasks.episode import ExpertPolicy
 from tasks.evaluation.run import fitting_seeds
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 from tasks.language.parse import read_wording
 from tasks.success import named_object
 
-BLUE_CUBE = Meaning("point_at", colour="blue", shape="cube")
+BLUE_CUBE = Intent("point_at", colour="blue", shape="cube")
 
 
 def still_run(length: int) -> tuple[World, list[Frame]]:
@@ -53,9 +53,9 @@ def test_an_animation_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_every_instruction_of_the_gallery_can_be_judged() -> None:
     assert [read_wording(text, SHIPPED.language) for text in INSTRUCTIONS.values()] == [
-        Meaning("go_to", colour="red", shape="ball"),
-        Meaning("wave", side="left"),
-        Meaning("walk_forward", amount="distance_2"),
+        Intent("go_to", colour="red", shape="ball"),
+        Intent("wave", side="left"),
+        Intent("walk_forward", amount="distance_2"),
         BLUE_CUBE,
     ]
 
@@ -85,6 +85,6 @@ def test_plots_show_what_was_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [GalleryConfig(only=("dance",)), GalleryConfig(tries=0)])
 def test_what_cannot_be_drawn_is_refused(config: GalleryConfig) -> None:
     expert = SHIPPED.skills["wave"].expert
-    policy = ExpertPolicy(World(Scene(), render=False), Meaning("wave"), expert)
+    policy = ExpertPolicy(World(Scene(), render=False), Intent("wave"), expert)
     with pytest.raises(UserError):
         draw_gallery(policy, config)

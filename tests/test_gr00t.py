@@ -18,7 +18,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.compat.adapter import Door
+from bridge.compat.adapter import Endpoint
 from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
 from bridge.contract import Observation, Status, UserError
 from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STATE_DIM
@@ -314,7 +314,7 @@ def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
 
 def test_an_address_in_use(address: str) -> None:
     with pytest.raises(UserError, match="Address already in use"):
-        serve_gr00t(EchoPolicy(), G1, Door(address), INFO)
+        serve_gr00t(EchoPolicy(), G1, Endpoint(address), INFO)
 
 
 @pytest.mark.slow

@@ -240,6 +240,15 @@ def _left_to_the_locale(path: Path) -> Iterator[int]:
                 yield node.lineno
 
 
+def test_no_public_class_has_two_homes() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in _sources():
+        for node in _tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(_ids(path))
+    assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
 def test_no_room_for_leftovers() -> None:
     for name in _tracked():
         parts = {Path(part).stem for part in Path(name).parts}

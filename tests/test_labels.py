@@ -8,16 +8,16 @@ from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, STAND_COMMAND
 from sim.world import WorldView
 from tasks import expert as experts
 from tasks.catalogue import SHIPPED
-from tasks.demonstrations.relabel import Frame, LabelConfig, earlier_start, relabel
+from tasks.demonstrations.relabel import LabelConfig, RecordedFrame, earlier_start, relabel
 from tasks.expert import SEARCH_LIMIT_RAD, Context
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 
 COLOURS, SHAPES = ("red", "blue", "green"), ("cube", "ball", "cone")
-OWN = Meaning("go_to", "red", "cube")
+OWN = Intent("go_to", "red", "cube")
 CONFIG = LabelConfig()
 
 
-def frame(t: int) -> Frame:
+def frame(t: int) -> RecordedFrame:
     """A robot that walks 0.04 m a frame and turns a little, past three objects."""
     view = WorldView(
         time_s=t / 10,
@@ -31,7 +31,7 @@ def frame(t: int) -> Frame:
         place=np.array([[0.45, 0.4], [0.8, 0.55], [3.0, 0.5]]),
     )
     context = Context(t / 10, np.array([0.04 * t, 0.0, 0.01 * t]), STAND_COMMAND)
-    return Frame(view, context, (0.04 * t, 0.0, 0.01 * t), OWN, "to the red cube")
+    return RecordedFrame(view, context, (0.04 * t, 0.0, 0.01 * t), OWN, "to the red cube")
 
 
 FRAMES = [frame(t) for t in range(60)]
@@ -74,7 +74,7 @@ def test_the_place_is_that_of_the_one_object_named_if_it_is_seen(labels):
     assert np.allclose(labels.place[:, 0], [0.45, 0.4], atol=1e-3), "the red cube is in view"
     for t, k in np.ndindex(labels.status.shape):
         meaning, place = SHIPPED.language.from_slots(labels.slots[t, k]), labels.place[t, k]
-        if meaning.action not in ("go_to", "point_at"):
+        if meaning.skill not in ("go_to", "point_at"):
             assert np.isnan(place).all()
         elif (meaning.colour, meaning.shape) == ("blue", "ball"):
             assert place == pytest.approx([0.8, 0.55], abs=1e-3)
@@ -84,7 +84,7 @@ def test_the_place_is_that_of_the_one_object_named_if_it_is_seen(labels):
 
 def test_the_others_say_many_things(labels):
     actions = {
-        SHIPPED.language.from_slots(slots).action for slots in labels.slots[:, 1:].reshape(-1, 6)
+        SHIPPED.language.from_slots(slots).skill for slots in labels.slots[:, 1:].reshape(-1, 6)
     }
     assert len(actions) >= 11
     assert {int(Status.ACTING), int(Status.DONE), int(Status.REFUSED)} <= set(labels.status.flat)
@@ -94,7 +94,7 @@ def test_half_of_the_objects_asked_for_are_in_view():
     labels = relabel(SHIPPED, FRAMES * 2, np.random.default_rng(1), CONFIG)
     asked = [SHIPPED.language.from_slots(slots) for slots in labels.slots[:, 1:].reshape(-1, 6)]
     pairs = list(zip(COLOURS, SHAPES, strict=True))
-    there = [m for m in asked if m.action == "go_to" and (m.colour, m.shape) in pairs]
+    there = [m for m in asked if m.skill == "go_to" and (m.colour, m.shape) in pairs]
     seen = np.mean([m.shape != "cone" for m in there])
     assert 0.5 < seen < 0.95
 
@@ -119,7 +119,7 @@ def test_an_earlier_start_counts_from_there():
 
 def test_an_imagined_search_comes_to_its_end():
     rng = np.random.default_rng(4)
-    meaning = Meaning("go_to", "purple", "ball")
+    meaning = Intent("go_to", "purple", "ball")
     start, now = SHIPPED.skill(meaning).imagined_start, FRAMES[0].context
     turned = [start(meaning, now, True, rng).odometry[2] for _ in range(200)]
     past = np.mean(np.array(turned) > SEARCH_LIMIT_RAD)
@@ -128,7 +128,7 @@ def test_an_imagined_search_comes_to_its_end():
 
 def test_an_imagined_walk_is_often_nearly_over():
     rng = np.random.default_rng(5)
-    meaning = Meaning("walk_backward", amount="distance_2")
+    meaning = Intent("walk_backward", amount="distance_2")
     start, now = SHIPPED.skill(meaning).imagined_start, FRAMES[0].context
     gone = [-start(meaning, now, False, rng).odometry[0] for _ in range(200)]
     assert min(gone) < 0.5

@@ -11,7 +11,7 @@ from tasks.catalogue import SHIPPED
 from tasks.families import gesture, walk
 from tasks.language import intent, language
 from tasks.language.grammar import Grammar
-from tasks.language.intent import UNKNOWN, Meaning
+from tasks.language.intent import UNKNOWN, Intent
 from tasks.language.language import SPLITS
 from tasks.task import Task
 
@@ -22,18 +22,18 @@ AMOUNTS = {"walk": walk.WALKED, "step": walk.STEPPED, "turn": walk.TURNED}
 SIDES = {"raise_hand": gesture.ANY, "wave": gesture.ANY, "point_at": gesture.ONE}
 
 
-def all_meanings() -> list[Meaning]:
+def all_meanings() -> list[Intent]:
     """Everything that `sample_meaning` may say."""
     meanings = [UNKNOWN]
     manners = (None, *SLOTS["manner"])
     for action in ACTIONS:
         kind = action.split("_")[0]
-        if action == UNKNOWN.action:
+        if action == UNKNOWN.skill:
             continue
         if kind in AMOUNTS:
             amounts = (None, *AMOUNTS[kind])
             meanings += [
-                Meaning(action, amount=amount, manner=manner)
+                Intent(action, amount=amount, manner=manner)
                 for amount, manner in itertools.product(amounts, manners)
             ]
             continue
@@ -42,7 +42,7 @@ def all_meanings() -> list[Meaning]:
             names = list(itertools.product((None, *SLOTS["colour"]), (None, *SLOTS["shape"])))[1:]
         sides = (None, *SIDES.get(action, ()))
         meanings += [
-            Meaning(action, colour, shape, side, manner=manner)
+            Intent(action, colour, shape, side, manner=manner)
             for (colour, shape), side in itertools.product(names, sides)
             for manner in (manners if action == "go_to" else (None,))
         ]
@@ -142,11 +142,11 @@ class Reader:
         return self.word_ends[key]
 
 
-def spoken(grammar: Grammar, n: int, seed: int) -> list[tuple[Meaning, str]]:
+def spoken(grammar: Grammar, n: int, seed: int) -> list[tuple[Intent, str]]:
     """Sentences as the grammar makes them, before typing errors and case."""
     rng = np.random.default_rng(seed)
     meanings = all_meanings()
-    by_action = {action: [m for m in meanings if m.action == action] for action in ACTIONS}
+    by_action = {action: [m for m in meanings if m.skill == action] for action in ACTIONS}
     picked = [by_action[ACTIONS[i % len(ACTIONS)]] for i in range(n)]
     drawn = [options[rng.integers(len(options))] for options in picked]
     return [(meaning, grammar.say(meaning.slots(), rng)) for meaning in drawn]
@@ -160,34 +160,34 @@ def test_colours_and_shapes_are_those_of_the_scenes() -> None:
 def test_slot_vectors() -> None:
     values = list(itertools.chain(*SLOTS.values()))
     assert len(values) == len(set(values))
-    vector = LANGUAGE.slot_vector(Meaning("go_to", "blue", "cone", manner="quickly"))
+    vector = LANGUAGE.slot_vector(Intent("go_to", "blue", "cone", manner="quickly"))
     assert vector.dtype == np.int8 and vector.tolist() == [7, 2, 3, -1, -1, 1]
     for meaning in all_meanings():
         assert LANGUAGE.from_slots(LANGUAGE.slot_vector(meaning)) == meaning
 
 
 def test_amounts_and_their_defaults() -> None:
-    assert walk.distance_m(Meaning("walk_forward", amount="distance_1.5")) == 1.5
-    assert walk.distance_m(Meaning("walk_backward")) == 1.0
-    assert walk.distance_m(Meaning("step_left")) == 0.3
-    turn = Meaning("turn_right", amount="angle_180")
+    assert walk.distance_m(Intent("walk_forward", amount="distance_1.5")) == 1.5
+    assert walk.distance_m(Intent("walk_backward")) == 1.0
+    assert walk.distance_m(Intent("step_left")) == 0.3
+    turn = Intent("turn_right", amount="angle_180")
     assert walk.angle_rad(turn) == pytest.approx(np.pi)
-    assert walk.angle_rad(Meaning("turn_left")) == pytest.approx(np.pi / 2)
+    assert walk.angle_rad(Intent("turn_left")) == pytest.approx(np.pi / 2)
     with pytest.raises(ValueError, match="has no angle"):
-        walk.angle_rad(Meaning("walk_forward", amount="distance_1"))
+        walk.angle_rad(Intent("walk_forward", amount="distance_1"))
 
 
 def test_a_meaning_knows_its_values() -> None:
     with pytest.raises(ValueError, match="colour cannot be 'pink'"):
-        Meaning("go_to", colour="pink")
+        Intent("go_to", colour="pink")
 
 
 def test_descriptions() -> None:
-    assert intent.describe(Meaning("go_to", "red", "ball")) == "go to the red ball"
-    turn = Meaning("turn_left", amount="angle_90", manner="slowly")
+    assert intent.describe(Intent("go_to", "red", "ball")) == "go to the red ball"
+    turn = Intent("turn_left", amount="angle_90", manner="slowly")
     assert intent.describe(turn) == "turn left 90 degrees slowly"
-    assert intent.describe(Meaning("go_to", "red")) == "go to the red object"
-    assert intent.describe(Meaning("point_at"), names_object=True) == "point at something"
+    assert intent.describe(Intent("go_to", "red")) == "go to the red object"
+    assert intent.describe(Intent("point_at"), names_object=True) == "point at something"
     descriptions = [intent.describe(meaning) for meaning in all_meanings()]
     assert len(descriptions) == len(set(descriptions))
 
@@ -197,7 +197,7 @@ def test_sampled_meanings(task: Task) -> None:
     rng = np.random.default_rng(0)
     sampled = {task.sample_meaning(rng, partial=0.2) for _ in range(3000)}
     assert sampled <= set(all_meanings())
-    assert {meaning.action for meaning in sampled} == {skill.name for skill in task.skills}
+    assert {meaning.skill for meaning in sampled} == {skill.name for skill in task.skills}
 
 
 def test_objects_named_are_in_the_scene() -> None:
@@ -242,7 +242,7 @@ def test_equal_seeds_say_the_same() -> None:
 @pytest.mark.parametrize("grammar", [*TRAIN, HELDOUT[0], HELDOUT[-1]])
 def test_a_sentence_means_one_action(grammar: Grammar) -> None:
     for meaning, sentence in spoken(grammar, 130, 1):
-        assert Reader(grammar, sentence).actions() == {meaning.action}, sentence
+        assert Reader(grammar, sentence).actions() == {meaning.skill}, sentence
 
 
 def test_heldout_sentences_cannot_come_out_of_the_training_grammar() -> None:
@@ -296,7 +296,7 @@ def test_heldout_patterns_and_frames_are_new() -> None:
 def test_half_of_the_heldout_objects_have_a_new_name() -> None:
     new = object_words(HELDOUT[-1]) - all_words(TRAIN[0])
     rng = np.random.default_rng(0)
-    meaning = Meaning("go_to", "green", "cylinder")
+    meaning = Intent("go_to", "green", "cylinder")
     texts = [LANGUAGE.sample_wording(meaning, rng, "heldout").lower() for _ in range(500)]
     share = np.mean([bool(set(re.findall(r"[a-z]+", text)) & new) for text in texts])
     assert 0.4 < share < 0.6
@@ -307,8 +307,8 @@ def test_left_is_never_said_with_right(split: str) -> None:
     for grammar in LANGUAGE.grammars[split]:
         for meaning, sentence in spoken(grammar, 650, 3):
             words = set(re.findall(r"[a-z]+", sentence.lower()))
-            side = meaning.side or meaning.action.split("_")[-1]
-            if meaning.action != "stop":
+            side = meaning.side or meaning.skill.split("_")[-1]
+            if meaning.skill != "stop":
                 assert not ("left" in words and side != "left"), sentence
                 assert not ("right" in words and side != "right"), sentence
 

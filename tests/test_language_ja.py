@@ -14,7 +14,7 @@ import pytest
 from tasks.catalogue import SHIPPED
 from tasks.language import intent, xkcd
 from tasks.language.grammar import CONDITIONS, NAME, Grammar, patterns_of
-from tasks.language.intent import COLOURS, UNKNOWN, Meaning
+from tasks.language.intent import COLOURS, UNKNOWN, Intent
 from tasks.language.ja.typed import ALIKE, OPENINGS, dressed, undressed, with_typo
 from tasks.language.parse import _Reader
 from tasks.language.typed import TYPISTS, typed
@@ -42,7 +42,7 @@ DRAWN = 20_000
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[tuple[Meaning, str]]:
+def drawn() -> list[tuple[Intent, str]]:
     return spoken(JA, DRAWN, 7)
 
 
@@ -79,7 +79,7 @@ def test_every_pattern_says_something() -> None:
     meanings = all_meanings()
     rng = np.random.default_rng(0)
     for table, action in itertools.product((JA.imperatives, JA.sentences), ACTIONS):
-        values = [meaning.slots() for meaning in meanings if meaning.action == action]
+        values = [meaning.slots() for meaning in meanings if meaning.skill == action]
         for pattern in patterns_of(table, action):
             other = re.match(r"action=(\w+)", pattern)
             assert (other and other[1] != action) or any(
@@ -123,7 +123,7 @@ def test_an_order_ends_in_the_te_form() -> None:
         assert ends(pattern), pattern
 
 
-def test_a_sentence_means_one_thing(drawn: list[tuple[Meaning, str]]) -> None:
+def test_a_sentence_means_one_thing(drawn: list[tuple[Intent, str]]) -> None:
     meanings = defaultdict(set)
     for meaning, sentence in drawn:
         meanings[sentence].add(meaning)
@@ -135,7 +135,7 @@ def test_a_sentence_means_one_thing(drawn: list[tuple[Meaning, str]]) -> None:
 def test_a_sentence_is_read_as_what_it_means(seed: int) -> None:
     read = 0
     for meaning, sentence in spoken(JA, 65, seed):
-        assert Reader(JA, sentence).actions() == {meaning.action}, sentence
+        assert Reader(JA, sentence).actions() == {meaning.skill}, sentence
         found = {*_Reader(JA, sentence.lower()).read(sentence.lower())}
         assert found <= {meaning}, sentence  # unread is allowed, misread is not
         read += len(found)
@@ -150,11 +150,11 @@ def test_many_sentences_for_each_meaning() -> None:
             assert len(said) >= 50, meaning
 
 
-def test_left_is_never_said_with_right(drawn: list[tuple[Meaning, str]]) -> None:
+def test_left_is_never_said_with_right(drawn: list[tuple[Intent, str]]) -> None:
     both_ways = re.compile("左右|右左|右へ左へ")
     for meaning, sentence in drawn:
         text = both_ways.sub("", sentence).replace("ひだり", "左").replace("みぎ", "右")
-        side = meaning.side or meaning.action.split("_")[-1]
+        side = meaning.side or meaning.skill.split("_")[-1]
         assert not ("左" in text and side != "left"), sentence
         assert not ("右" in text and side != "right"), sentence
 
@@ -216,7 +216,7 @@ def test_plain_orders_are_part_of_training(sentence: str, action: str) -> None:
 
 def test_plain_wordings() -> None:
     def plainly(*slots: str, **named: str) -> str:
-        return JA.plainly(Meaning(*slots, **named).slots())
+        return JA.plainly(Intent(*slots, **named).slots())
 
     assert plainly("go_to", "red", "ball") == "赤いボールまで行って"
     assert plainly("point_at", "blue", side="left") == "左手で青いやつを指さして"
@@ -225,7 +225,7 @@ def test_plain_wordings() -> None:
     assert plainly("raise_hand", side="both") == "両手を上げて"
 
 
-def test_a_dressed_sentence_is_the_same_sentence(drawn: list[tuple[Meaning, str]]) -> None:
+def test_a_dressed_sentence_is_the_same_sentence(drawn: list[tuple[Intent, str]]) -> None:
     rng = np.random.default_rng(0)
     worn = [(dressed(text, rng), text) for _, text in drawn[:4000]]
     for wide, text in worn:
@@ -234,7 +234,7 @@ def test_a_dressed_sentence_is_the_same_sentence(drawn: list[tuple[Meaning, str]
     assert any("２" in wide for wide, _ in worn) and any("。" in wide for wide, _ in worn)
 
 
-def test_a_typing_error_is_one_slip(drawn: list[tuple[Meaning, str]]) -> None:
+def test_a_typing_error_is_one_slip(drawn: list[tuple[Intent, str]]) -> None:
     rng = np.random.default_rng(0)
     meanings = {text: meaning for meaning, text in drawn}
     alike = {word for words in ALIKE for word in words}
@@ -391,8 +391,8 @@ def test_words_that_stop(text: str, stop: bool) -> None:
     assert stops(text) == stop
 
 
-def test_nothing_but_an_order_to_stop_stops(drawn: list[tuple[Meaning, str]]) -> None:
+def test_nothing_but_an_order_to_stop_stops(drawn: list[tuple[Intent, str]]) -> None:
     stopped = {True: [], False: []}
     for meaning, sentence in drawn[:4000]:
-        stopped[meaning.action == "stop"].append(stops(sentence))
+        stopped[meaning.skill == "stop"].append(stops(sentence))
     assert not any(stopped[False]) and np.mean(stopped[True]) > 0.5

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from policy.model.encoders import N_CONTEXT_FEATURES, TIME_FREQUENCIES_HZ, Words, context_features
+from policy.model.encoders import (
+    N_CONTEXT_FEATURES,
+    TIME_FREQUENCIES_HZ,
+    InstructionEncoder,
+    context_features,
+)
 from policy.model.stages import TorchParts, act
 from policy.model.vla import Model, ModelConfig, example_inputs, known_bands
 from policy.runtime.decoding import decode_bands
@@ -122,7 +127,7 @@ def test_padding_says_nothing(model, inputs):
 
 def test_outside_training_a_doubtful_reading_counts_as_its_likeliest_value():
     torch.manual_seed(0)
-    words = Words(64, 32, (2, 3), dropout=0.0)
+    words = InstructionEncoder(64, 32, (2, 3), dropout=0.0)
     states, mask = torch.randn(1, 24, 384), torch.ones(1, 24, dtype=torch.bool)
     doubt, certainty = torch.tensor([1.0, 0.0]), torch.tensor([40.0, 0.0])
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from bridge.compat.adapter import Door
+from bridge.compat.adapter import Endpoint
 from bridge.compat.openpi import serve_openpi
 from bridge.contract import Status, UserError
 from robots.g1.embodiment import CHUNK_STEPS, COMMAND_FIELDS, G1, STATE_DIM
@@ -275,7 +275,7 @@ def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
 
 def test_an_address_in_use(address: str) -> None:
     with pytest.raises(UserError, match="Address already in use"):
-        serve_openpi(EchoPolicy(), G1, Door(address), INFO)
+        serve_openpi(EchoPolicy(), G1, Endpoint(address), INFO)
 
 
 @pytest.mark.slow

@@ -206,18 +206,18 @@ def test_replayed_commands_are_refused(address):
     with running_robot(address) as robot, raw_peer(robot.port.addresses.commands) as peer:
         first = ask(peer, claim(1))
         assert isinstance(first, wire.Lease) and first.sequence == 1
-        assert isinstance(ask(peer, instruct(first.epoch, 5, "one")), wire.Done)
+        assert isinstance(ask(peer, instruct(first.epoch, 5, "one")), wire.Accepted)
         for sequence in (4, 1):
             assert isinstance(ask(peer, instruct(first.epoch, sequence, "two")), wire.Denied)
         assert isinstance(ask(peer, claim(4)), wire.Denied)
         # The last answer may have been lost on its way.
-        assert ask(peer, instruct(first.epoch, 5, "two")) == wire.Done(sequence=5)
+        assert ask(peer, instruct(first.epoch, 5, "two")) == wire.Accepted(sequence=5)
         second = ask(peer, claim(6))
         assert isinstance(second, wire.Lease) and second.epoch > first.epoch
         assert ask(peer, claim(6)) == second
         assert isinstance(ask(peer, instruct(first.epoch, 7, "three")), wire.Busy)
         assert isinstance(ask(peer, instruct(second.epoch, 5, "four")), wire.Denied)
-        assert isinstance(ask(peer, instruct(second.epoch, 7, "five")), wire.Done)
+        assert isinstance(ask(peer, instruct(second.epoch, 7, "five")), wire.Accepted)
         robot.await_events(Instructed("one"), Instructed("five"))
         assert robot.port.counters["repeated_commands"] == 6
 

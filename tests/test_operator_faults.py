@@ -63,7 +63,7 @@ def test_what_arrives_with_a_stop_does_not_undo_it(address):
             assert poll_until(port, lambda events: len(events) > 1) == [Stopped(), Paused()]
             replies = [wire.unpack(wire.REPLIES, peer.recv()) for _ in range(5)]
             kinds = [type(reply) for reply in replies]
-            assert kinds == [wire.Lease, wire.Denied, wire.Denied, wire.Denied, wire.Done]
+            assert kinds == [wire.Lease, wire.Denied, wire.Denied, wire.Denied, wire.Accepted]
             heard = [wire.unpack(wire.ACKNOWLEDGEMENTS, stopper.recv()) for _ in range(2)]
             assert [(each.sequence, each.stops) for each in heard] == [(1, 1), (2, 2)]
             assert replies[-1].stops == 2
@@ -98,7 +98,7 @@ def test_what_was_asked_before_a_stop_is_refused_however_late_it_comes(address, 
             assert isinstance(reply, wire.Denied) and "stopped since" in reply.message
             assert reply.stops == 1
         knowing = wire.Release(sequence=6, stops=1, **terms)
-        assert isinstance(asked_of(port, peer, knowing), wire.Done)
+        assert isinstance(asked_of(port, peer, knowing), wire.Accepted)
 
 
 def asked_of(port: OperatorPort, peer: zmq.Socket, request: wire.Request) -> wire.AnyReply:

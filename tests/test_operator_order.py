@@ -1,6 +1,6 @@
 """Whatever operators do, in whatever order and however late it arrives: what was stopped stays so.
 
-A robot's station and its operator port, whose sockets are lists here, are driven by hypothesis.
+A robot's node and its operator port, whose sockets are lists here, are driven by hypothesis.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bridge.control.loop import ControlLoop
 from bridge.control.safety import Level, Safety
 from bridge.operator import messages as wire
 from bridge.operator.port import OperatorPort
-from bridge.robot_node import Station
+from bridge.robot_node import RobotNode
 from robots.g1.embodiment import ARM_POS, PERIOD_S
 from tests.test_control_loop import Mailbox, Puppet
 from tests.test_safety import BODY, UPRIGHT, body
@@ -116,7 +116,7 @@ class Operators(RuleBasedStateMachine):
         self.port = OperatorPort(place, BODY, simulated=True, clock=clock)
         self.commands, self.halts = Inbox(self._answered), Inbox(self._halted)
         self.port._commands, self.port._stop = self.commands, self.halts  # type: ignore[assignment]
-        self.station = Station(self.loop, self.port, Box(), new_scene=self.robot.new_scene)  # type: ignore[arg-type]
+        self.node = RobotNode(self.loop, self.port, Box(), new_scene=self.robot.new_scene)  # type: ignore[arg-type]
         self.people = [Person("a"), Person("b")]
         self.count, self.level = 0, Level.HOLD
         self.asked: dict[tuple[str, int], tuple[type, int]] = {}
@@ -144,7 +144,7 @@ class Operators(RuleBasedStateMachine):
         person = next(person for person in self.people if person.peer == peer)
         person.unread.append(reply)
         kind, asked = self.asked[person.name, reply.sequence]
-        if isinstance(reply, wire.Done):
+        if isinstance(reply, wire.Accepted):
             self.done[kind] = max(asked, self.done.get(kind, -1))
             if kind in (wire.Leave, wire.NewScene):
                 self.ended = asked
@@ -157,7 +157,7 @@ class Operators(RuleBasedStateMachine):
             self.link.answer(self.link.questions[-1][1].time_s)
             self.link.questions.clear()
         commander = self.port.commander
-        level = self.station.period().order.level
+        level = self.node.step().order.level
         if commander and not self.port.commander:
             self.ended = self._next()
         if level > Level.HOLD and level > self.level:

@@ -5,7 +5,7 @@ import pytest
 
 from tasks.catalogue import SHIPPED
 from tasks.language import language
-from tasks.language.intent import UNKNOWN, Meaning
+from tasks.language.intent import UNKNOWN, Intent
 from tasks.language.parse import read_wording
 from tasks.task import Task
 from tests.test_language import all_meanings
@@ -14,19 +14,19 @@ from tests.test_language import all_meanings
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
-        ("walk to the red ball", Meaning("go_to", colour="red", shape="ball")),
-        ("  Walk TO the   red ball. ", Meaning("go_to", colour="red", shape="ball")),
-        ("walk two metres forward", Meaning("walk_forward", amount="distance_2")),
-        ("step to the right", Meaning("step_right")),
-        ("raise your left hand", Meaning("raise_hand", side="left")),
-        ("point at the blue cube", Meaning("point_at", colour="blue", shape="cube")),
-        ("stop", Meaning("stop")),
+        ("walk to the red ball", Intent("go_to", colour="red", shape="ball")),
+        ("  Walk TO the   red ball. ", Intent("go_to", colour="red", shape="ball")),
+        ("walk two metres forward", Intent("walk_forward", amount="distance_2")),
+        ("step to the right", Intent("step_right")),
+        ("raise your left hand", Intent("raise_hand", side="left")),
+        ("point at the blue cube", Intent("point_at", colour="blue", shape="cube")),
+        ("stop", Intent("stop")),
         ("make me a coffee", UNKNOWN),
         ("qwertz asdf", None),
         ("", None),
     ],
 )
-def test_known_sentences(text: str, meaning: Meaning | None) -> None:
+def test_known_sentences(text: str, meaning: Intent | None) -> None:
     assert read_wording(text, SHIPPED.language) == meaning
 
 
@@ -50,7 +50,7 @@ def test_reads_what_the_grammars_say(
 def test_the_plain_wording_of_a_meaning_says_just_that() -> None:
     said = SHIPPED.language.plainly
     plain = [meaning for meaning in all_meanings() if meaning.manner is None]
-    assert said(Meaning("go_to", "red", "ball")) == "go to the red ball"
+    assert said(Intent("go_to", "red", "ball")) == "go to the red ball"
     assert [read_wording(said(meaning), SHIPPED.language) for meaning in plain] == plain
-    hurried = Meaning("go_to", "red", "ball", manner="quickly")
+    hurried = Intent("go_to", "red", "ball", manner="quickly")
     assert read_wording(said(hurried), SHIPPED.language) == hurried, "said with an adverb"

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from bridge.contract import ActionChunk, Status, Thinking
+from bridge.contract import ActionChunk, InferenceStats, Status
 from robots.g1.embodiment import CHUNK_STEPS, STAND_COMMAND
 from sim.render.video import CLIP_PICTURES, Frame, clip_frames, draw_clip
 from sim.scene import Scene, scene_spec
@@ -155,7 +155,7 @@ def test_experts_are_counted_per_layer_and_family() -> None:
 def test_each_chunk_of_an_episode_counts_once() -> None:
     def chunk(*layers: tuple[float, ...]) -> ActionChunk:
         commands = np.tile(STAND_COMMAND, (CHUNK_STEPS, 1))
-        return ActionChunk(0.0, commands, Status.ACTING, 1.0, {}, Thinking(layers))
+        return ActionChunk(0.0, commands, Status.ACTING, 1.0, {}, InferenceStats(layers))
 
     long, short, bare = chunk((1.0, 0.0)), chunk((0.0, 1.0)), chunk()
     played = [None, long, long, long, short, bare]

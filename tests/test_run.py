@@ -8,12 +8,12 @@ import pytest
 
 from bridge.contract import ActionChunk, Observation, UserError
 from sim.scene import Scene, sample_scene
-from tasks.episode import ExpertPolicy, Outcome
+from tasks.episode import EpisodeOutcome, ExpertPolicy
 from tasks.evaluation.run import RunConfig, carry_out, choose_scene, set_stage, verdict
-from tasks.language.intent import UNKNOWN, Meaning
+from tasks.language.intent import UNKNOWN, Intent
 from tasks.success import named_object
 
-RED_BALL = Meaning("go_to", colour="red", shape="ball")
+RED_BALL = Intent("go_to", colour="red", shape="ball")
 
 
 class DyingPolicy:
@@ -63,8 +63,8 @@ def test_a_missing_scene_file_is_named(tmp_path: Path) -> None:
         choose_scene(RunConfig(scene=tmp_path / "none.json"), None)
 
 
-def _outcome(success: bool, said: str) -> Outcome:
-    return Outcome(
+def _outcome(success: bool, said: str) -> EpisodeOutcome:
+    return EpisodeOutcome(
         success=success,
         fell=False,
         knocked=False,
@@ -99,7 +99,7 @@ def test_the_expert_waves_and_a_video_is_left(
 ) -> None:
     config = RunConfig(seed=0, out=tmp_path / "wave.mp4")
     stage = set_stage("wave", config)
-    wave = Meaning("wave")
+    wave = Intent("wave")
     assert stage.meaning == wave and stage.skill is not None
     expert = ExpertPolicy(stage.world, wave, stage.skill.expert)
     outcome = carry_out(stage, expert, config)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge.contract import Observation, Status, Thinking, UserError
+from bridge.contract import InferenceStats, Observation, Status, UserError
 from policy.runtime.onnx_policy import UNINFORMATIVE_INSTRUCTION, GraphPolicy
 from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, G1, STATE_DIM
 
@@ -76,7 +76,7 @@ def test_an_answer() -> None:
     assert chunk.status is Status.DONE
     assert chunk.status_probability == pytest.approx(0.5)
     assert chunk.understood == {"action": "wave"}
-    assert chunk.thinking == Thinking(((0.25, 0.75), (1.0, 0.0)), tokens=108, steps=6)
+    assert chunk.stats == InferenceStats(((0.25, 0.75), (1.0, 0.0)), tokens=108, steps=6)
     # Band by band, each told the tokens of the band before it.
     assert parts.steps[0] == ([0], [False], [0])
     assert parts.steps[3] == ([3], [True], [12])
@@ -102,7 +102,7 @@ def test_a_passed_deadline_leaves_the_coarse_bands() -> None:
     made, parts, _ = policy(deadline_s=0.0)
     chunk = made.act("wave", observation())
     np.testing.assert_array_equal(chunk.commands, 1)
-    assert len(parts.steps) == chunk.thinking.steps == 1 and chunk.thinking.tokens == 18
+    assert len(parts.steps) == chunk.stats.steps == 1 and chunk.stats.tokens == 18
 
 
 def test_an_instruction_is_read_once() -> None:

@@ -18,7 +18,7 @@ from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.operator.port import Instructed, OperatorPort, SceneAsked
-from bridge.robot_node import Station
+from bridge.robot_node import RobotNode
 from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from sim.scene import Scene
 from sim.world import World
@@ -80,27 +80,27 @@ def test_a_body_that_is_nowhere_brakes_until_released(tmp_path):
         Recorder(tmp_path / "box", G1) as recorder,
         Operator(address, "anna", WAIT_S) as anna,
     ):
-        station = Station(loop, port, recorder)
+        node = RobotNode(loop, port, recorder)
         loop.instruct("walk on")
-        levels = [station.period().order.level for _ in range(25)]
+        levels = [node.step().order.level for _ in range(25)]
         assert levels[-1] == Level.RUN
         world.data.qvel[8] = np.nan
-        struck = station.period()
+        struck = node.step()
         refused = "the walker was given joint velocities that are not finite"
         cause = f"the robot could not be moved: {refused}"
         assert (struck.order.level, struck.order.cause) == (Level.DAMP, cause)
         assert np.isfinite(world.data.qvel).all(), "the simulation begins anew"
-        after = [station.period().order for _ in range(50)]
+        after = [node.step().order for _ in range(50)]
         assert {(order.level, order.cause) for order in after} == {(Level.DAMP, cause)}, "latched"
         while (told := anna.telemetry(0.1)) is None or told.level != Level.DAMP:
-            station.period()
+            node.step()
         assert told.cause == cause
         assert loop.safety.counters["damps"] == 1
         world.reset()
         loop.idle()
-        assert station.period().order.level == Level.DAMP, "only a release ends it"
+        assert node.step().order.level == Level.DAMP, "only a release ends it"
         assert loop.release() is None
-        assert station.period().order.level == Level.HOLD
+        assert node.step().order.level == Level.HOLD
     [recording] = sorted((tmp_path / "box").glob("recording-*.npz"))
     kept = read_recording(recording)
     assert kept.events[0][1] == f"DAMP: {cause}"
@@ -111,17 +111,17 @@ def _fail(*_: object) -> None:
     raise RuntimeError("a fault\nof ours")
 
 
-def _broken(station: Station, part: str) -> None:
+def _broken(node: RobotNode, part: str) -> None:
     """Lets a part of a robot at work fail from now on."""
-    loop, port, recorder = station.loop, station.port, station.recorder
+    loop, port, recorder = node.loop, node.port, node.recorder
     event = {"a scene": SceneAsked(7), "an instruction": Instructed("turn left")}.get(part)
     broken = {
         "an instruction": (loop.robot, "begin_instruction"),
-        "a scene": (station, "_new_scene"),
+        "a scene": (node, "_new_scene"),
         "the port": (port, "poll"),
         "the answers": (loop.link, "take"),
         "the black box": (recorder, "add"),
-        "the truth": (station, "_truth"),
+        "the truth": (node, "_truth"),
         "the viewers": (port, "publish"),
         "the link": (loop.link, "reset"),
         "the clock": (loop, "_clock"),
@@ -142,16 +142,16 @@ def test_whatever_fails_the_robot_is_held_and_the_loop_goes_on(tmp_path, part):
         OperatorPort(f"ipc://{tmp_path}/robot.sock", BODY) as port,
         Recorder(tmp_path / "box", BODY) as box,
     ):
-        station = Station(loop, port, box)
+        node = RobotNode(loop, port, box)
         told: list[Telemetry] = []
         publish = port.publish
         port.publish = lambda telemetry: (told.append(telemetry), publish(telemetry))[1]
         loop.instruct("walk on")
-        assert [station.period().order.level for _ in range(25)][-1] == Level.RUN
-        _broken(station, part)
+        assert [node.step().order.level for _ in range(25)][-1] == Level.RUN
+        _broken(node, part)
         if part == "the link":
             loop.link.take = _fail
-        ticks = [station.period() for _ in range(100)]
+        ticks = [node.step() for _ in range(100)]
         last = ticks[-1].order
         if part in STANDS:
             assert last.level == Level.SAFE_STAND

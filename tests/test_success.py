@@ -6,8 +6,8 @@ import pytest
 from sim.objects import SceneObject
 from sim.scene import Scene
 from tasks.catalogue import SHIPPED
-from tasks.language.intent import Meaning
-from tasks.success import Success, Truth
+from tasks.language.intent import Intent
+from tasks.success import PrivilegedState, Success
 
 SCENE = Scene(
     objects=(
@@ -15,7 +15,7 @@ SCENE = Scene(
         SceneObject("ball", "blue", (0, 0, 1), 0.1, 0.0, 2.0, 0.0),
     )
 )
-RED_CUBE = Meaning("go_to", "red", "cube")
+RED_CUBE = Intent("go_to", "red", "cube")
 SHOULDERS = np.array([[0.0, 0.14, 1.04], [0.0, -0.14, 1.04]])
 HOME_HANDS = np.array([[0.13, 0.19, 0.64], [0.13, -0.19, 0.64]])
 FORWARD_DOWN = np.array([0.7, 0.0, -0.7])
@@ -35,7 +35,7 @@ def truth(time_s=0.0, base=(0.0, 0.0, 0.0), hands=HOME_HANDS, axes=None, **chang
         "hand_axes": np.tile(FORWARD_DOWN, (2, 1)) if axes is None else np.array(axes),
         "shoulders_m": SHOULDERS,
     }
-    return Truth(**values | changes)
+    return PrivilegedState(**values | changes)
 
 
 def success_of(meaning) -> Success:
@@ -66,7 +66,7 @@ def test_go_to_wants_the_named_object_near_and_ahead(base, right):
 def test_go_to_is_held_for_a_second_standing():
     assert not verdict(RED_CUBE, hold_s=0.8, base=(1.5, 0, 0))
     assert not verdict(RED_CUBE, base=(1.5, 0, 0), speed_m_s=0.2)
-    assert not verdict(Meaning("go_to", "blue", "ball"), base=(1.5, 0, 0))
+    assert not verdict(Intent("go_to", "blue", "ball"), base=(1.5, 0, 0))
 
 
 def test_knocking_over_spoils_go_to_for_good():
@@ -85,7 +85,7 @@ def test_a_ball_may_roll_over_but_not_away():
 
 
 def test_a_fall_always_fails():
-    success = success_of(Meaning("stop"))
+    success = success_of(Intent("stop"))
     success.begin(truth())
     success.watch(truth(0.1, fallen=True))
     assert not any(success.watch(truth(t)) for t in np.arange(0.2, 3, 0.1))
@@ -95,23 +95,23 @@ def test_a_fall_always_fails():
 @pytest.mark.parametrize(
     ("meaning", "base", "right"),
     [
-        (Meaning("walk_forward", amount="distance_2"), (1.6, 0.2, 0.1), True),
-        (Meaning("walk_forward", amount="distance_2"), (1.4, 0.0, 0.0), False),
-        (Meaning("walk_forward", amount="distance_2"), (2.6, 0.0, 0.0), False),
-        (Meaning("walk_forward", amount="distance_2"), (2.0, 0.6, 0.0), False),
-        (Meaning("walk_forward", amount="distance_2"), (2.0, 0.0, 0.6), False),
-        (Meaning("walk_forward"), (1.0, 0.0, 0.0), True),
-        (Meaning("walk_backward", amount="distance_1"), (-0.9, 0.0, 0.0), True),
-        (Meaning("walk_backward", amount="distance_1"), (0.9, 0.0, 0.0), False),
-        (Meaning("step_left", amount="distance_0.3"), (0.0, 0.43, 0.0), True),
-        (Meaning("step_left", amount="distance_0.3"), (0.0, 0.1, 0.0), False),
-        (Meaning("step_right"), (0.0, -0.3, 0.0), True),
-        (Meaning("turn_left", amount="angle_90"), (0.0, 0.0, 1.3), True),
-        (Meaning("turn_left", amount="angle_90"), (0.0, 0.0, 1.1), False),
-        (Meaning("turn_right", amount="angle_45"), (0.1, 0.0, -0.6), True),
-        (Meaning("turn_right", amount="angle_45"), (0.8, 0.0, -0.78), False),
-        (Meaning("stop"), (0.3, 0.0, 0.0), True),
-        (Meaning("stop"), (0.8, 0.0, 0.0), False),
+        (Intent("walk_forward", amount="distance_2"), (1.6, 0.2, 0.1), True),
+        (Intent("walk_forward", amount="distance_2"), (1.4, 0.0, 0.0), False),
+        (Intent("walk_forward", amount="distance_2"), (2.6, 0.0, 0.0), False),
+        (Intent("walk_forward", amount="distance_2"), (2.0, 0.6, 0.0), False),
+        (Intent("walk_forward", amount="distance_2"), (2.0, 0.0, 0.6), False),
+        (Intent("walk_forward"), (1.0, 0.0, 0.0), True),
+        (Intent("walk_backward", amount="distance_1"), (-0.9, 0.0, 0.0), True),
+        (Intent("walk_backward", amount="distance_1"), (0.9, 0.0, 0.0), False),
+        (Intent("step_left", amount="distance_0.3"), (0.0, 0.43, 0.0), True),
+        (Intent("step_left", amount="distance_0.3"), (0.0, 0.1, 0.0), False),
+        (Intent("step_right"), (0.0, -0.3, 0.0), True),
+        (Intent("turn_left", amount="angle_90"), (0.0, 0.0, 1.3), True),
+        (Intent("turn_left", amount="angle_90"), (0.0, 0.0, 1.1), False),
+        (Intent("turn_right", amount="angle_45"), (0.1, 0.0, -0.6), True),
+        (Intent("turn_right", amount="angle_45"), (0.8, 0.0, -0.78), False),
+        (Intent("stop"), (0.3, 0.0, 0.0), True),
+        (Intent("stop"), (0.8, 0.0, 0.0), False),
     ],
 )
 def test_walks_are_measured_in_the_first_heading(meaning, base, right):
@@ -123,7 +123,7 @@ def test_walks_are_measured_in_the_first_heading(meaning, base, right):
 
 
 def test_a_full_turn_is_not_a_stand():
-    success = success_of(Meaning("turn_left", amount="angle_360"))
+    success = success_of(Intent("turn_left", amount="angle_360"))
     success.begin(truth())
     assert not any(success.watch(truth(t)) for t in np.arange(0.1, 2, 0.1))
     for t in np.arange(2, 12, 0.1):
@@ -138,12 +138,12 @@ UP = np.array([0.1, 0.0, 0.7])
 
 def test_raising_wants_the_asked_hands_and_no_other():
     left, both = np.array([SHOULDERS[0] + UP, HOME_HANDS[1]]), SHOULDERS + UP
-    assert verdict(Meaning("raise_hand", side="left"), hands=left)
-    assert not verdict(Meaning("raise_hand", side="right"), hands=left)
-    assert verdict(Meaning("raise_hand"), hands=left)
-    assert not verdict(Meaning("raise_hand", side="left"), hands=both)
-    assert verdict(Meaning("raise_hand", side="both"), hands=both)
-    assert not verdict(Meaning("raise_hand", side="left"), hold_s=0.7, hands=left)
+    assert verdict(Intent("raise_hand", side="left"), hands=left)
+    assert not verdict(Intent("raise_hand", side="right"), hands=left)
+    assert verdict(Intent("raise_hand"), hands=left)
+    assert not verdict(Intent("raise_hand", side="left"), hands=both)
+    assert verdict(Intent("raise_hand", side="both"), hands=both)
+    assert not verdict(Intent("raise_hand", side="left"), hold_s=0.7, hands=left)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_raising_wants_the_asked_hands_and_no_other():
     ],
 )
 def test_a_wave_swings_twice(asked, waving, amplitude, right):
-    success = success_of(Meaning("wave", side=asked))
+    success = success_of(Intent("wave", side=asked))
     success.begin(truth())
     satisfied = []
     for t in np.arange(0, 4, 0.02):
@@ -176,12 +176,12 @@ def test_pointing_aims_hand_and_arm_at_the_object(angle_deg, right):
     aim = np.array([*(turn @ towards), towards[2]]) / np.linalg.norm(towards)
     hands = np.array([HOME_HANDS[0], SHOULDERS[1] + 0.45 * aim])
     state = {"hands": hands, "axes": [FORWARD_DOWN, aim]}
-    meaning = Meaning("point_at", "red", "cube")
+    meaning = Intent("point_at", "red", "cube")
     assert verdict(meaning, **state) is right
-    assert not verdict(Meaning("point_at", "blue", "ball"), **state)
+    assert not verdict(Intent("point_at", "blue", "ball"), **state)
     assert not verdict(meaning)
 
 
 def test_lowered_hands_are_below_the_waist():
-    assert verdict(Meaning("lower_arms"))
-    assert not verdict(Meaning("lower_arms"), hands=np.array([SHOULDERS[0] + UP, HOME_HANDS[1]]))
+    assert verdict(Intent("lower_arms"))
+    assert not verdict(Intent("lower_arms"), hands=np.array([SHOULDERS[0] + UP, HOME_HANDS[1]]))

@@ -9,7 +9,7 @@ import pytest
 from bridge.contract import UserError
 from sim.scene import sample_scene
 from tasks.catalogue import SHIPPED, Catalogue
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 from tasks.language.parse import read_wording
 from tasks.success import Success
 from tasks.user_task import check_wordings, read_catalogue
@@ -44,7 +44,7 @@ def checked(files: tuple[Path]) -> Catalogue:
 def test_a_task_is_asked_shown_and_judged(tmp_path: Path) -> None:
     catalogue = checked(written(tmp_path, SPREAD))
     trial = catalogue["wings"].trial(np.random.default_rng(0))
-    assert trial.meaning == Meaning("spread_arms") and trial.time_limit_s == 12.0
+    assert trial.meaning == Intent("spread_arms") and trial.time_limit_s == 12.0
     assert isinstance(trial.success(), Success)
     language = catalogue.language
     assert language.from_slots(language.slot_vector(trial.meaning)) == trial.meaning
@@ -66,15 +66,15 @@ def test_two_catalogues_do_not_see_one_another(tmp_path: Path) -> None:
     assert SHIPPED.slots["action"][-1] == "unknown"
     assert wings.slots["action"] == (*SHIPPED.slots["action"], "spread_arms")
     assert orbit.slots["action"] == (*SHIPPED.slots["action"], "orbit")
-    assert wings.language.slot_vector(Meaning("spread_arms"))[0] == 13
-    assert orbit.language.slot_vector(Meaning("orbit"))[0] == 13
+    assert wings.language.slot_vector(Intent("spread_arms"))[0] == 13
+    assert orbit.language.slot_vector(Intent("orbit"))[0] == 13
     for catalogue in (SHIPPED, orbit):
         assert read_wording("make wings", catalogue.language) is None
         assert "spread_arms" not in catalogue.skills
         with pytest.raises(UserError, match="unknown task 'wings'"):
             catalogue["wings"]
         with pytest.raises(ValueError):
-            catalogue.language.slot_vector(Meaning("spread_arms"))
+            catalogue.language.slot_vector(Intent("spread_arms"))
 
 
 def test_a_task_about_an_object_names_one_of_the_scene(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_task_about_an_object_names_one_of_the_scene(tmp_path: Path) -> None:
 def test_a_name_may_begin_like_another(tmp_path: Path) -> None:
     for name in ("walk_like_a_bird", "st", "turn_left_and_right"):
         catalogue = checked(written(tmp_path, SPREAD.replace("spread_arms", name)))
-        assert read_wording("make wings", catalogue.language) == Meaning(name)
+        assert read_wording("make wings", catalogue.language) == Intent(name)
 
 
 @pytest.mark.parametrize(

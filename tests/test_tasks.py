@@ -26,7 +26,7 @@ from tasks.demonstrations.record import RecordConfig, record_episode
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, figures_of
 from tasks.evaluation.floors import FLOORS
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 from tasks.language.parse import read_wording
 
 DT_S = 1 / CONTROL_HZ
@@ -95,11 +95,11 @@ def test_walks_have_a_clear_way():
     def in_the_way(meaning, xy_m):
         return SHIPPED.skill(meaning).in_the_way(meaning, xy_m)
 
-    assert in_the_way(Meaning("walk_backward", amount="distance_2"), (-2.2, 0.3))
-    assert not in_the_way(Meaning("walk_backward", amount="distance_2"), (2.2, 0.3))
-    assert not in_the_way(Meaning("turn_left"), (1.0, 0.0))
+    assert in_the_way(Intent("walk_backward", amount="distance_2"), (-2.2, 0.3))
+    assert not in_the_way(Intent("walk_backward", amount="distance_2"), (2.2, 0.3))
+    assert not in_the_way(Intent("turn_left"), (1.0, 0.0))
     scene = sample_scene(rng)
-    assert SHIPPED.skills["stop"].clear_way(Meaning("stop"), scene) == scene
+    assert SHIPPED.skills["stop"].clear_way(Intent("stop"), scene) == scene
 
 
 QUICK = RecordConfig(most_s=2.5, chained=0.0, absent=0.0, sentences=60)
@@ -142,7 +142,7 @@ def test_going_on_with_another_family_brings_its_sentences(tmp_path):
     found = read_sentences(tmp_path)
     assert found is not None and found.families == ("walk", "gesture")
     assert len(found.texts) == len(found.slots) == 2 * QUICK.sentences
-    skills = {SHIPPED.language.from_slots(slots).action for slots in found.slots}
+    skills = {SHIPPED.language.from_slots(slots).skill for slots in found.slots}
     assert {"stop", "lower_arms"} <= skills
 
 

@@ -213,7 +213,7 @@ def changed(before: dict, model: torch.nn.Module) -> set[str]:
 
 
 def test_words_and_eyes_learn_first(data, tmp_path):
-    trainer = Trainer(config(eyes_share=0.5), data, tmp_path)
+    trainer = Trainer(config(perception_fraction=0.5), data, tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     assert set(trainer.train_step()) == {"slots", "place", "total"}
     assert changed(before, trainer.model) == {"words", "eyes"}
@@ -243,7 +243,7 @@ def test_sentences_without_pictures_teach_words_alone(data, squares, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_two_steps_then_resume_equal_four(data, tmp_path, share):
-    settings = config(quantized_share=share, eyes_share=0.5 - share / 2)
+    settings = config(quantized_share=share, perception_fraction=0.5 - share / 2)
     whole = Trainer(settings, data, tmp_path / "whole")
     for _ in range(4):
         whole.train_step()

@@ -21,7 +21,7 @@ from bridge.data.dataset import DatasetWriter, read_embodiment, read_episode
 from bridge.embodiment import Embodiment
 from bridge.operator.port import OperatorPort
 from bridge.png import decode_png
-from bridge.robot_node import Station
+from bridge.robot_node import RobotNode
 from bridge.wire.client import RemotePolicy
 from bridge.wire.server import ServerInfo, serve_policy
 from robots.g1.embodiment import G1
@@ -117,9 +117,9 @@ def test_two_kinds_of_robots_in_one_process(tmp_path: Path) -> None:
             recorder = stack.enter_context(Recorder(folder / "box", robot.body))
             loop = ControlLoop(robot, link, Safety(robot.body), lambda robot=robot: robot.time_s)
             loop.instruct("walk on")
-            stations.append(Station(loop, port, recorder))
+            stations.append(RobotNode(loop, port, recorder))
         run_until(lambda: all(map(arrived, robots)), stations)
-        files = [station.recorder.write("enough") for station in stations]
+        files = [node.recorder.write("enough") for node in stations]
     for robot, policy, file in zip(robots, policies, files, strict=True):
         check_robot(robot, policy)
         check_recording(file, robot)
@@ -131,12 +131,12 @@ def arrived(robot: Puppet) -> bool:
     return robot.sent[-1][0] > 0.49 and bool((others > 0.24).all())
 
 
-def run_until(condition, stations: list[Station]) -> None:
+def run_until(condition, stations: list[RobotNode]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline
-        for station in stations:
-            tick = station.period()
+        for node in stations:
+            tick = node.step()
             assert tick.order.level <= Level.HOLD and tick.rejected is None, tick.order.cause
         time.sleep(0.005)
 

@@ -1,4 +1,4 @@
-"""The examination of walkers: bodies, adapters, courses and scores, against numbers by hand."""
+"""The examination of walkers: bodies, adapters, scenarios and scores, against numbers by hand."""
 
 import re
 from importlib.util import find_spec
@@ -21,7 +21,13 @@ from bench.walker.baselines import (
 from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
 from bench.walker.bodies import LIFT_M, MESH_PACKAGE, body_model, find_body
 from bench.walker.report import draw_figures, figures_table
-from bench.walker.scenarios import Trace, fixed_course, push_course, random_course, run_course
+from bench.walker.scenarios import (
+    Trace,
+    fixed_scenario,
+    push_scenario,
+    random_scenario,
+    run_scenario,
+)
 from bridge.contract import UserError
 from robots.g1.embodiment import ARM_HOME_RAD, ARMS, JOINT_NAMES, STAND_COMMAND
 from robots.g1.facts import joint_facts
@@ -171,9 +177,9 @@ def test_a_peer_of_many_robots_answers_as_the_published_graph_and_leaves_arms_th
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_walk_on_our_body_while_arms_move(name, ours):
-    course = fixed_course([(0.5, 0, 0), (0, 0, 0.8)], 2, seconds=3.0)
-    course.commands[..., ARMS] = random_course(4, 3.0, seed=0).commands[..., ARMS]
-    trace = run_course(course, ours, peer_walker(name), threads=1)
+    scenario = fixed_scenario([(0.5, 0, 0), (0, 0, 0.8)], 2, seconds=3.0)
+    scenario.commands[..., ARMS] = random_scenario(4, 3.0, seed=0).commands[..., ARMS]
+    trace = run_scenario(scenario, ours, peer_walker(name), threads=1)
     assert trace.falls() == 0
     forward, turning = trace.velocity[-50:].mean(axis=0).reshape(2, 2, 3).mean(axis=1)
     assert forward[0] > 0.25 and turning[2] > 0.5
@@ -224,14 +230,14 @@ def test_a_payload_weighs_what_it_should(ours):
     assert loaded.body_mass.sum() == pytest.approx(ours.body_mass.sum() + 3.0)
 
 
-# --- courses ---
+# --- scenarios ---
 
 
 def test_random_courses_are_alike_and_within_what_is_asked():
-    one, same = random_course(6, 8.0, 3), random_course(6, 8.0, 3)
+    one, same = random_scenario(6, 8.0, 3), random_scenario(6, 8.0, 3)
     assert np.array_equal(one.commands, same.commands)
     assert np.array_equal(one.headings, same.headings)
-    assert not np.array_equal(one.commands, random_course(6, 8.0, 4).commands)
+    assert not np.array_equal(one.commands, random_scenario(6, 8.0, 4).commands)
     assert one.commands.shape == (400, 6, 18)
     velocity, arms = one.commands[..., :3], one.commands[..., ARMS]
     assert (velocity >= [-0.6, -0.4, -1.0]).all() and (velocity <= [1.0, 0.4, 1.0]).all()
@@ -242,14 +248,14 @@ def test_random_courses_are_alike_and_within_what_is_asked():
 
 
 def test_pushes_come_from_all_sides_at_moments_alike_for_all_speeds():
-    course = push_course([(0, 0, 0), (0.5, 0, 0)], (0.5, 1.2), directions=4, seed=0)
-    assert course.n == 16 and course.steps == 350
-    assert course.commands[0, :, 0].tolist() == [0.0] * 8 + [0.5] * 8
-    assert course.pushes[4:8] == pytest.approx(
+    scenario = push_scenario([(0, 0, 0), (0.5, 0, 0)], (0.5, 1.2), directions=4, seed=0)
+    assert scenario.n == 16 and scenario.steps == 350
+    assert scenario.commands[0, :, 0].tolist() == [0.0] * 8 + [0.5] * 8
+    assert scenario.pushes[4:8] == pytest.approx(
         np.array([[1.2, 0], [0, 1.2], [-1.2, 0], [0, -1.2]]), abs=1e-12
     )
-    assert np.array_equal(course.push_steps, np.tile(course.push_steps[:4], 4))
-    assert (course.push_steps >= 100).all() and (course.push_steps <= 150).all()
+    assert np.array_equal(scenario.push_steps, np.tile(scenario.push_steps[:4], 4))
+    assert (scenario.push_steps >= 100).all() and (scenario.push_steps <= 150).all()
 
 
 def test_who_falls_counts_no_more(ours):
@@ -263,10 +269,15 @@ def test_who_falls_counts_no_more(ours):
             targets[1, [3, 9]] = 2.6  # both knees
             return targets
 
-    walker = baselines.Examinee("collapse", lambda n: Collapse(), *GAINS)
+    walker = baselines.Entrant("collapse", lambda n: Collapse(), *GAINS)
     calls = []
-    trace = run_course(
-        fixed_course([(0, 0, 0)] * 2, 1, 1.0), ours, walker, 1, lambda: calls.append(1), record=True
+    trace = run_scenario(
+        fixed_scenario([(0, 0, 0)] * 2, 1, 1.0),
+        ours,
+        walker,
+        1,
+        lambda: calls.append(1),
+        record=True,
     )
     assert len(calls) == 50 and trace.qpos.shape == (50, 2, 36)
     assert trace.upright[:, 0].all() and not trace.upright[-1, 1] and trace.falls() == 1
@@ -296,8 +307,8 @@ def trace_of(steps: int, n: int, **parts: np.ndarray) -> Trace:
 
 
 def test_errors_count_a_second_after_each_command_and_before_a_fall():
-    course = fixed_course([(0.5, 0, 0), (0, 0, 0)], 1, 3.0)
-    course.commands[75:, 1, 2] = 0.4
+    scenario = fixed_scenario([(0.5, 0, 0), (0, 0, 0)], 1, 3.0)
+    scenario.commands[75:, 1, 2] = 0.4
     velocity = np.zeros((150, 2, 3))
     velocity[:, 0] = [0.2, 0.4, 0.1]  # 0.5 m/s and 0.1 rad/s off
     velocity[75:125, 1] = 9.0  # within a second of the new command
@@ -307,7 +318,7 @@ def test_errors_count_a_second_after_each_command_and_before_a_fall():
     acc = np.full((150, 2), 10.0)
     acc[20, 0], acc[120, 0], acc[5, 1] = 30.0, 999.0, 50.0
     found = benchmark._score_commands(
-        trace_of(150, 2, velocity=velocity, upright=upright, joint_acc_rad_s2=acc), course
+        trace_of(150, 2, velocity=velocity, upright=upright, joint_acc_rad_s2=acc), scenario
     )
     # Robot 0 counts in steps 50 to 99, robot 1 in 50 to 74 and from 125 on.
     assert found["falls"] == 0.5

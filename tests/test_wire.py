@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from bridge.contract import (
     INSTRUCTION_MAX_BYTES,
     ActionChunk,
+    InferenceStats,
     Observation,
     Refusal,
     Status,
-    Thinking,
     UserError,
     check_instruction,
 )
@@ -34,7 +34,7 @@ def make_observation(time_s: float = 1.5) -> Observation:
 
 def make_chunk() -> ActionChunk:
     commands = np.tile(STAND_COMMAND, (16, 1)) + np.arange(16, dtype=np.float32)[:, None]
-    thinking = Thinking(((0.25, 0.75), (1.0, 0.0)), tokens=108, steps=6)
+    thinking = InferenceStats(((0.25, 0.75), (1.0, 0.0)), tokens=108, steps=6)
     return ActionChunk(1.5, commands, Status.DONE, 0.75, {"colour": "red"}, thinking)
 
 
@@ -60,7 +60,7 @@ def test_chunk_round_trip():
     np.testing.assert_array_equal(found.commands, chunk.commands)
     assert found.status is Status.DONE and found.status_probability == 0.75
     assert found.observed_at_s == 1.5 and found.understood == {"colour": "red"}
-    assert found.thinking == chunk.thinking
+    assert found.stats == chunk.stats
 
 
 def test_a_refusal_travels_with_its_reason_and_earlier_peers_tell_none():

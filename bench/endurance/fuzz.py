@@ -143,7 +143,7 @@ def _fuzz_port(frames: int, rng: np.random.Generator) -> dict[str, float]:
                             continue
                         for frame in _heard(port, peer, mutated(_one_of(commands, rng), rng)):
                             reply = operator_wire.unpack(operator_wire.REPLIES, frame)
-                            obeyed += isinstance(reply, operator_wire.Done)
+                            obeyed += isinstance(reply, operator_wire.Accepted)
                             epoch = _epoch_of(reply) or epoch
                 _still_stops(port, stopper)
             refused = port.counters["malformed_messages"]

@@ -17,8 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.faults.proxy import Chaos, ChaosProxy
-from bench.faults.rig import Child, Rig, Trial, bundle_server, command, new_trial, robot_at_work
+from bench.faults.proxy import Impairment, ImpairmentProxy
+from bench.faults.rig import (
+    Child,
+    FaultTrial,
+    Rig,
+    bundle_server,
+    command,
+    new_trial,
+    robot_at_work,
+)
 from bench.faults.trace import verdict
 from bench.footprint import Footprint, footprint_of
 from bridge.contract import UserError
@@ -58,7 +66,7 @@ class SoakConfig:
 class Soak:
     """A robot with its server and a network between them, and the faults that befall it."""
 
-    def __init__(self, trial: Trial, rng: np.random.Generator) -> None:
+    def __init__(self, trial: FaultTrial, rng: np.random.Generator) -> None:
         self.counts: Counter[str] = Counter()
         self.wrong: set[str] = set()
         self.doing = "beginning"
@@ -103,9 +111,9 @@ class Soak:
     def _serve(self) -> Child:
         return self._serving.enter_context(bundle_server(self._trial))
 
-    def _connect(self) -> ChaosProxy:
+    def _connect(self) -> ImpairmentProxy:
         seed = int(self._rng.integers(1 << 31))
-        proxy = ChaosProxy(self._front, self._trial.policy_address, seed=seed)
+        proxy = ImpairmentProxy(self._front, self._trial.policy_address, seed=seed)
         return self._network.enter_context(proxy)
 
     def _instruct(self) -> None:
@@ -130,7 +138,7 @@ class Soak:
     def _disturb(self) -> None:
         chance = self._rng.uniform(0.0, 0.3, size=5)
         self._proxy.disturb(
-            Chaos(
+            Impairment(
                 delay_s=float(self._rng.uniform(0.0, 0.4)),
                 jitter_s=float(self._rng.uniform(0.0, 0.2)),
                 loss=float(chance[0]),
@@ -142,7 +150,7 @@ class Soak:
             )
         )
         self._pass_time()
-        self._proxy.disturb(Chaos())
+        self._proxy.disturb(Impairment())
 
     def _stop(self) -> None:
         self.rig.operator.stop()
@@ -184,7 +192,7 @@ def soak(hitogata: Sequence[str], config: SoakConfig = SoakConfig()) -> dict[str
     grown = _growth(before, after) if before and after else {}
     wrong = sorted(soaked.wrong) + _leaks(grown)
     outcome = verdict(wrong, f"upright after {minutes:.3g} minutes", told)
-    counters = {name: int(soaked.rig.station.loop.safety.counters[name]) for name in _SHOWN}
+    counters = {name: int(soaked.rig.node.loop.safety.counters[name]) for name in _SHOWN}
     return {
         **asdict(outcome),
         "minutes": minutes,

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from functools import partial
 
 from bench.faults.rig import (
+    FaultTrial,
     Noted,
     Rig,
-    Trial,
     levels,
     robot_at_work,
     scripted_server,
     upright,
 )
-from bench.faults.trace import Outcome
+from bench.faults.trace import FaultOutcome
 from bridge.control.safety import Level
 
 HOUR_S = 3600.0
@@ -24,7 +24,7 @@ LATE_S = 0.4
 SHOVE_M_S = 4.0
 
 
-def frozen_camera(trial: Trial) -> Outcome:
+def frozen_camera(trial: FaultTrial) -> FaultOutcome:
     """The camera shows the same picture for over half a second."""
     with _walking(trial, render=True) as rig:
         began_s = rig.noted[-1].time_s
@@ -44,7 +44,7 @@ def frozen_camera(trial: Trial) -> Outcome:
     )
 
 
-def clock(jump_s: float, trial: Trial) -> Outcome:
+def clock(jump_s: float, trial: FaultTrial) -> FaultOutcome:
     """The wall clock jumps by an hour in mid-walk: nothing of ours goes by it."""
     honest = time.time
     with _walking(trial) as rig:
@@ -52,7 +52,7 @@ def clock(jump_s: float, trial: Trial) -> Outcome:
         try:
             during = rig.rest(2.0)
             read = rig.until(lambda seen: True)
-            rig.station.recorder.write("the clock has jumped")
+            rig.node.recorder.write("the clock has jumped")
         finally:
             time.time = honest
     return rig.outcome(
@@ -60,11 +60,11 @@ def clock(jump_s: float, trial: Trial) -> Outcome:
         read.cause or f"{read.chunk_rate_hz:.1f} chunks a second",
         kept_running=levels(during) == {Level.RUN},
         upright=upright(rig.noted),
-        recorded=not rig.station.recorder.trouble,
+        recorded=not rig.node.recorder.trouble,
     )
 
 
-def overrun(trial: Trial) -> Outcome:
+def overrun(trial: FaultTrial) -> FaultOutcome:
     """The control loop is kept from its work for many periods, three times."""
     with _walking(trial) as rig:
         before = rig.pace.overruns
@@ -83,7 +83,7 @@ def overrun(trial: Trial) -> Outcome:
     )
 
 
-def fall(trial: Trial) -> Outcome:
+def fall(trial: FaultTrial) -> FaultOutcome:
     """A shove throws the robot over: motors only brake, and nobody releases it as it lies."""
     with _walking(trial) as rig:
         rig.robot.push_m_s = SHOVE_M_S
@@ -114,7 +114,7 @@ FAULTS = {
 
 
 @contextmanager
-def _walking(trial: Trial, render: bool = False) -> Iterator[Rig]:
+def _walking(trial: FaultTrial, render: bool = False) -> Iterator[Rig]:
     place = trial.policy_address
     with scripted_server(place), robot_at_work(trial, place, render=render) as rig:
         rig.walk()

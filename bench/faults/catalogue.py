@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Callable, Sequence
 
 from bench.faults import body, disk, instructions, network, process, security, server, values
-from bench.faults.rig import Trial, new_trial
-from bench.faults.trace import Outcome
+from bench.faults.rig import FaultTrial, new_trial
+from bench.faults.trace import FaultOutcome
 from bridge.contract import UserError
 
-FAULTS: dict[str, Callable[[Trial], Outcome]] = {
+FAULTS: dict[str, Callable[[FaultTrial], FaultOutcome]] = {
     **server.FAULTS,
     **network.FAULTS,
     **values.FAULTS,
@@ -31,7 +31,7 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) or tuple(FAULTS)
 
 
-def try_fault(name: str, hitogata: Sequence[str]) -> Outcome:
+def try_fault(name: str, hitogata: Sequence[str]) -> FaultOutcome:
     """Tries one fault; what never happens is an outcome too.
 
     `hitogata` is the command line that starts the program.
@@ -40,7 +40,7 @@ def try_fault(name: str, hitogata: Sequence[str]) -> Outcome:
         try:
             return FAULTS[name](trial)
         except (UserError, TimeoutError) as error:
-            return Outcome(False, f"BUT {error}", "", "unknown")
+            return FaultOutcome(False, f"BUT {error}", "", "unknown")
 
 
 def purpose(name: str) -> str:

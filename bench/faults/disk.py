@@ -16,7 +16,7 @@ from bench.faults.rig import (
     PYTHON,
     WAIT_S,
     Child,
-    Trial,
+    FaultTrial,
     command,
     levels,
     robot_at_work,
@@ -25,7 +25,7 @@ from bench.faults.rig import (
     seen,
     upright,
 )
-from bench.faults.trace import Outcome, breaches_of, verdict
+from bench.faults.trace import FaultOutcome, breaches_of, verdict
 from bridge.blackbox.recording import read_recording
 from bridge.contract import UserError
 from bridge.control.safety import Level
@@ -35,7 +35,7 @@ MOST_LOST_S = 1.0
 PREFILL = "prefill.onnx"
 
 
-def disk_full(trial: Trial) -> Outcome:
+def disk_full(trial: FaultTrial) -> FaultOutcome:
     """Nothing can be written any more while the black box records."""
     with robot_process(trial) as (robot, operator):
         unlimited = resource.prlimit(robot.pid, resource.RLIMIT_FSIZE)
@@ -63,7 +63,7 @@ def disk_full(trial: Trial) -> Outcome:
     )
 
 
-def killed_recording(trial: Trial) -> Outcome:
+def killed_recording(trial: FaultTrial) -> FaultOutcome:
     """kill -9 of the robot's own process while it records."""
     with robot_process(trial) as (robot, operator):
         begun_s = seen(operator, lambda now: True).time_s
@@ -82,7 +82,7 @@ def killed_recording(trial: Trial) -> Outcome:
     )
 
 
-def killed_checkpointing(trial: Trial) -> Outcome:
+def killed_checkpointing(trial: FaultTrial) -> FaultOutcome:
     """kill -9 of a training while it writes a checkpoint, fifty times."""
     rng = np.random.default_rng(0)
     path, steps = trial.folder / "checkpoint.safetensors", [0]
@@ -107,7 +107,7 @@ def killed_checkpointing(trial: Trial) -> Outcome:
     )
 
 
-def corrupted_model(trial: Trial) -> Outcome:
+def corrupted_model(trial: FaultTrial) -> FaultOutcome:
     """A bit of a graph of the bundle has flipped."""
     bundle = trial.folder / "bundle"
     shutil.copytree(BUNDLE, bundle)
@@ -117,7 +117,7 @@ def corrupted_model(trial: Trial) -> Outcome:
     return _not_served(trial, "altered", str(bundle))
 
 
-def missing_provider(trial: Trial) -> Outcome:
+def missing_provider(trial: FaultTrial) -> FaultOutcome:
     """A GPU is insisted on, and there is none."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
     return _not_served(trial, "--strict-gpu", str(BUNDLE), "--strict-gpu", **hidden)
@@ -157,7 +157,7 @@ def _next_write_s(path: Path) -> float:
     return changes_s[1] - changes_s[0]
 
 
-def _not_served(trial: Trial, remedy: str, *serve: str, **environment: str) -> Outcome:
+def _not_served(trial: FaultTrial, remedy: str, *serve: str, **environment: str) -> FaultOutcome:
     """A bundle that no server opens, and a robot that is told to walk by it."""
     place = trial.policy_address
     told = "nothing: it is served"

@@ -15,7 +15,7 @@ Frames = list[bytes]
 
 
 @dataclass(frozen=True)
-class Chaos:
+class Impairment:
     """What happens to the messages of one direction; the chances are 0 to 1 for each message.
 
     Attributes:
@@ -39,7 +39,7 @@ class Chaos:
     stalled: bool = False
 
 
-class Way:
+class Direction:
     """One direction of one client's traffic, in the hands of chance."""
 
     def __init__(self, rng: np.random.Generator, counters: Counter[str]) -> None:
@@ -53,7 +53,7 @@ class Way:
         held_s = self._held[0] + _HELD_S if self._held else np.inf
         return min(self._waiting[0][0], held_s) if self._waiting else held_s
 
-    def enter(self, frames: Frames, chaos: Chaos) -> None:
+    def enter(self, frames: Frames, chaos: Impairment) -> None:
         # As many numbers for every message, so that one setting does not change another's chance.
         late, lost, doubled, swapped, cut, changed, *where = self._rng.random(9)
         if lost < chaos.loss or len(self._waiting) >= _MOST_WAITING:

@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.faults.peer import OVERTAKEN
-from bench.faults.proxy import Chaos, ChaosProxy
+from bench.faults.proxy import Impairment, ImpairmentProxy
 from bench.faults.rig import (
+    FaultTrial,
     Noted,
     Rig,
-    Trial,
     frames_server,
     levels,
     robot_at_work,
     scripted_server,
     upright,
 )
-from bench.faults.trace import Outcome
+from bench.faults.trace import FaultOutcome
 from bridge.control.safety import Level
 from robots.g1.embodiment import VEL_X
 
 DISTURBED_S = 4.0
-DELAY = Chaos(delay_s=0.25)  # of each way
-LOSS = Chaos(loss=0.3)
-DUPLICATES = Chaos(duplication=1.0)
-MUTE = Chaos(loss=1.0)
+DELAY = Impairment(delay_s=0.25)  # of each way
+LOSS = Impairment(loss=0.3)
+DUPLICATES = Impairment(duplication=1.0)
+MUTE = Impairment(loss=1.0)
 
 
-def delay(trial: Trial) -> Outcome:
+def delay(trial: FaultTrial) -> FaultOutcome:
     """Every round trip takes half a second more."""
     with _network(trial) as (proxy, rig):
         proxy.disturb(DELAY)
@@ -42,7 +42,7 @@ def delay(trial: Trial) -> Outcome:
     )
 
 
-def loss(trial: Trial) -> Outcome:
+def loss(trial: FaultTrial) -> FaultOutcome:
     """Three messages of ten vanish."""
     with _network(trial) as (proxy, rig):
         proxy.disturb(LOSS)
@@ -60,7 +60,7 @@ def loss(trial: Trial) -> Outcome:
     )
 
 
-def duplicates(trial: Trial) -> Outcome:
+def duplicates(trial: FaultTrial) -> FaultOutcome:
     """Every message arrives twice: each is obeyed once."""
     with _network(trial) as (proxy, rig):
         proxy.disturb(DUPLICATES)
@@ -77,7 +77,7 @@ def duplicates(trial: Trial) -> Outcome:
     )
 
 
-def reordered(trial: Trial) -> Outcome:
+def reordered(trial: FaultTrial) -> FaultOutcome:
     """Before and after every answer come those to the question before."""
     place = trial.policy_address
     with frames_server(place), robot_at_work(trial, place) as rig:
@@ -96,7 +96,7 @@ def reordered(trial: Trial) -> Outcome:
     )
 
 
-def half_open(trial: Trial) -> Outcome:
+def half_open(trial: FaultTrial) -> FaultOutcome:
     """The server hears the robot, the robot hears nothing, and the connection stands."""
     with _network(trial) as (proxy, rig):
         proxy.replies = MUTE
@@ -121,12 +121,12 @@ FAULTS = {
 
 
 @contextmanager
-def _network(trial: Trial) -> Iterator[tuple[ChaosProxy, Rig]]:
+def _network(trial: FaultTrial) -> Iterator[tuple[ImpairmentProxy, Rig]]:
     """A robot that walks, with a bad network, still calm, between it and its policy."""
     front = f"ipc://{trial.folder}/network.sock"
     with (
         scripted_server(trial.policy_address),
-        ChaosProxy(front, trial.policy_address) as proxy,
+        ImpairmentProxy(front, trial.policy_address) as proxy,
         robot_at_work(trial, front) as rig,
     ):
         rig.walk()

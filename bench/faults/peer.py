@@ -31,7 +31,7 @@ from bench.doubles import (
     commands_with,
     walk_commands,
 )
-from bridge.compat.adapter import Door
+from bridge.compat.adapter import Endpoint
 from bridge.compat.gr00t import serve_gr00t
 from bridge.compat.openpi import serve_openpi
 from bridge.contract import Status
@@ -154,7 +154,7 @@ def main() -> None:
     elif told.kind == "viewer":
         watch(told.address)
     elif told.kind in _FOREIGN:
-        info, door = ServerInfo(SCRIPT, SCRIPT), Door(told.address)
+        info, door = ServerInfo(SCRIPT, SCRIPT), Endpoint(told.address)
         _FOREIGN[told.kind](WalkPolicy(), G1, door, info, lambda place: print(place, flush=True))
     else:
         info = ServerInfo(told.model_id, told.normalisation_id)

@@ -10,9 +10,9 @@ import numpy as np
 
 from bench.faults.rig import (
     WAIT_S,
+    FaultTrial,
     Noted,
     Rig,
-    Trial,
     levels,
     peer,
     robot_at_work,
@@ -21,7 +21,7 @@ from bench.faults.rig import (
     seen,
     upright,
 )
-from bench.faults.trace import Outcome, breaches_of, verdict
+from bench.faults.trace import FaultOutcome, breaches_of, verdict
 from bridge.blackbox.recording import Recording, read_recording
 from bridge.control.safety import Level
 from robots.g1.embodiment import STATE_FIELDS
@@ -31,7 +31,7 @@ GRAVITY_Z = STATE_FIELDS.index("gravity_z")
 BEFORE_S, STALLED_S = 1.0, 3.0
 
 
-def ended(number: int, trial: Trial) -> Outcome:
+def ended(number: int, trial: FaultTrial) -> FaultOutcome:
     """The robot's program is told to end, in mid-walk."""
     with robot_process(trial) as (robot, operator):
         robot.send_signal(number)
@@ -51,12 +51,12 @@ def ended(number: int, trial: Trial) -> Outcome:
     )
 
 
-def stalled_viewer(trial: Trial) -> Outcome:
+def stalled_viewer(trial: FaultTrial) -> FaultOutcome:
     """A viewer is suspended while telemetry is published."""
     place = trial.policy_address
     with scripted_server(place), robot_at_work(trial, place) as rig:
         rig.walk()
-        with peer("viewer", rig.station.port.addresses.telemetry) as viewer:
+        with peer("viewer", rig.node.port.addresses.telemetry) as viewer:
             before, _ = _timed(rig, BEFORE_S)
             viewer.send_signal(signal.SIGSTOP)
             with_it, during = _timed(rig, STALLED_S)

@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bench.faults.impairment import Chaos, Frames, Way
+from bench.faults.impairment import Direction, Frames, Impairment
 from bridge.contract import UserError
 from bridge.wire import sockets
 
@@ -22,12 +22,12 @@ _LOOK_S = 0.02  # how late a change of settings, or the end, may be noticed
 _MOST_WAITING = 1000
 _MAX_PEERS = 64
 
-CALM = Chaos()
+CALM = Impairment()
 
 _Socket = zmq.Socket[bytes]
 
 
-class ChaosProxy:
+class ImpairmentProxy:
     """Lets clients that connect to `front_address` reach the server at `back_address`.
 
     `requests` and `replies` are the settings per direction, and may be assigned at any time; what
@@ -43,8 +43,8 @@ class ChaosProxy:
         self,
         front_address: str,
         back_address: str,
-        requests: Chaos = CALM,
-        replies: Chaos = CALM,
+        requests: Impairment = CALM,
+        replies: Impairment = CALM,
         seed: int = 0,
     ) -> None:
         self.requests, self.replies = requests, replies
@@ -63,7 +63,7 @@ class ChaosProxy:
         self._thread = threading.Thread(target=self._run, name="chaos", daemon=True)
         self._thread.start()
 
-    def disturb(self, both: Chaos) -> None:
+    def disturb(self, both: Impairment) -> None:
         """Gives both directions the same settings."""
         self.requests = self.replies = both
 
@@ -72,7 +72,7 @@ class ChaosProxy:
         self._ended.set()
         self._thread.join()
 
-    def __enter__(self) -> ChaosProxy:
+    def __enter__(self) -> ImpairmentProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,7 +102,7 @@ class ChaosProxy:
         poller = zmq.Poller()
         for socket in (self._front, *(peer.socket for peer in self._peers.values())):
             poller.register(socket, zmq.POLLIN)
-        ways: list[Way] = []
+        ways: list[Direction] = []
         ways += [] if self.requests.stalled else [peer.there for peer in self._peers.values()]
         ways += [] if self.replies.stalled else [peer.back for peer in self._peers.values()]
         left_s = min((way.due_s for way in ways), default=np.inf) - time.monotonic()
@@ -126,7 +126,7 @@ class ChaosProxy:
                 self._peers.pop(next(iter(self._peers))).close()
             self._met += 1
             rngs = [np.random.default_rng((self._seed, self._met, way)) for way in range(2)]
-            there, back = (Way(rng, self.counters) for rng in rngs)
+            there, back = (Direction(rng, self.counters) for rng in rngs)
             peer = _Peer(self._context, self._back_address, there, back)
         self._peers[name] = peer
         return peer
@@ -148,7 +148,9 @@ class ChaosProxy:
 class _Peer:
     """One client's connection to the server, and what is on its way in both directions."""
 
-    def __init__(self, context: zmq.Context[_Socket], address: str, there: Way, back: Way) -> None:
+    def __init__(
+        self, context: zmq.Context[_Socket], address: str, there: Direction, back: Direction
+    ) -> None:
         self.there, self.back = there, back
         self.socket = context.socket(zmq.DEALER)
         _set_options(self.socket, address)

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from assets import asset_path
-from bench.faults.trace import Outcome, breaches, joint_breaches, verdict
+from bench.faults.trace import FaultOutcome, breaches, joint_breaches, verdict
 from bridge.blackbox.recorder import Recorder
 from bridge.contract import Observation, UserError
 from bridge.control.loop import ControlLoop, Pace
@@ -29,7 +29,7 @@ from bridge.control.safety import Level, Safety
 from bridge.operator.client import Operator
 from bridge.operator.messages import Telemetry
 from bridge.operator.port import OperatorPort
-from bridge.robot_node import Station, Truth
+from bridge.robot_node import GroundTruth, RobotNode
 from bridge.wire.keys import ClientKeys, ServerKeys
 from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
 from sim.scene import sample_scene
@@ -45,7 +45,7 @@ PYTHON = (sys.executable, "-P")
 
 
 @dataclass(frozen=True)
-class Trial:
+class FaultTrial:
     """Where a robot is put to the test: a folder for it, and the command line of `hitogata`."""
 
     folder: Path
@@ -61,10 +61,10 @@ class Trial:
 
 
 @contextmanager
-def new_trial(hitogata: Sequence[str]) -> Iterator[Trial]:
+def new_trial(hitogata: Sequence[str]) -> Iterator[FaultTrial]:
     """A trial in a folder that is gone afterwards."""
     with TemporaryDirectory(prefix="hitogata-") as folder:
-        yield Trial(Path(folder), hitogata)
+        yield FaultTrial(Path(folder), hitogata)
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,19 @@ class TracedRobot:
     def begin_instruction(self) -> None:
         self.world.begin_instruction()
 
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         qpos = self.world.qpos()
-        return Truth(qpos[:7].tolist(), qpos)
+        return GroundTruth(qpos[:7].tolist(), qpos)
 
 
 class Rig:
-    """A robot's station in a thread, in real time, and an operator who commands it.
+    """A robot's node in a thread, in real time, and an operator who commands it.
 
     `noted` has every period so far.
     """
 
-    def __init__(self, robot: TracedRobot, station: Station, operator: Operator) -> None:
-        self.robot, self.station, self.operator = robot, station, operator
+    def __init__(self, robot: TracedRobot, node: RobotNode, operator: Operator) -> None:
+        self.robot, self.node, self.operator = robot, node, operator
         self.noted: list[Noted] = []
         self.pace = Pace(PERIOD_S)
         self._stopping = threading.Event()
@@ -203,7 +203,9 @@ class Rig:
         """The first period of a level, later than a time."""
         return next((n for n in self.noted if n.level == level and n.time_s > after_s), None)
 
-    def outcome(self, robot: str, operator: str, lost: str = "nothing", **facts: bool) -> Outcome:
+    def outcome(
+        self, robot: str, operator: str, lost: str = "nothing", **facts: bool
+    ) -> FaultOutcome:
         """Of claims by name: what does not hold, and what the trace shows, is told."""
         wrong = [name.replace("_", " ") for name, holds in facts.items() if not holds]
         wrong = [f"not {name}" for name in wrong]
@@ -222,11 +224,11 @@ class Rig:
     def _work(self) -> None:
         try:
             while not self._stopping.is_set():
-                tick = self.station.period(self.pace.overruns)
+                tick = self.node.step(self.pace.overruns)
                 upright = not self.robot.world.fallen()
                 noted = Noted(tick.time_s, tick.order.level, tick.order.cause, upright)
                 self.noted.append(noted)
-                self.pace.wait(self.station.port.sleep)
+                self.pace.wait(self.node.port.sleep)
             self.robot.world.close()
         except BaseException as error:  # shown to whoever waits for this robot
             self._error = error
@@ -288,7 +290,7 @@ def levels(periods: Sequence[Noted]) -> set[Level]:
 
 @contextmanager
 def robot_at_work(
-    trial: Trial,
+    trial: FaultTrial,
     policy: str,
     render: bool = False,
     keys: ClientKeys | None = None,
@@ -310,9 +312,9 @@ def robot_at_work(
         port = stack.enter_context(OperatorPort(place, G1, simulated=True, keys=port_keys))
         recorder = stack.enter_context(Recorder(trial.folder / "box", G1))
         loop = ControlLoop(robot, link, Safety(G1), lambda: world.time_s)
-        station = Station(loop, port, recorder, robot.truth)
+        node = RobotNode(loop, port, recorder, robot.truth)
         operator = Operator(place, "anna", WAIT_S, operator_keys)
-        rig = Rig(robot, station, operator)
+        rig = Rig(robot, node, operator)
         # The operator leaves while the robot still listens.
         stack.callback(rig.close)
         stack.callback(operator.close)
@@ -354,7 +356,7 @@ def running(command: Sequence[str], **environment: str) -> Iterator[Child]:
         process.communicate()
 
 
-def bundle_server(trial: Trial) -> AbstractContextManager[Child]:
+def bundle_server(trial: FaultTrial) -> AbstractContextManager[Child]:
     """The shipped bundle, served where the trial expects its policy."""
     return running((*trial.hitogata, "serve", str(BUNDLE), "--address", trial.policy_address))
 
@@ -375,7 +377,7 @@ def peer(*arguments: str) -> AbstractContextManager[Child]:
 
 
 @contextmanager
-def robot_process(trial: Trial) -> Iterator[tuple[Child, Operator]]:
+def robot_process(trial: FaultTrial) -> Iterator[tuple[Child, Operator]]:
     """`hitogata simulate` as a process, walking by a scripted policy, and who commands it.
 
     Its black box is in the trial's folder, in box/.

@@ -12,14 +12,14 @@ import zmq
 
 from bench.faults.rig import (
     WAIT_S,
+    FaultTrial,
     Rig,
-    Trial,
     levels,
     robot_at_work,
     scripted_server,
     upright,
 )
-from bench.faults.trace import Outcome
+from bench.faults.trace import FaultOutcome
 from bridge.contract import Observation, UserError
 from bridge.control.safety import Level
 from bridge.embodiment import Embodiment
@@ -48,21 +48,21 @@ class Lab:
         return client_keys(self.folder / name, self.folder / "lab" / "lab.public")
 
 
-def no_key(trial: Trial) -> Outcome:
+def no_key(trial: FaultTrial) -> FaultOutcome:
     """A client of ours without keys at a server with keys."""
     with _lab(trial) as lab:
         told = _refusal(lambda: RemotePolicy(lab.address, G1))
         return _undisturbed(lab.rig, told, remedy_told="--keys FOLDER" in told)
 
 
-def wrong_key(trial: Trial) -> Outcome:
+def wrong_key(trial: FaultTrial) -> FaultOutcome:
     """A client whose key the server does not allow."""
     with _lab(trial) as lab:
         told = _refusal(lambda: RemotePolicy(lab.address, G1, keys=lab.keys("eve")))
         return _undisturbed(lab.rig, told, remedy_told="hitogata keys allow" in told)
 
 
-def plain_client(trial: Trial) -> Outcome:
+def plain_client(trial: FaultTrial) -> FaultOutcome:
     """A peer that speaks ZeroMQ without encryption to a server with keys."""
     with _lab(trial) as lab:
         with _raw(lab.address) as socket:
@@ -71,10 +71,10 @@ def plain_client(trial: Trial) -> Outcome:
         return _undisturbed(lab.rig, "nothing: the stranger is not answered", ignored=not answered)
 
 
-def observer_commands(trial: Trial) -> Outcome:
+def observer_commands(trial: FaultTrial) -> FaultOutcome:
     """Somebody who only watches commands: by asking, by claiming, by a forged lease."""
     with _lab(trial) as lab:
-        port = lab.rig.station.port
+        port = lab.rig.node.port
         with Operator(port.addresses.commands, "eve", WAIT_S) as eve:
             unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
             held = _refusal(eve.claim)
@@ -82,7 +82,7 @@ def observer_commands(trial: Trial) -> Outcome:
             session=STRANGE_SESSION, epoch=1, sequence=9, stops=0, text="walk backwards"
         )
         reply = _operator_reply(port.addresses.commands, forged)
-        same = lab.rig.station.loop.instruction == "walk"
+        same = lab.rig.node.loop.instruction == "walk"
         return _undisturbed(
             lab.rig,
             f"{unclaimed} / {held}",
@@ -93,7 +93,7 @@ def observer_commands(trial: Trial) -> Outcome:
         )
 
 
-def wrong_protocol(trial: Trial) -> Outcome:
+def wrong_protocol(trial: FaultTrial) -> FaultOutcome:
     """Clients and operators of another release."""
     with _lab(trial) as lab:
         with _raw(lab.address, lab.keys("g1")) as socket:
@@ -104,14 +104,14 @@ def wrong_protocol(trial: Trial) -> Outcome:
             protocol=STRANGE_PROTOCOL,
             name="eve",
         )
-        denied = _operator_reply(lab.rig.station.port.addresses.commands, claim)
+        denied = _operator_reply(lab.rig.node.port.addresses.commands, claim)
         both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
         values_told = told.count(f"{STRANGE_PROTOCOL} here and {wire.PROTOCOL}") == 2
         return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
 
 
-def wrong_image(trial: Trial) -> Outcome:
+def wrong_image(trial: FaultTrial) -> FaultOutcome:
     """A client whose picture is of another size than it says, and one without a camera."""
     with _lab(trial) as lab:
         with _raw(lab.address, lab.keys("g1")) as socket:
@@ -126,7 +126,7 @@ def wrong_image(trial: Trial) -> Outcome:
         return _undisturbed(lab.rig, told, refused=both, size_told=f"{IMAGE_SIZE // 2}" in told)
 
 
-def strange_operator(trial: Trial) -> Outcome:
+def strange_operator(trial: FaultTrial) -> FaultOutcome:
     """Operators without a key, or with one that is not allowed, at a robot with keys."""
     keys = {name: trial.folder / name for name in ("g1", "anna", "eve")}
     for name, place in keys.items():
@@ -164,7 +164,7 @@ FAULTS = {
 
 
 @contextmanager
-def _lab(trial: Trial) -> Iterator[Lab]:
+def _lab(trial: FaultTrial) -> Iterator[Lab]:
     keys = {name: trial.folder / name for name in ("lab", "g1", "eve")}
     for name, place in keys.items():
         make_pair(place, name)
@@ -178,7 +178,7 @@ def _lab(trial: Trial) -> Iterator[Lab]:
         yield Lab(rig, server.said, trial.folder)
 
 
-def _undisturbed(rig: Rig, told: str, **facts: bool) -> Outcome:
+def _undisturbed(rig: Rig, told: str, **facts: bool) -> FaultOutcome:
     """The outcome of what a walking robot should not notice."""
     during = rig.rest(WHILE_S)
     return rig.outcome(

@@ -11,15 +11,15 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
 from bench.faults.rig import (
+    FaultTrial,
     Rig,
-    Trial,
     bundle_server,
     levels,
     robot_at_work,
     scripted_server,
     upright,
 )
-from bench.faults.trace import Outcome
+from bench.faults.trace import FaultOutcome
 from bridge.contract import UserError
 from bridge.control.safety import Level
 from bridge.operator.messages import Telemetry
@@ -34,7 +34,7 @@ RECONNECT_S = 1.0
 _SLOWER, _SLICE_S = 3, 0.03
 
 
-def killed(trial: Trial) -> Outcome:
+def killed(trial: FaultTrial) -> FaultOutcome:
     """kill -9 of the server in mid-walk."""
     place = trial.policy_address
     with bundle_server(trial) as server, robot_at_work(trial, place, render=True) as rig:
@@ -56,7 +56,7 @@ def killed(trial: Trial) -> Outcome:
     )
 
 
-def restarted(trial: Trial) -> Outcome:
+def restarted(trial: FaultTrial) -> FaultOutcome:
     """The same model comes back after a kill: joined at once, obeyed only once released."""
     with _killed_and_back(trial) as rig:
         took_s = _reconnected(rig)
@@ -73,18 +73,18 @@ def restarted(trial: Trial) -> Outcome:
     )
 
 
-def replaced(trial: Trial) -> Outcome:
+def replaced(trial: FaultTrial) -> FaultOutcome:
     """Another model comes back after a kill: refused, and so is a release."""
     return _refused(trial, "--model-id", "script here and stranger", "the first model is")
 
 
-def swapped_statistics(trial: Trial) -> Outcome:
+def swapped_statistics(trial: FaultTrial) -> FaultOutcome:
     """The server comes back with the normalisation statistics of another training."""
     values = "normalisation differs, script here and stranger"
     return _refused(trial, "--normalisation-id", values, "the first statistics are")
 
 
-def suspended(trial: Trial) -> Outcome:
+def suspended(trial: FaultTrial) -> FaultOutcome:
     """SIGSTOP for ten seconds, then SIGCONT: what the server says afterwards is void."""
     place = trial.policy_address
     with scripted_server(place) as server, robot_at_work(trial, place) as rig:
@@ -93,11 +93,11 @@ def suspended(trial: Trial) -> Outcome:
         server.send_signal(signal.SIGSTOP)
         read = _read_standing(rig)
         time.sleep(max(0.0, begun + STOPPED_S - time.monotonic()))
-        accepted = rig.station.loop.chunk
+        accepted = rig.node.loop.chunk
         server.send_signal(signal.SIGCONT)
         _reconnected(rig)
         quiet = rig.rest(QUIET_S)
-        same = rig.station.loop.chunk is accepted
+        same = rig.node.loop.chunk is accepted
         rig.resume()
     return rig.outcome(
         "HOLD, SAFE_STAND; late answers were dropped; walked on once released",
@@ -108,7 +108,7 @@ def suspended(trial: Trial) -> Outcome:
     )
 
 
-def slow(trial: Trial) -> Outcome:
+def slow(trial: FaultTrial) -> FaultOutcome:
     """Inference three times slower: the server has a third of its time."""
     place = trial.policy_address
     with bundle_server(trial) as server, robot_at_work(trial, place, render=True) as rig:
@@ -141,7 +141,7 @@ FAULTS = {
 
 
 @contextmanager
-def _killed_and_back(trial: Trial, *options: str) -> Generator[Rig]:
+def _killed_and_back(trial: FaultTrial, *options: str) -> Generator[Rig]:
     """A robot whose server was killed in mid-walk, and whose server is another from now on."""
     place = trial.policy_address
     with ExitStack() as stack:
@@ -155,7 +155,7 @@ def _killed_and_back(trial: Trial, *options: str) -> Generator[Rig]:
         yield rig
 
 
-def _refused(trial: Trial, option: str, both_values: str, what: str) -> Outcome:
+def _refused(trial: FaultTrial, option: str, both_values: str, what: str) -> FaultOutcome:
     """The server comes back a stranger by one option: the robot stands, a release included."""
     with _killed_and_back(trial, option, "stranger") as rig:
         read = rig.until(lambda seen: "differs" in seen.cause)
@@ -178,7 +178,7 @@ def _read_standing(rig: Rig) -> Telemetry:
 
 def _ladder(rig: Rig) -> tuple[float, float]:
     """How long after the chunk's end HOLD came, and how long after it SAFE_STAND."""
-    chunk = rig.station.loop.chunk
+    chunk = rig.node.loop.chunk
     if chunk is None:
         raise UserError("no chunk was ever played: look at the server")
     ran = max(noted.time_s for noted in rig.noted if noted.level == Level.RUN)
@@ -191,7 +191,7 @@ def _ladder(rig: Rig) -> tuple[float, float]:
 def _reconnected(rig: Rig) -> float:
     """Seconds until the link has another session than the first."""
     begun = time.monotonic()
-    link = rig.station.loop.link
+    link = rig.node.loop.link
     rig.await_true(lambda: link.session > 1 and not link.trouble)
     return time.monotonic() - begun
 

@@ -18,7 +18,7 @@ _ROUNDING = (1e-6, 1e-4, 1e-2)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FaultOutcome:
     """What came of a fault: what the robot did, what its operator read, what was lost.
 
     `passed`: all that the fault claims holds, and nothing that is not finite or beyond the limits
@@ -31,10 +31,10 @@ class Outcome:
     lost: str
 
 
-def verdict(wrong: Sequence[str], robot: str, operator: str, lost: str = "nothing") -> Outcome:
+def verdict(wrong: Sequence[str], robot: str, operator: str, lost: str = "nothing") -> FaultOutcome:
     """An outcome; it passed when nothing is wrong."""
     told = f"BUT {'; '.join(wrong)}. " if wrong else ""
-    return Outcome(not wrong, told + robot, " ".join(operator.split()), lost)
+    return FaultOutcome(not wrong, told + robot, " ".join(operator.split()), lost)
 
 
 def breaches(sent: Sequence[np.ndarray | None], limits: Limits) -> list[str]:

@@ -15,15 +15,15 @@ import zmq
 from bench.doubles import ELBOW
 from bench.faults.peer import FRAMES, GIBIBYTE
 from bench.faults.rig import (
+    FaultTrial,
     Rig,
-    Trial,
     frames_server,
     levels,
     robot_at_work,
     scripted_server,
     upright,
 )
-from bench.faults.trace import Outcome
+from bench.faults.trace import FaultOutcome
 from bench.footprint import footprint_of
 from bridge.control.safety import Level
 from robots.g1.embodiment import G1
@@ -41,7 +41,7 @@ _GARBAGE: dict[str, Callable[[], list[bytes]]] = {
 }
 
 
-def refused(kind: str, trial: Trial) -> Outcome:
+def refused(kind: str, trial: FaultTrial) -> FaultOutcome:
     """Answers that are none, from mid-walk on: all are rejected, then the robot stands."""
     place = trial.policy_address
     with frames_server(place), robot_at_work(trial, place) as rig:
@@ -62,7 +62,7 @@ def refused(kind: str, trial: Trial) -> Outcome:
     )
 
 
-def clamped(kind: str, trial: Trial) -> Outcome:
+def clamped(kind: str, trial: FaultTrial) -> FaultOutcome:
     """Finite answers beyond all limits, from mid-walk on: they are clamped, and counted."""
     place = trial.policy_address
     with scripted_server(place), robot_at_work(trial, place) as rig:
@@ -82,7 +82,7 @@ def clamped(kind: str, trial: Trial) -> Outcome:
     )
 
 
-def gibibyte_from_the_server(trial: Trial) -> Outcome:
+def gibibyte_from_the_server(trial: FaultTrial) -> FaultOutcome:
     """The server sends a frame of 1 GiB in mid-walk: refused before it is read."""
     place = trial.policy_address
     with frames_server(place), robot_at_work(trial, place) as rig:
@@ -102,7 +102,7 @@ def gibibyte_from_the_server(trial: Trial) -> Outcome:
     )
 
 
-def gibibyte_to_the_server(trial: Trial) -> Outcome:
+def gibibyte_to_the_server(trial: FaultTrial) -> FaultOutcome:
     """A stranger sends the server 1 GiB, and garbage, while a robot walks by it."""
     with ExitStack() as stack:
         server = stack.enter_context(scripted_server("tcp://127.0.0.1:*"))
@@ -131,7 +131,7 @@ FAULTS = {
 
 def _throw_at_operator_port(rig: Rig, frames: list[bytes]) -> None:
     """The same garbage where operators speak: counted there, and no more."""
-    port = rig.station.port
+    port = rig.node.port
     known = port.counters["malformed_messages"]
     with zmq.Context() as context:
         for address in (port.addresses.commands, port.addresses.stop):

@@ -55,7 +55,7 @@ class BatchedWalker(Protocol):
 
 
 @dataclass(frozen=True)
-class Examinee:
+class Entrant:
     """A walker to be examined: `make(n)` gives that of n robots, (29,) gains go with it."""
 
     name: str
@@ -64,15 +64,15 @@ class Examinee:
     kd_nms_rad: np.ndarray
 
 
-def our_walker(path: Path) -> Examinee:
+def our_walker(path: Path) -> Entrant:
     """The walker of a file that `hitogata walk` wrote; UserError where there is none."""
     Walker(path)
-    return Examinee(
+    return Entrant(
         OURS, lambda n: Walker(path, n), joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
     )
 
 
-def peer_walker(name: str) -> Examinee:
+def peer_walker(name: str) -> Entrant:
     """One of PEERS; UserError where the package that carries it is not installed."""
     package = find_spec(PEER_PACKAGE)
     if package is None or package.origin is None:
@@ -82,7 +82,7 @@ def peer_walker(name: str) -> Examinee:
     path = Path(package.origin).parent / PEERS[name]
     facts = {p.key: json.loads(p.value) for p in onnx.load(str(path)).metadata_props}
     assert facts["dof_names"] == list(JOINT_NAMES)
-    return Examinee(
+    return Entrant(
         name, lambda n: HolosomaWalker(path, n), np.array(facts["kp"]), np.array(facts["kd"])
     )
 

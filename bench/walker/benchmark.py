@@ -1,4 +1,4 @@
-"""The outside examination of walkers: ours and its peers, on two bodies, over the same courses."""
+"""The outside examination of walkers, ours and its peers, on two bodies in the same scenarios."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from annotated_types import Ge, Interval
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from assets import asset_path
-from bench.walker.baselines import PEERS, Examinee, our_walker, peer_walker
+from bench.walker.baselines import PEERS, Entrant, our_walker, peer_walker
 from bench.walker.bodies import BodyName, GroundName, body_model, find_body
 from bench.walker.scenarios import (
-    Course,
+    Scenario,
     Trace,
-    bow_course,
-    fixed_course,
-    height_course,
-    low_course,
-    push_course,
-    random_course,
-    run_course,
+    bow_scenario,
+    fixed_scenario,
+    height_scenario,
+    low_scenario,
+    push_scenario,
+    random_scenario,
+    run_scenario,
 )
 from bridge.contract import UserError
 from bridge.ranges import PositiveInt, Seed, check_ranges
@@ -83,14 +83,14 @@ class WalkBenchConfig:
 
 @dataclass(frozen=True)
 class Exam:
-    """One examination: a course, and the figures that a trace of it gives."""
+    """One examination: a scenario, and the figures that a trace of it gives."""
 
     name: str
-    course: Course
+    scenario: Scenario
     score: Callable[[Trace], dict[str, Any]]
 
 
-def examinees(config: WalkBenchConfig) -> list[Examinee]:
+def examinees(config: WalkBenchConfig) -> list[Entrant]:
     """Ours first; UserError for a walker that is missing, and for none at all."""
     if not (config.ours or config.peers):
         raise UserError("nobody is left to examine: leave out --no-ours or --no-peers")
@@ -110,23 +110,27 @@ def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
     exams = make_exams(config)
     postures = {walker.name: walker.make(1).takes_posture for walker in walkers}
     figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
-    steps = sum(exam.course.steps for exam in exams)
+    steps = sum(exam.scenario.steps for exam in exams)
     with _progress_bar() as bar:
         task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")
         for body_name, body in bodies.items():
             models: dict[tuple[GroundName, float], mujoco.MjModel] = {}
             for exam in exams:
-                key = exam.course.ground, exam.course.hand_payload_kg
+                key = exam.scenario.ground, exam.scenario.hand_payload_kg
                 models[key] = models.get(key) or body_model(body, *key)
                 for walker in walkers:
                     own = figures[body_name][walker.name]
                     if exam.name in POSTURE_FIGURES and not postures[walker.name]:
                         own[POSTURE_FIGURES[exam.name]] = None
-                        bar.advance(task, exam.course.steps)
+                        bar.advance(task, exam.scenario.steps)
                         continue
                     bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
-                    trace = run_course(
-                        exam.course, models[key], walker, config.threads, lambda: bar.advance(task)
+                    trace = run_scenario(
+                        exam.scenario,
+                        models[key],
+                        walker,
+                        config.threads,
+                        lambda: bar.advance(task),
                     )
                     own |= exam.score(trace)
     return figures
@@ -138,10 +142,10 @@ def record_runs(config: WalkBenchConfig) -> tuple[mujoco.MjModel, dict[str, np.n
     Poses (steps, nq) by the walker's name.
     """
     model = body_model(find_body(config.bodies[-1]))
-    course = random_course(1, config.seconds, config.seed)
+    scenario = random_scenario(1, config.seconds, config.seed)
     runs = {}
     for walker in examinees(config):
-        trace = run_course(course, model, walker, config.threads, record=True)
+        trace = run_scenario(scenario, model, walker, config.threads, record=True)
         assert trace.qpos is not None
         runs[walker.name] = trace.qpos[:, 0]
     return model, runs
@@ -162,42 +166,42 @@ def make_exams(config: WalkBenchConfig) -> list[Exam]:
     """The examinations of a configuration, the same for every body and walker."""
     runs, seed = config.runs, config.seed
     few = min(runs, 8)
-    commands = random_course(runs, config.seconds, seed)
+    commands = random_scenario(runs, config.seconds, seed)
     return [
         Exam("random commands", commands, lambda trace: _score_commands(trace, commands)),
         Exam(
             "fixed commands",
-            fixed_course(list(TRACKED.values()), few, min(config.seconds, TRACK_S)),
+            fixed_scenario(list(TRACKED.values()), few, min(config.seconds, TRACK_S)),
             _score_tracking,
         ),
         Exam(
             "pushes",
-            push_course(list(PUSHED.values()), PUSH_SPEEDS_M_S, config.directions, seed),
+            push_scenario(list(PUSHED.values()), PUSH_SPEEDS_M_S, config.directions, seed),
             _score_pushes,
         ),
         Exam(
             "stand",
-            fixed_course([(0, 0, 0)], min(runs, 50), min(config.seconds, STAND_S) + SETTLED_S),
+            fixed_scenario([(0, 0, 0)], min(runs, 50), min(config.seconds, STAND_S) + SETTLED_S),
             _score_stand,
         ),
         Exam(
             "payload",
-            random_course(runs, config.seconds, seed + 1, hand_payload_kg=HAND_PAYLOAD_KG),
+            random_scenario(runs, config.seconds, seed + 1, hand_payload_kg=HAND_PAYLOAD_KG),
             lambda trace: _rate("payload_falls", trace),
         ),
         Exam(
             "slope",
-            random_course(runs, config.seconds, seed + 2, "slope"),
+            random_scenario(runs, config.seconds, seed + 2, "slope"),
             lambda trace: _rate("slope_falls", trace),
         ),
         Exam(
             "bumps",
-            random_course(runs, min(config.seconds, BUMPS_S), seed + 3, "bumps"),
+            random_scenario(runs, min(config.seconds, BUMPS_S), seed + 3, "bumps"),
             lambda trace: _rate("bumps_falls", trace),
         ),
-        Exam(HEIGHTS, height_course(few, HEIGHTS_M), _score_heights),
-        Exam(BOW, bow_course(runs, BOW_RAD, BOW_S, seed + 5), _score_bow),
-        Exam(LOW, low_course(runs, LOW_M, GOING_DOWN_S + LOW_S, seed + 4), _score_low),
+        Exam(HEIGHTS, height_scenario(few, HEIGHTS_M), _score_heights),
+        Exam(BOW, bow_scenario(runs, BOW_RAD, BOW_S, seed + 5), _score_bow),
+        Exam(LOW, low_scenario(runs, LOW_M, GOING_DOWN_S + LOW_S, seed + 4), _score_low),
     ]
 
 
@@ -211,16 +215,16 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
 
 
-def _score_commands(trace: Trace, course: Course) -> dict[str, Any]:
+def _score_commands(trace: Trace, scenario: Scenario) -> dict[str, Any]:
     """Errors and qualities over all moments that lie a second after a new command.
 
     Errors are means of |command - velocity|, each smoothed over 0.4 s.
     """
-    wanted = course.commands[..., :3]
+    wanted = scenario.commands[..., :3]
     changed = np.zeros(wanted.shape[:2], dtype=bool)
     changed[1:] = (wanted[1:] != wanted[:-1]).any(axis=2)
     changed[0] = True
-    index = np.arange(course.steps)[:, None]
+    index = np.arange(scenario.steps)[:, None]
     since = index - np.maximum.accumulate(np.where(changed, index, 0), axis=0)
     settled = trace.upright & (since >= SETTLED_S * CONTROL_HZ)
     error = np.abs(trace.velocity - wanted)[settled]

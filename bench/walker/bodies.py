@@ -31,17 +31,17 @@ PALM_M = (0.1, 0.0, 0.0)  # in wrist_yaw_link
 
 
 @dataclass(frozen=True)
-class Body:
+class BenchBody:
     """How one body is simulated: its file (None: ours) and its physics steps per control period."""
 
     path: Path | None
     substeps: int
 
 
-def find_body(name: str) -> Body:
+def find_body(name: str) -> BenchBody:
     """A body by its name; UserError for an unknown one, or where its package is missing."""
     if name == "ours":
-        return Body(None, 3)
+        return BenchBody(None, 3)
     if name != "mesh":
         raise UserError(f"no body {name!r}: choose {' or '.join(get_args(BodyName))}")
     package = find_spec(MESH_PACKAGE)
@@ -50,11 +50,11 @@ def find_body(name: str) -> Body:
             f"the mesh body is not installed: pip install {MESH_PACKAGE.replace('_', '-')},"
             " or leave it out with --bodies ours"
         )
-    return Body(Path(package.origin).parent / MESH_PATH, 10)
+    return BenchBody(Path(package.origin).parent / MESH_PATH, 10)
 
 
 def body_model(
-    body: Body, ground: GroundName = "flat", hand_payload_kg: float = 0.0
+    body: BenchBody, ground: GroundName = "flat", hand_payload_kg: float = 0.0
 ) -> mujoco.MjModel:
     """A body on a ground, with a payload in each hand.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
-from bench.walker.baselines import Examinee
+from bench.walker.baselines import Entrant
 from bench.walker.bodies import LIFT_M, GroundName
 from robots.g1.embodiment import (
     ARM_HOME_RAD,
@@ -35,7 +35,7 @@ SMOOTHING = 0.05  # per control period: tracking is judged over 0.4 s, as a gait
 
 
 @dataclass(frozen=True)
-class Course:
+class Scenario:
     """What n robots go through.
 
     `commands` (steps, n, 18); `headings` (n,) rad at the start; `push_steps` (n,) when each is
@@ -84,28 +84,28 @@ class Trace:
         return int((~self.upright[-1]).sum())
 
 
-def run_course(
-    course: Course,
+def run_scenario(
+    scenario: Scenario,
     model: mujoco.MjModel,
-    examinee: Examinee,
+    entrant: Entrant,
     threads: int = 0,
     advance: Callable[[], object] | None = None,
     record: bool = False,
 ) -> Trace:
-    """A walker takes a course on a body that stands on the course's ground.
+    """A walker takes a scenario on a body that stands on the scenario's ground.
 
     `advance` is called after each control period.
     """
-    bodies, walker = BodyBatch(model, course.n, threads), examinee.make(course.n)
-    bodies.set_gains(examinee.kp_nm_rad, examinee.kd_nms_rad)
+    bodies, walker = BodyBatch(model, scenario.n, threads), entrant.make(scenario.n)
+    bodies.set_gains(entrant.kp_nm_rad, entrant.kd_nms_rad)
     torque = bodies.batch.bind("actuator_force")
-    bodies.place(joint_facts("home_rad"), course.headings, LIFT_M)
-    upright = np.ones(course.n, dtype=bool)
-    last_targets = np.tile(joint_facts("home_rad"), (course.n, 1)).astype(np.float64)
-    velocity, rows, poses = np.zeros((course.n, 3)), [], []
-    bow = {"torso_pitch": course.torso_pitch_rad} if course.torso_pitch_rad else {}
-    for step, command in enumerate(course.commands):
-        bodies.push(bodies.from_heading(course.pushes), (course.push_steps == step) & upright)
+    bodies.place(joint_facts("home_rad"), scenario.headings, LIFT_M)
+    upright = np.ones(scenario.n, dtype=bool)
+    last_targets = np.tile(joint_facts("home_rad"), (scenario.n, 1)).astype(np.float64)
+    velocity, rows, poses = np.zeros((scenario.n, 3)), [], []
+    bow = {"torso_pitch": scenario.torso_pitch_rad} if scenario.torso_pitch_rad else {}
+    for step, command in enumerate(scenario.commands):
+        bodies.push(bodies.from_heading(scenario.pushes), (scenario.push_steps == step) & upright)
         joint_pos, joint_vel, _, gravity = bodies.proprioception()
         gyro = bodies.sensor("base_ang_vel")
         targets = walker.step(command, joint_pos, joint_vel, gyro, gravity, **bow)
@@ -141,13 +141,13 @@ def _measure(
     }
 
 
-def random_course(
+def random_scenario(
     runs: int,
     seconds: float,
     seed: int,
     ground: GroundName = "flat",
     hand_payload_kg: float = 0.0,
-) -> Course:
+) -> Scenario:
     """Another base velocity every 5 s, while the arms go from one random pose to another."""
     rng = np.random.default_rng([seed, runs])
     steps = round(seconds * CONTROL_HZ)
@@ -157,7 +157,7 @@ def random_course(
         commands[start : start + every, :, :3] = _random_velocities(rng, runs)
     commands[..., ARMS] = _random_arms(rng, steps, runs)
     headings = rng.uniform(-np.pi, np.pi, runs)
-    return Course(commands, headings, *_no_push(runs), ground, hand_payload_kg)
+    return Scenario(commands, headings, *_no_push(runs), ground, hand_payload_kg)
 
 
 def _random_velocities(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -192,31 +192,33 @@ def _no_push(n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(n, -1), np.zeros((n, 2))
 
 
-def fixed_course(velocities: Sequence[Sequence[float]], worlds_each: int, seconds: float) -> Course:
+def fixed_scenario(
+    velocities: Sequence[Sequence[float]], worlds_each: int, seconds: float
+) -> Scenario:
     """Each base velocity for the whole time, `worlds_each` robots for each, one after another."""
     n = len(velocities) * worlds_each
     commands = np.tile(STAND_COMMAND, (round(seconds * CONTROL_HZ), n, 1))
     commands[..., :3] = np.repeat(np.asarray(velocities, dtype=np.float64), worlds_each, axis=0)
     headings = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    return Course(commands, headings, *_no_push(n))
+    return Scenario(commands, headings, *_no_push(n))
 
 
-def push_course(
+def push_scenario(
     velocities: Sequence[Sequence[float]], speeds: Sequence[float], directions: int, seed: int
-) -> Course:
+) -> Scenario:
     """Every velocity x every push speed x every direction, in this order, one robot each.
 
     The moments are spread over a second, so that they meet every part of a gait.
     """
     rng = np.random.default_rng([seed, directions])
     seconds = PUSH_AT_S[1] + AFTER_PUSH_S
-    flat = fixed_course(velocities, len(speeds) * directions, seconds)
+    flat = fixed_scenario(velocities, len(speeds) * directions, seconds)
     angle = np.tile(2 * np.pi * np.arange(directions) / directions, len(speeds))
     speed = np.repeat(speeds, directions)
     pushes = np.stack([speed * np.cos(angle), speed * np.sin(angle)], axis=1)
     # Equal moments for all velocities and speeds.
     moments = np.round(CONTROL_HZ * rng.uniform(*PUSH_AT_S, directions)).astype(int)
-    return Course(
+    return Scenario(
         flat.commands,
         flat.headings,
         np.tile(moments, len(velocities) * len(speeds)),
@@ -224,24 +226,24 @@ def push_course(
     )
 
 
-def low_course(runs: int, height_m: float, seconds: float, seed: int) -> Course:
+def low_scenario(runs: int, height_m: float, seconds: float, seed: int) -> Scenario:
     """Stands at one height, from the start, with arms that move."""
     rng = np.random.default_rng([seed, runs])
     commands = np.tile(STAND_COMMAND, (round(seconds * CONTROL_HZ), runs, 1))
     commands[..., BASE_HEIGHT] = height_m
     commands[..., ARMS] = _random_arms(rng, len(commands), runs)
-    return Course(commands, rng.uniform(-np.pi, np.pi, runs), *_no_push(runs))
+    return Scenario(commands, rng.uniform(-np.pi, np.pi, runs), *_no_push(runs))
 
 
-def bow_course(runs: int, pitch_rad: float, seconds: float, seed: int) -> Course:
+def bow_scenario(runs: int, pitch_rad: float, seconds: float, seed: int) -> Scenario:
     """Stands that bow and stay bowed, with arms that move."""
-    commands = low_course(runs, STANDING_HEIGHT_M, seconds, seed)
+    commands = low_scenario(runs, STANDING_HEIGHT_M, seconds, seed)
     return replace(commands, torso_pitch_rad=pitch_rad)
 
 
-def height_course(runs: int, heights_m: Sequence[float]) -> Course:
+def height_scenario(runs: int, heights_m: Sequence[float]) -> Scenario:
     """Stands that go down from height to height, every 4 s."""
     every = round(HEIGHT_EVERY_S * CONTROL_HZ)
     commands = np.tile(STAND_COMMAND, (every * len(heights_m), runs, 1))
     commands[..., BASE_HEIGHT] = np.repeat(heights_m, every)[:, None]
-    return Course(commands, np.zeros(runs), *_no_push(runs))
+    return Scenario(commands, np.zeros(runs), *_no_push(runs))

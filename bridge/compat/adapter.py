@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """Where a compatibility server listens, and to whom it answers.
 
     `address` is scheme://host:port, with port 0 for any that is free; without one the wire's own
@@ -87,7 +87,7 @@ class Door:
             )
         return host, port
 
-    def admits(self, token: str | None) -> bool:
+    def authorizes(self, token: str | None) -> bool:
         """Whether a client that presents `token` is answered."""
         return self.token is None or secrets.compare_digest(
             (token or "").encode(), self.token.encode()

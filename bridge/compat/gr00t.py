@@ -35,7 +35,7 @@ from numpy.lib import format as npy
 from bridge.compat.adapter import (
     MAX_MESSAGE_BYTES,
     OPTIONAL_PARTS,
-    Door,
+    Endpoint,
     ForeignClient,
     array_of,
     fault_line,
@@ -87,7 +87,7 @@ _Flat = Annotated[dict[str, _Npy | _Words], _Few]
 def serve_gr00t(
     policy: Policy,
     body: Embodiment,
-    door: Door,
+    door: Endpoint,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
 ) -> None:
@@ -116,7 +116,7 @@ def serve_gr00t(
 
 
 class _Server:
-    def __init__(self, policy: Policy, body: Embodiment, door: Door, info: ServerInfo) -> None:
+    def __init__(self, policy: Policy, body: Embodiment, door: Endpoint, info: ServerInfo) -> None:
         self._policy, self._door = policy, door
         self._body, self._action_parts = body, action_parts(body)
         self._clients: dict[bytes, ForeignClient] = {}  # the last one heard stands last
@@ -131,7 +131,7 @@ class _Server:
             return msgspec.msgpack.encode({"error": fault_line(error)})
 
     def _answer(self, peer: bytes, request: _Request) -> Any:
-        if not self._door.admits(request.api_token):
+        if not self._door.authorizes(request.api_token):
             raise UserError("Unauthorized: Invalid API token")
         match request.endpoint:
             case "ping":

@@ -33,7 +33,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from bridge.compat.adapter import (
     MAX_MESSAGE_BYTES,
-    Door,
+    Endpoint,
     ForeignClient,
     array_of,
     fault_line,
@@ -63,7 +63,7 @@ _Observation = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=64)]
 def serve_openpi(
     policy: Policy,
     body: Embodiment,
-    door: Door,
+    door: Endpoint,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
 ) -> None:
@@ -102,7 +102,7 @@ def serve_openpi(
 
 
 class _Server:
-    def __init__(self, policy: Policy, body: Embodiment, door: Door, info: ServerInfo) -> None:
+    def __init__(self, policy: Policy, body: Embodiment, door: Endpoint, info: ServerInfo) -> None:
         self._policy, self._body = policy, body
         self._door = door
         self._info = info
@@ -114,7 +114,7 @@ class _Server:
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         told = ", ".join(request.headers.get_all("Authorization"))
-        if not self._door.admits(told.removeprefix("Api-Key ")):
+        if not self._door.authorizes(told.removeprefix("Api-Key ")):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "send Api-Key TOKEN\n")
         return None
 

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from bridge.contract import ActionChunk, Observation, Policy, Robot, UserError, check_instruction
-from bridge.control.safety import Level, Order, Safety
+from bridge.control.safety import Level, SafeCommand, Safety
 from bridge.embodiment import Embodiment
 from bridge.wire.messages import one_line
 
@@ -135,7 +135,7 @@ class Tick:
     """
 
     time_s: float
-    order: Order
+    order: SafeCommand
     observation: Observation | None
     chunk: ActionChunk | None
     rejected: str | None
@@ -180,7 +180,7 @@ class ControlLoop:
 
     # --- what operators do ---
 
-    def hear(self, text: str) -> None:
+    def handle_utterance(self, text: str) -> None:
         """What a person says: a sentence of stop words stops at once, among others as well.
 
         Anything else is the next instruction.
@@ -302,7 +302,7 @@ class ControlLoop:
         """One control period in which the motors only brake, whatever else fails; latched."""
         self.safety.cut(cause)
         self._move(self.robot.damp)
-        order = Order(Level.DAMP, self.safety.embodiment.stand, cause)
+        order = SafeCommand(Level.DAMP, self.safety.embodiment.stand, cause)
         return Tick(self._now_s, order, None, None, None)
 
     def _get_up(self, observation: Observation | None) -> bool | None:

@@ -62,7 +62,7 @@ class SafetyConfig:
 
 
 @dataclass(frozen=True)
-class Order:
+class SafeCommand:
     """What the motors get for one period: a (COMMANDS,) command, or at DAMP only brakes.
 
     `cause` says in one line why the level is not RUN; it is empty at RUN.
@@ -211,7 +211,7 @@ class Safety:
 
     # --- every period ---
 
-    def step(self, now_s: float, body: Observation | None) -> Order:
+    def step(self, now_s: float, body: Observation | None) -> SafeCommand:
         """The order for the period that begins now. `body` is the newest state, if one came."""
         slept_s = 0.0 if self._stepped_s is None else now_s - self._stepped_s
         self._stepped_s = now_s
@@ -226,7 +226,7 @@ class Safety:
         level, cause = self._judge(now_s, playing=self._player.command(now_s) is not None)
         self._enter(level, now_s)
         command = self._limiter.step(self._target(level, now_s))
-        return Order(level, command, cause)
+        return SafeCommand(level, command, cause)
 
     def _judge(self, now_s: float, playing: bool) -> tuple[Level, str]:
         trouble = self._body_trouble(now_s)

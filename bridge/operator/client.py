@@ -174,7 +174,7 @@ class Operator:
         if epoch is None:
             raise UserError(self._lost)
         reply = self._ask(kind, epoch=epoch, **content)
-        if isinstance(reply, wire.Done):
+        if isinstance(reply, wire.Accepted):
             return
         if isinstance(reply, wire.Busy):
             self._lose(_refusal(reply), epoch)

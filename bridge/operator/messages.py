@@ -141,7 +141,7 @@ class Busy(Reply, frozen=True, kw_only=True, tag="busy"):
         )
 
 
-class Done(Reply, frozen=True, kw_only=True, tag="done"):
+class Accepted(Reply, frozen=True, kw_only=True, tag="done"):
     """The control loop has it."""
 
 
@@ -215,7 +215,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 AnyCommand = Beat | Instruct | Pause | Resume | Release | NewScene | Leave
 AnyRequest = Claim | AnyCommand
-AnyReply = Lease | Busy | Done | Denied
+AnyReply = Lease | Busy | Accepted | Denied
 REQUESTS = msgspec.msgpack.Decoder(AnyRequest)
 REPLIES = msgspec.msgpack.Decoder(AnyReply)
 HALTS = msgspec.msgpack.Decoder(Stop | Cut)

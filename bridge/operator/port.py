@@ -40,7 +40,7 @@ class Stopped:
 
 
 @dataclass(frozen=True)
-class Cut:
+class MotorsCut:
     """Someone asks that the motors only brake."""
 
 
@@ -73,7 +73,7 @@ class CommanderLost:
     name: str
 
 
-Event = Instructed | Stopped | Cut | Released | Paused | Resumed | SceneAsked | CommanderLost
+Event = Instructed | Stopped | MotorsCut | Released | Paused | Resumed | SceneAsked | CommanderLost
 
 
 @dataclass
@@ -186,16 +186,16 @@ class OperatorPort:
         self._bound.append(address)
         return socket
 
-    def _halts(self, now_s: float) -> set[Stopped | Cut]:
+    def _halts(self, now_s: float) -> set[Stopped | MotorsCut]:
         """Stop and cut, each once however often it was asked."""
-        asked: set[Stopped | Cut] = set()
+        asked: set[Stopped | MotorsCut] = set()
         for peer, frame in self._stop.receive():
             try:
                 halt = wire.unpack(wire.HALTS, frame)
             except WireError:
                 self.counters["malformed_messages"] += 1
                 continue
-            asked.add(Cut() if isinstance(halt, wire.Cut) else Stopped())
+            asked.add(MotorsCut() if isinstance(halt, wire.Cut) else Stopped())
             self.stops, self._guarded_s = self.stops + 1, now_s
             self._answer(self._stop, peer, wire.Acknowledged(sequence=halt.sequence))
         return asked
@@ -218,7 +218,7 @@ class OperatorPort:
         caused: list[Event] = []
         try:
             caused = self._events(request, now_s)
-            lease.answer = wire.Done(sequence=sequence)
+            lease.answer = wire.Accepted(sequence=sequence)
         except UserError as error:
             self.counters["refused_commands"] += 1
             lease.answer = wire.Denied(sequence=sequence, message=str(error))

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from bridge.contract import ActionChunk, Observation, Status, Thinking
+from bridge.contract import ActionChunk, InferenceStats, Observation, Status
 from bridge.embodiment import SAME_BODY, Embodiment
 from bridge.wire.sockets import Frames
 
@@ -243,9 +243,9 @@ def pack_chunk(session: str, sequence: int, chunk: ActionChunk, body: Embodiment
         status=Status(chunk.status),
         status_probability=float(chunk.status_probability),
         understood=chunk.understood,
-        expert_use=chunk.thinking.expert_use,
-        tokens=chunk.thinking.tokens,
-        steps=chunk.thinking.steps,
+        expert_use=chunk.stats.expert_use,
+        tokens=chunk.stats.tokens,
+        steps=chunk.stats.steps,
         reason=chunk.reason,
     )
     return pack(message, commands)
@@ -263,7 +263,7 @@ def chunk_of(message: Chunk, arrays: Sequence[np.ndarray], body: Embodiment) -> 
         status=message.status,
         status_probability=message.status_probability,
         understood={one_line(k): one_line(v) for k, v in message.understood.items()},
-        thinking=Thinking(message.expert_use, message.tokens, message.steps),
+        stats=InferenceStats(message.expert_use, message.tokens, message.steps),
         reason=one_line(message.reason),
     )
 

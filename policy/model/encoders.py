@@ -34,7 +34,7 @@ N_CONTEXT_FEATURES = (
 )
 
 
-class Words(nn.Module):
+class InstructionEncoder(nn.Module):
     """Reads an instruction: one attention pooling per slot, then what each slot says.
 
     Nothing but the probabilities of the slots' values reaches the word vector, so a wording that
@@ -96,7 +96,7 @@ class FiLM(nn.Module):
         return torch.addcmul(shift, x, 1 + scale)
 
 
-class Eyes(nn.Module):
+class ImageEncoder(nn.Module):
     """Convolutions that are told the words at every stage: which colour, which shape.
 
     A stem of three strides of two, then residual blocks on a 12 x 12 grid; 3 x 3 patches of it make
@@ -187,7 +187,7 @@ class Eyes(nn.Module):
         return self.gaze_token(seen.unsqueeze(1))
 
 
-class Joints(nn.Module):
+class StateEncoder(nn.Module):
     """The state as one token. Normalisation is inside: `mean` and `deviation` are buffers."""
 
     mean: Tensor

@@ -22,7 +22,13 @@ from bridge.contract import Status, UserError
 from bridge.embodiment import Embodiment
 from bridge.ranges import PositiveInt
 from policy.model.action_codec import BANDS, BINS, ActionCodec
-from policy.model.encoders import MAX_TOKENS, STATE_WIDTH, Eyes, Joints, Words
+from policy.model.encoders import (
+    MAX_TOKENS,
+    STATE_WIDTH,
+    ImageEncoder,
+    InstructionEncoder,
+    StateEncoder,
+)
 from policy.model.moe import MoE
 from policy.model.quantize import QuantLinear
 
@@ -76,7 +82,7 @@ class ModelConfig:
         return ModelConfig(**{**content, "slots": slots, "eyes_widths": widths})
 
 
-class Prefill(NamedTuple):
+class PrefillOutput(NamedTuple):
     """`keys` and `values` (L, B, H, P, D / H) of the prefix, `status` logits (B, 4).
 
     `experts` (B, L, E) is how often each expert of a layer was chosen, as shares of one. `seen`
@@ -104,7 +110,7 @@ class Output(NamedTuple):
     `bands` are logits (B, 6, 18, 256), or commands (B, 16, 18) for the chunk head; `slots` one
     (B, classes) per slot. `glance` (B, 3) is the mean base velocity as the eyes alone guess it, in
     units of half the bins' range: a short way for the gradient. `place` (B, 145) are logits of
-    where the eyes find the object that is named, as of `Eyes`. Both serve training alone.
+    where the eyes find the object that is named, as of `ImageEncoder`. Both serve training alone.
     """
 
     bands: Tensor
@@ -213,13 +219,13 @@ class Model(nn.Module):
         self.config, self.embodiment = config, body.with_cameras(body.cameras[:1])
         width, self.dimensions = config.width, len(body.commands)
         self.codec = ActionCodec(body)
-        self.words = Words(
+        self.words = InstructionEncoder(
             config.words_hidden, config.word_width, config.slot_sizes, config.dropout
         )
-        self.eyes = Eyes(
+        self.eyes = ImageEncoder(
             body.cameras[0], config.eyes_widths, config.eyes_blocks, width, config.word_width
         )
-        self.joints = Joints(body, width, config.word_width)
+        self.joints = StateEncoder(body, width, config.word_width)
         self.word_token = QuantLinear(config.word_width, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -251,7 +257,7 @@ class Model(nn.Module):
         seen, place = self.eyes(image, word)
         return torch.cat([word_token, self.joints(state, word), seen], dim=1), place
 
-    def prefill(self, word: Tensor, image: Tensor, state: Tensor) -> Prefill:
+    def prefill(self, word: Tensor, image: Tensor, state: Tensor) -> PrefillOutput:
         """Everything that does not depend on tokens of the action."""
         x, place = self.prefix(word, image, state)
         mask = torch.ones(self.prefix_length, self.prefix_length, dtype=torch.bool)
@@ -262,7 +268,7 @@ class Model(nn.Module):
             values.append(value)
             is_chosen = chosen.flatten(1).unsqueeze(-1) == torch.arange(self.config.experts)
             experts.append(is_chosen.to(x.dtype).mean(1))
-        return Prefill(
+        return PrefillOutput(
             torch.stack(keys),
             torch.stack(values),
             self._status(x),

@@ -20,16 +20,16 @@ OUT_OF_VIEW = 0.05
 MOST_MEANINGS = 4
 
 
-class Interpretation(NamedTuple):
+class Hypothesis(NamedTuple):
     """One way to take an instruction: the class of each slot (S,), and how likely it is."""
 
     classes: np.ndarray
     chance: float
 
 
-def possible_meanings(
+def hypotheses(
     slots: Mapping[str, Sequence[str]], classes: np.ndarray, chances: np.ndarray
-) -> list[Interpretation]:
+) -> list[Hypothesis]:
     """The meanings worth a look, likeliest first; one alone where the words leave no doubt.
 
     `classes` (S,) are the likeliest of each slot, 0 for "not mentioned"; `chances` (C,) those of
@@ -38,20 +38,20 @@ def possible_meanings(
     """
     places = [i for i, name in enumerate(slots) if name in NAMES]
     if not any(classes[i] for i in places):
-        return [Interpretation(classes, 1.0)]
+        return [Hypothesis(classes, 1.0)]
     ends = np.cumsum([len(values) + 1 for values in slots.values()])
     of_slots = np.split(chances, ends[:-1])
     found = []
     for values in itertools.product(*(range(min(1, classes[i]), len(of_slots[i])) for i in places)):
         other = classes.copy()
         other[places] = values
-        found.append(Interpretation(other, float(np.prod([of_slots[i][other[i]] for i in places]))))
+        found.append(Hypothesis(other, float(np.prod([of_slots[i][other[i]] for i in places]))))
     found.sort(key=lambda meaning: -meaning.chance)
     found = [meaning for meaning in found if meaning.chance > OUT_OF_VIEW * found[0].chance]
     return found[:MOST_MEANINGS]
 
 
-def meant(meanings: Sequence[Interpretation], seen: Sequence[float]) -> int:
+def select(meanings: Sequence[Hypothesis], seen: Sequence[float]) -> int:
     """The number of the meaning to act on, given how surely each one's object is in view."""
     weights = [
         meaning.chance * max(sight, OUT_OF_VIEW)
@@ -60,7 +60,7 @@ def meant(meanings: Sequence[Interpretation], seen: Sequence[float]) -> int:
     return int(np.argmax(weights))
 
 
-def insist_on(slots: Mapping[str, Sequence[str]], classes: np.ndarray) -> np.ndarray:
+def prior_for(slots: Mapping[str, Sequence[str]], classes: np.ndarray) -> np.ndarray:
     """(1, C) float32 to add to the logits of all slots, so that these `classes` (S,) are read."""
     rows = [np.zeros(len(values) + 1, np.float32) for values in slots.values()]
     for row, value in zip(rows, classes, strict=True):

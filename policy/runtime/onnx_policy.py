@@ -17,10 +17,10 @@ import numpy as np
 from assets.inference import ort
 from bridge.contract import (
     ActionChunk,
+    InferenceStats,
     Observation,
     Refusal,
     Status,
-    Thinking,
     UserError,
     check_instruction,
 )
@@ -30,11 +30,11 @@ from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, open_bu
 from policy.runtime.decoding import decode_bands
 from policy.runtime.disambiguation import (
     NAMES,
-    Interpretation,
-    insist_on,
-    meant,
+    Hypothesis,
+    hypotheses,
     no_prior,
-    possible_meanings,
+    prior_for,
+    select,
 )
 from policy.runtime.text_encoder import TextEncoder
 
@@ -49,7 +49,7 @@ Arrays = Sequence[np.ndarray]
 class Reading(NamedTuple):
     """One meaning of an instruction and its word vector (1, W)."""
 
-    meaning: Interpretation
+    meaning: Hypothesis
     word: np.ndarray
 
 
@@ -121,7 +121,7 @@ class GraphPolicy:
             return self._refuse(observation, Refusal.LENGTH)
         # Where words leave doubt, every meaning is looked for; nearly always there is but one.
         looks = [self._parts.prefill(reading.word, image, state) for reading in readings]
-        best = meant([reading.meaning for reading in readings], [look[4].item() for look in looks])
+        best = select([reading.meaning for reading in readings], [look[4].item() for look in looks])
         keys, values, status, experts, _ = looks[best]
         tokens, commands = self.decode(keys, values, start)
         if not (np.isfinite(commands).all() and np.isfinite(status).all()):
@@ -137,7 +137,7 @@ class GraphPolicy:
             status_probability=float(chances[most_likely]),
             understood=understood,
             reason=_why(understood) if most_likely == Status.REFUSED else "",
-            thinking=Thinking(
+            stats=InferenceStats(
                 expert_use=tuple(map(tuple, experts[0].tolist())),
                 tokens=tokens.size,
                 steps=-(-tokens.size // self.tokens_per_step),
@@ -189,10 +189,10 @@ class GraphPolicy:
         except UserError:  # it has more word pieces than the encoder reads
             return []
         word, classes, chances = self._parts.words(*states, no_prior(self.slots))
-        meanings = possible_meanings(self.slots, classes[0], chances[0])
+        meanings = hypotheses(self.slots, classes[0], chances[0])
         if len(meanings) == 1:
             return [Reading(meanings[0], word)]
-        priors = [insist_on(self.slots, meaning.classes) for meaning in meanings]
+        priors = [prior_for(self.slots, meaning.classes) for meaning in meanings]
         words = [self._parts.words(*states, prior)[0] for prior in priors]
         return [Reading(*pair) for pair in zip(meanings, words, strict=True)]
 

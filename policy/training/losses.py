@@ -79,7 +79,7 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
     return found | {"total": total}
 
 
-def looking_losses(place: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+def perception_losses(place: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:
     """What words and eyes alone can be scored by, and the weighted sum as "total"."""
     found = {"slots": slots_loss(slots, batch.slots), "place": place_loss(place, batch.place)}
     return found | {"total": SLOTS_WEIGHT * found["slots"] + PLACE_WEIGHT * found["place"]}

@@ -46,7 +46,13 @@ from policy.training.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from policy.training.losses import SLOTS_WEIGHT, looking_losses, losses, slots_loss, status_weights
+from policy.training.losses import (
+    SLOTS_WEIGHT,
+    losses,
+    perception_losses,
+    slots_loss,
+    status_weights,
+)
 
 # What may change from one call to the next of one run: its length, speed and notes.
 FREE = ("steps", "minutes", "threads", "log_steps", "evaluate_steps", "checkpoint_minutes")
@@ -58,7 +64,8 @@ class TrainConfig:
 
     `start` is a run, checkpoint or bundle to go on from, with its normalisation and action bins, as
     a round on new data does. `no_text` and `no_image` train baselines that are not given these.
-    The first `eyes_share` trains words and eyes alone, many times as fast, to find what is named.
+    The first `perception_fraction` trains words and eyes alone, many times as fast, to find what is
+    named.
     With `words_only` nothing but the reading of words learns, from sentences without pictures.
     The last `quantized_share` trains with 8-bit weights and a frozen choice of experts. Both begin
     at a rate that rises over `warmup_share`. Labels of the `emphasised` actions are drawn
@@ -75,7 +82,7 @@ class TrainConfig:
     clip_norm: PositiveFloat = 1.0
     average_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998
     balance_rate: NonNegativeFloat = 2e-3
-    eyes_share: Share = 0.15
+    perception_fraction: Share = 0.15
     quantized_share: Share = 0.15
     seed: Seed = 0
     threads: Workers = 2
@@ -226,7 +233,7 @@ class Trainer:
     def _draw_and_score(self, rng: np.random.Generator, progress: float) -> dict[str, Tensor]:
         """The losses of a batch, and of sentences without pictures where the data has some."""
         config, data = self.config, self.data
-        looking = progress < config.eyes_share
+        looking = progress < config.perception_fraction
         draw = data.draw_named if looking else data.draw
         batch = self._blinded(draw(rng, config.batch_size, config.augmentation))
         found = self._looking(batch) if looking else self._losses(self.model, batch)
@@ -251,7 +258,7 @@ class Trainer:
     def _looking(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of words and eyes alone."""
         word, slots = self.model.read(batch.states, batch.mask)
-        return looking_losses(self.model.eyes.find(batch.image, word), slots, batch)
+        return perception_losses(self.model.eyes.find(batch.image, word), slots, batch)
 
     def _blinded(self, batch: Batch) -> Batch:
         """The batch without what a baseline is not given."""
@@ -263,7 +270,7 @@ class Trainer:
 
     def _rate(self, progress: float) -> float:
         """Half a cosine down to `final_rate` of the peak; a warm-up wherever weights join in."""
-        since = progress - self.config.eyes_share
+        since = progress - self.config.perception_fraction
         since = progress if since < 0 else since
         warm = min(1.0, 0.01 + since / max(self.config.warmup_share, 1e-9))
         cosine = 0.5 * (1 + math.cos(math.pi * progress))

@@ -15,7 +15,7 @@ from bridge.locks import hold_folder
 from bridge.ranges import check_ranges
 from robots.g1.embodiment import G1
 from tasks.catalogue import Catalogue
-from tasks.demonstrations.record import RecordConfig, Recording, record_episode
+from tasks.demonstrations.record import Demonstration, RecordConfig, record_episode
 from tasks.language.grammar import pick
 from tasks.language.intent import UNKNOWN
 from tasks.user_task import check_wordings, read_catalogue
@@ -124,7 +124,7 @@ def sample_sentences(
     return texts, np.array(slots, np.int8).reshape(count, len(catalogue.slots))
 
 
-def _record(worker: Worker, job: _Job) -> Recording:
+def _record(worker: Worker, job: _Job) -> Demonstration:
     rng = np.random.default_rng([job.seed, job.index])
     return record_episode(
         worker.catalogue, job.families, rng, worker.policy, job.config, job.walker_path

@@ -29,9 +29,9 @@ from sim.scene import Scene
 from sim.world import World
 from tasks import arms
 from tasks.catalogue import Catalogue
-from tasks.demonstrations.relabel import Frame, LabelConfig, absent_pairs, relabel
+from tasks.demonstrations.relabel import LabelConfig, RecordedFrame, absent_pairs, relabel
 from tasks.episode import ExpertPolicy, Rollout, context_of, warm_up
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 from tasks.success import wrapped
 from tasks.task import Task
 
@@ -69,7 +69,7 @@ class RecordConfig:
 
 
 @dataclass(frozen=True)
-class Recording:
+class Demonstration:
     """What `bridge.dataset.DatasetWriter.add_episode` takes, by its names."""
 
     images: dict[str, np.ndarray]
@@ -88,7 +88,7 @@ def record_episode(
     policy: Policy | None = None,
     config: RecordConfig = RecordConfig(),
     walker_path: str | None = None,
-) -> Recording:
+) -> Demonstration:
     """Records one episode of one or several instructions.
 
     `families` are names of tasks. The expert acts, disturbed, or `policy` acts, undisturbed but for
@@ -120,7 +120,7 @@ class _Take:
         self._tasks = [catalogue[name] for name in families]
         self._trial = self._draw_task().trial(rng)
         self.world = World(self._trial.scene, seed=_seed(rng), walker_path=walker_path)
-        self.frames: list[Frame] = []
+        self.frames: list[RecordedFrame] = []
         self._observations: list[Observation] = []
         self._actions: list[np.ndarray] = []
         self._qpos: list[np.ndarray] = []
@@ -145,9 +145,9 @@ class _Take:
             for kept in (self.frames, self._observations, self._actions, self._qpos):
                 del kept[keep:]
 
-    def recording(self) -> Recording:
+    def recording(self) -> Demonstration:
         wordings = dict.fromkeys(frame.wording for frame in self.frames)
-        return Recording(
+        return Demonstration(
             images={
                 camera.name: np.stack([each.images[camera.name] for each in self._observations])
                 for camera in G1.cameras
@@ -166,7 +166,7 @@ class _Take:
         shares = np.array([task.share for task in self._tasks])
         return self._tasks[int(self.rng.choice(len(shares), p=shares / shares.sum()))]
 
-    def _next_meaning(self) -> Meaning:
+    def _next_meaning(self) -> Intent:
         """One that fits where the robot is now: no walk into an object."""
         places = self.world.snapshot().object_pos_m
         while True:
@@ -175,7 +175,7 @@ class _Take:
             if not any(skill.in_the_way(drawn, place) for place in places):
                 return drawn
 
-    def _changed(self, meaning: Meaning) -> Meaning:
+    def _changed(self, meaning: Intent) -> Intent:
         """Now and then an object that is not there, or one that is not fully named."""
         if meaning.colour is None or meaning.shape is None:
             return meaning
@@ -218,7 +218,7 @@ class _Take:
 
     # --- what happens ---
 
-    def _carry_out(self, meaning: Meaning) -> None:
+    def _carry_out(self, meaning: Intent) -> None:
         rng, config = self.rng, self.config
         wording = self._catalogue.language.sample_wording(meaning, rng, "train")
         self._teacher.expert = self._expert(meaning)
@@ -235,20 +235,20 @@ class _Take:
             if self.fell() or (said_s is not None and said_s > enough_s):
                 return
 
-    def _expert(self, meaning: Meaning) -> ExpertPolicy:
+    def _expert(self, meaning: Intent) -> ExpertPolicy:
         return ExpertPolicy(self.world, meaning, self._catalogue.skill(meaning).expert)
 
     def fell(self) -> bool:
         """Whether the robot has fallen, or its safety no longer follows the policy."""
         return self.world.fallen() or self._rollout.safety.level > Level.HOLD
 
-    def _keep(self, meaning: Meaning, wording: str) -> None:
+    def _keep(self, meaning: Intent, wording: str) -> None:
         """Records the moment."""
         view, observation = self.world.snapshot(), self.world.observe()
         x, y, yaw = view.base_pose
         self._yaw += wrapped(yaw - self._yaw)
         context = context_of(observation)
-        self.frames.append(Frame(view, context, (x, y, self._yaw), meaning, wording))
+        self.frames.append(RecordedFrame(view, context, (x, y, self._yaw), meaning, wording))
         self._observations.append(observation)
         self._qpos.append(self.world.qpos())
 
@@ -295,7 +295,7 @@ def random_arms(rng: np.random.Generator) -> np.ndarray:
     return (1 - share) * ARM_HOME_RAD + share * goal + rng.normal(0, 0.1, N_ARM_JOINTS)
 
 
-def _absent(meaning: Meaning, scene: Scene, rng: np.random.Generator) -> Meaning:
+def _absent(meaning: Intent, scene: Scene, rng: np.random.Generator) -> Intent:
     there = {(thing.colour, thing.shape) for thing in scene.objects}
     pairs = absent_pairs(there)
     colour, shape = pairs[int(rng.integers(len(pairs)))]

@@ -20,7 +20,7 @@ from sim.world import WorldView
 from tasks import expert as experts
 from tasks.catalogue import OUT_OF_SCOPE, Catalogue
 from tasks.expert import Context
-from tasks.language.intent import COLOURS, SHAPES, UNKNOWN, Meaning
+from tasks.language.intent import COLOURS, SHAPES, UNKNOWN, Intent
 from tasks.language.language import Language
 
 
@@ -45,18 +45,21 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
-class Frame:
+class RecordedFrame:
     """One recorded moment. `base` is the true x m, y m and yaw rad (not wrapped) in the world."""
 
     view: WorldView
     context: Context
     base: tuple[float, float, float]
-    meaning: Meaning
+    meaning: Intent
     wording: str
 
 
 def relabel(
-    catalogue: Catalogue, frames: Sequence[Frame], rng: np.random.Generator, config: LabelConfig
+    catalogue: Catalogue,
+    frames: Sequence[RecordedFrame],
+    rng: np.random.Generator,
+    config: LabelConfig,
 ) -> Labels:
     """Labels (T, config.per_frame) for the T frames of one episode."""
     sentences = _Sentences(catalogue.language, rng, config.wordings)
@@ -81,7 +84,7 @@ def relabel(
 
 
 def _label(
-    catalogue: Catalogue, view: WorldView, sentence: int, meaning: Meaning, context: Context
+    catalogue: Catalogue, view: WorldView, sentence: int, meaning: Intent, context: Context
 ) -> tuple:
     # The expert sees what the file keeps, so that labels can be checked against the file.
     kept = np.array([context.elapsed_s, *context.odometry], dtype=np.float32)
@@ -93,7 +96,7 @@ def _label(
     return sentence, kept, commands, int(status), slots, place
 
 
-def place_of_named(meaning: Meaning, view: WorldView) -> np.ndarray:
+def place_of_named(meaning: Intent, view: WorldView) -> np.ndarray:
     """(2,) where the picture shows the one object that is named: column and row, as shares.
 
     -1 where none that fits is seen; NaN where several are.
@@ -118,7 +121,7 @@ class _Sentences:
             self.texts.append(text)
         return self._known[text]
 
-    def say(self, meaning: Meaning) -> int:
+    def say(self, meaning: Intent) -> int:
         # There are more things out of scope than one meaning shows.
         ways = self._wordings * (10 if meaning == UNKNOWN else 1)
         number = int(self._rng.integers(ways))
@@ -126,7 +129,7 @@ class _Sentences:
 
 
 @cache
-def shared_wording(language: Language, meaning: Meaning, number: int) -> str:
+def shared_wording(language: Language, meaning: Intent, number: int) -> str:
     """The training wording of a meaning that goes by this number in every episode."""
     rng = np.random.default_rng([number, *(language.slot_vector(meaning) + 1).tolist()])
     return language.sample_wording(meaning, rng, "train")
@@ -134,11 +137,11 @@ def shared_wording(language: Language, meaning: Meaning, number: int) -> str:
 
 def _draw(
     catalogue: Catalogue,
-    frames: Sequence[Frame],
+    frames: Sequence[RecordedFrame],
     t: int,
     rng: np.random.Generator,
     config: LabelConfig,
-) -> tuple[Meaning, Context]:
+) -> tuple[Intent, Context]:
     skills = list(catalogue.skills.values())
     shares = np.array([(skill.label_share, skill.absent_share) for skill in skills])
     index, absent = divmod(int(rng.choice(shares.size, p=shares.ravel() / shares.sum())), 2)
@@ -182,7 +185,7 @@ def absent_pairs(there: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in there]
 
 
-def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) -> _Thing:
+def _pick_object(frame: RecordedFrame, rng: np.random.Generator, config: LabelConfig) -> _Thing:
     """One of the scene, more often one in view, or one that the robot was told of."""
     view = frame.view
     index = int(rng.integers(len(view.colours)))
@@ -198,7 +201,7 @@ def _pick_object(frame: Frame, rng: np.random.Generator, config: LabelConfig) ->
 
 
 def earlier_start(
-    frames: Sequence[Frame], t: int, rng: np.random.Generator, drift: float
+    frames: Sequence[RecordedFrame], t: int, rng: np.random.Generator, drift: float
 ) -> Context:
     """The context of frame t, had its instruction been given at a random frame up to it."""
     start = int(rng.integers(t + 1))

@@ -223,7 +223,7 @@ def expert_use(frames: Sequence[Frame]) -> list[list[float]]:
     Empty for a policy without experts.
     """
     chunks = {id(frame.chunk): frame.chunk for frame in frames if frame.chunk is not None}
-    found = [chunk.thinking.expert_use for chunk in chunks.values() if chunk.thinking.expert_use]
+    found = [chunk.stats.expert_use for chunk in chunks.values() if chunk.stats.expert_use]
     return np.mean(found, axis=0).tolist() if found else []
 
 

@@ -19,8 +19,8 @@ from robots.g1.embodiment import CONTROL_HZ
 from sim.render.video import Frame, write_video
 from sim.scene import Scene, sample_scene
 from sim.world import World
-from tasks.episode import Outcome, run_episode, warm_up
-from tasks.language.intent import UNKNOWN, Meaning, describe
+from tasks.episode import EpisodeOutcome, run_episode, warm_up
+from tasks.language.intent import UNKNOWN, Intent, describe
 from tasks.language.parse import read_wording
 from tasks.success import named_object
 from tasks.task import Skill
@@ -62,17 +62,17 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PreparedRun:
     """All that stands before the policy is asked. `meaning` and `skill` serve the verdict alone."""
 
     instruction: str
-    meaning: Meaning | None
+    meaning: Intent | None
     skill: Skill
     scene: Scene
     world: World
 
 
-def set_stage(instruction: str, config: RunConfig) -> Stage:
+def set_stage(instruction: str, config: RunConfig) -> PreparedRun:
     """The robot in its scene, standing, or moving when there must be something to stop."""
     catalogue = read_catalogue(config.tasks)
     meaning = read_wording(instruction, catalogue.language)
@@ -83,10 +83,10 @@ def set_stage(instruction: str, config: RunConfig) -> Stage:
     world = World(scene, seed=seed or 0, robot_path=config.robot)
     rng = np.random.default_rng(seed)
     warm_up(world, skill.start_command(rng))
-    return Stage(instruction, meaning, skill, scene, world)
+    return PreparedRun(instruction, meaning, skill, scene, world)
 
 
-def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
+def carry_out(stage: PreparedRun, policy: Policy, config: RunConfig) -> EpisodeOutcome:
     """Runs the episode, prints what came of it and writes the video.
 
     If the policy fails, the robot is left standing before the error goes on.
@@ -104,11 +104,11 @@ def carry_out(stage: Stage, policy: Policy, config: RunConfig) -> Outcome:
 
 
 def perform(
-    stage: Stage,
+    stage: PreparedRun,
     policy: Policy,
     time_limit_s: float | None = None,
     show: Callable[[], None] = lambda: None,
-) -> tuple[Outcome, list[Frame]]:
+) -> tuple[EpisodeOutcome, list[Frame]]:
     """Runs the episode and tells what came of it; `show` is called after every control period."""
     frames: list[Frame] = []
 
@@ -130,7 +130,7 @@ def _stand(world: World, show: Callable[[], None]) -> None:
     print(f"robot       {'has fallen' if world.fallen() else 'left standing'}")
 
 
-def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None, Scene]:
+def choose_scene(config: RunConfig, meaning: Intent | None) -> tuple[int | None, Scene]:
     """The scene of a file or a seed, or the first seed's that has the one thing that is named."""
     if config.scene is not None:
         content = read_json(config.scene, "choose a file of a scene, written by Scene.to_dict()")
@@ -144,7 +144,7 @@ def choose_scene(config: RunConfig, meaning: Meaning | None) -> tuple[int | None
     return seed, sample_scene(np.random.default_rng(seed))
 
 
-def fitting_seeds(meaning: Meaning | None) -> Iterator[int]:
+def fitting_seeds(meaning: Intent | None) -> Iterator[int]:
     """The seeds, from 0 on, whose scenes have the one thing that is named, if one is."""
     named = meaning is not None and bool(meaning.colour or meaning.shape)
     for seed in range(MOST_SEEDS):
@@ -158,7 +158,7 @@ def _scene_words(scene: Scene, seed: int | None) -> str:
     return f"{'from a file' if seed is None else seed}: {things}"
 
 
-def _report(outcome: Outcome, meaning: Meaning | None) -> None:
+def _report(outcome: EpisodeOutcome, meaning: Intent | None) -> None:
     understood = " ".join(f"{slot}={value}" for slot, value in outcome.understood.items())
     p50, p95 = np.percentile(outcome.latencies_ms, (50, 95))
     print(f"understood  {understood or 'nothing'}")
@@ -169,7 +169,7 @@ def _report(outcome: Outcome, meaning: Meaning | None) -> None:
     print(f"latency     p50 {p50:.0f} ms, p95 {p95:.0f} ms, observation to chunk")
 
 
-def verdict(outcome: Outcome, meaning: Meaning | None) -> str:
+def verdict(outcome: EpisodeOutcome, meaning: Intent | None) -> str:
     """Whether the true state is what was asked for, in words; a refusal is right where nothing
     else can be."""
     if meaning is None:

@@ -13,10 +13,10 @@ from bridge.contract import Status
 from robots.g1.embodiment import ARM_HOME_RAD, ARMS, STAND_COMMAND, STANDING_HEIGHT_M
 from tasks import arms
 from tasks.arms import SIDES
-from tasks.expert import Moment, Wish, stand, turning, without_target
+from tasks.expert import ExpertState, ExpertTarget, stand, turning, without_target
 from tasks.language.grammar import pick
-from tasks.language.intent import Meaning
-from tasks.success import Success, Truth
+from tasks.language.intent import Intent
+from tasks.success import PrivilegedState, Success
 from tasks.task import Skill, Task
 
 DEFAULT_SIDE = "right"
@@ -36,27 +36,27 @@ SWINGS = 2
 # --- the expert -------------------------------------------------------------------------------
 
 
-def raise_hand(meaning: Meaning, moment: Moment) -> Wish:
+def raise_hand(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     goal = arms.raised(_sides(meaning))
     done = moment.elapsed_s > RAISE_S and _reached(moment, goal)
-    return Wish((0.0, 0.0, 0.0), goal, Status.DONE if done else Status.ACTING)
+    return ExpertTarget((0.0, 0.0, 0.0), goal, Status.DONE if done else Status.ACTING)
 
 
-def lower_arms(meaning: Meaning, moment: Moment) -> Wish:
+def lower_arms(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     done = moment.elapsed_s > RAISE_S and _reached(moment, ARM_HOME_RAD)
     return stand(Status.DONE if done else Status.ACTING)
 
 
-def wave(meaning: Meaning, moment: Moment) -> Wish:
+def wave(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     """Raises the hand, swings it by the clock of the instruction, and lowers it again."""
     if moment.elapsed_s > WAVE_END_S:
         return stand(Status.DONE)
     phase_s = moment.elapsed_s - WAVE_START_S
     goal = arms.waving(_sides(meaning), phase_s)
-    return Wish((0.0, 0.0, 0.0), goal, Status.ACTING)
+    return ExpertTarget((0.0, 0.0, 0.0), goal, Status.ACTING)
 
 
-def point_at(meaning: Meaning, moment: Moment) -> Wish:
+def point_at(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     """Turns until the object is well ahead, then stretches the arm toward it."""
     named = moment.seen.named
     if len(named) != 1:
@@ -68,14 +68,14 @@ def point_at(meaning: Meaning, moment: Moment) -> Wish:
     resting = moment.still() and abs(bearing) < POINT_FACING_RAD
     rate = 0.0 if resting else turning(bearing)
     done = rate == 0.0 and moment.still() and _reached(moment, goal)
-    return Wish((0.0, 0.0, rate), goal, Status.DONE if done else Status.ACTING)
+    return ExpertTarget((0.0, 0.0, rate), goal, Status.DONE if done else Status.ACTING)
 
 
-def _sides(meaning: Meaning) -> tuple[str, ...]:
+def _sides(meaning: Intent) -> tuple[str, ...]:
     return SIDES if meaning.side == "both" else (meaning.side or DEFAULT_SIDE,)
 
 
-def _reached(moment: Moment, goal: np.ndarray) -> bool:
+def _reached(moment: ExpertState, goal: np.ndarray) -> bool:
     return bool(np.abs(moment.arm_targets - goal).max() < ARM_REACHED_RAD)
 
 
@@ -85,7 +85,7 @@ def _reached(moment: Moment, goal: np.ndarray) -> bool:
 class Raised(Success):
     """The hands that are asked for, and no other; any one if the side is not said."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         raised = _raised(truth)
         if not self.stayed(truth):
             return False
@@ -98,7 +98,7 @@ class Raised(Success):
 class Lowered(Success):
     """Both hands below the pelvis."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         return self.stayed(truth) and bool(np.all(truth.hands_m[:, 2] < truth.pelvis_z_m))
 
 
@@ -107,11 +107,11 @@ class Waved(Success):
 
     hold_s = 0.0
 
-    def begin(self, truth: Truth) -> None:
+    def begin(self, truth: PrivilegedState) -> None:
         super().begin(truth)
         self._swings = [_Swings() for _ in SIDES]
 
-    def watch(self, truth: Truth) -> bool:
+    def watch(self, truth: PrivilegedState) -> bool:
         yaw = truth.base[2]
         left = np.array([-np.sin(yaw), np.cos(yaw)])
         places_m = (truth.hands_m[:, :2] - truth.base[:2]) @ left
@@ -119,7 +119,7 @@ class Waved(Success):
             swings.watch(raised, place_m)
         return super().watch(truth)
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         waved = {s: swings.count >= SWINGS for s, swings in zip(SIDES, self._swings, strict=True)}
         if not self.stayed(truth):
             return False
@@ -131,7 +131,7 @@ class Waved(Success):
 class Pointed(Success):
     """A hand, and the line from its shoulder to it, aim at the object."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         target = self.target()
         if target is None or not self.stayed(truth):
             return False
@@ -172,7 +172,7 @@ class _Swings:
             self._ways += 1
 
 
-def _raised(truth: Truth) -> np.ndarray:
+def _raised(truth: PrivilegedState) -> np.ndarray:
     """(2,) bool: which hands are over their shoulders."""
     return truth.hands_m[:, 2] > truth.shoulders_m[:, 2] + RAISED_M
 

@@ -13,8 +13,8 @@ from robots.g1.embodiment import ARM_HOME_RAD
 from tasks.expert import (
     FORWARD_M_S,
     SLOWEST_M_S,
-    Moment,
-    Wish,
+    ExpertState,
+    ExpertTarget,
     approach,
     into_frame,
     limited,
@@ -23,8 +23,8 @@ from tasks.expert import (
     without_target,
 )
 from tasks.language.grammar import pick
-from tasks.language.intent import SLOTS, Meaning
-from tasks.success import Success, Truth
+from tasks.language.intent import SLOTS, Intent
+from tasks.success import PrivilegedState, Success
 from tasks.task import Skill, Task
 
 STOP_M = 0.50
@@ -39,7 +39,7 @@ GOAL_M = 0.6
 GOAL_FACING_RAD = np.deg2rad(25)
 
 
-def go_to(meaning: Meaning, moment: Moment) -> Wish:
+def go_to(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     """Turns to the object, walks to it and stops half a metre before its centre."""
     named = moment.seen.named
     if len(named) != 1:
@@ -56,10 +56,10 @@ def go_to(meaning: Meaning, moment: Moment) -> Wish:
         ahead = max(0.0, 1.0 - abs(bearing) / WALK_BEARING_RAD)
         forward = approach(distance - STOP_M, top, SLOWEST_M_S, 0.9) * min(1.0, 1.5 * ahead)
         aside = _avoidance(moment, distance, bearing) if ahead > 0 else 0.0
-    return Wish((forward, aside, turning(bearing, forward)), ARM_HOME_RAD, Status.ACTING)
+    return ExpertTarget((forward, aside, turning(bearing, forward)), ARM_HOME_RAD, Status.ACTING)
 
 
-def _avoidance(moment: Moment, distance: float, bearing: float) -> float:
+def _avoidance(moment: ExpertState, distance: float, bearing: float) -> float:
     """A mild sidestep (m/s, left positive) away from other visible objects on the way."""
     aside = 0.0
     for thing in moment.seen.others:
@@ -76,7 +76,7 @@ class AtObject(Success):
     def failed(self) -> bool:
         return self.fell or self.knocked
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         target = self.target()
         if target is None or not truth.standing():
             return False

@@ -17,16 +17,16 @@ from tasks.expert import (
     SLOWEST_M_S,
     SLOWEST_RAD_S,
     Context,
-    Moment,
-    Wish,
+    ExpertState,
+    ExpertTarget,
     approach,
     come_to_stand,
     duration_s,
     limited,
 )
 from tasks.language.grammar import pick
-from tasks.language.intent import AMOUNTS, SLOTS, Meaning
-from tasks.success import MOST_DRIFT_M, Success, Truth
+from tasks.language.intent import AMOUNTS, SLOTS, Intent
+from tasks.success import MOST_DRIFT_M, PrivilegedState, Success
 from tasks.task import Skill, Task
 
 # Which way each skill leads: x forward, y left. Turns: their sign.
@@ -61,27 +61,27 @@ WAY_HALF_WIDTH_M = 0.5
 WAY_MARGIN_M = 0.5
 
 
-def distance_m(meaning: Meaning) -> float:
+def distance_m(meaning: Intent) -> float:
     """How far a walk or a step goes, by default if nothing is said."""
     return meaning.number("distance", STEP_M if is_aside(meaning) else WALK_M)
 
 
-def angle_rad(meaning: Meaning) -> float:
+def angle_rad(meaning: Intent) -> float:
     """How far a turn goes, by default if nothing is said; always positive."""
     return radians(meaning.number("angle", TURN_DEG))
 
 
-def is_aside(meaning: Meaning) -> bool:
-    return meaning.action.startswith("step")
+def is_aside(meaning: Intent) -> bool:
+    return meaning.skill.startswith("step")
 
 
 # --- the expert -------------------------------------------------------------------------------
 
 
-def walk(meaning: Meaning, moment: Moment) -> Wish:
+def walk(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     """Along the first heading, or sideways to it, by odometry; the other errors are corrected."""
     x, y, yaw = moment.odometry
-    aside, sign = is_aside(meaning), sum(DIRECTIONS[meaning.action])
+    aside, sign = is_aside(meaning), sum(DIRECTIONS[meaning.skill])
     along, across = (y, x) if aside else (x, y)
     remaining = distance_m(meaning) - sign * along
     if remaining < WALK_STOP_M:
@@ -91,19 +91,19 @@ def walk(meaning: Meaning, moment: Moment) -> Wish:
     correction = limited(-1.2 * across, 0.25)
     rate = limited(-1.5 * yaw, 0.6)
     velocity = (correction, forth, rate) if aside else (forth, correction, rate)
-    return Wish(velocity, ARM_HOME_RAD, Status.ACTING)
+    return ExpertTarget(velocity, ARM_HOME_RAD, Status.ACTING)
 
 
-def turn(meaning: Meaning, moment: Moment) -> Wish:
-    sign = TURNS[meaning.action]
+def turn(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    sign = TURNS[meaning.skill]
     remaining = angle_rad(meaning) - sign * moment.odometry[2]
     if remaining < TURN_STOP_RAD:
         return come_to_stand(moment)
     rate = sign * approach(remaining, TURN_RAD_S[meaning.manner], SLOWEST_RAD_S, 1.5)
-    return Wish((0.0, 0.0, rate), ARM_HOME_RAD, Status.ACTING)
+    return ExpertTarget((0.0, 0.0, rate), ARM_HOME_RAD, Status.ACTING)
 
 
-def stop(meaning: Meaning, moment: Moment) -> Wish:
+def stop(meaning: Intent, moment: ExpertState) -> ExpertTarget:
     return come_to_stand(moment)
 
 
@@ -113,11 +113,11 @@ def stop(meaning: Meaning, moment: Moment) -> Wish:
 class Walked(Success):
     """The distance along the first heading, or sideways to it, not far beside it nor askew."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         if not truth.standing():
             return False
         forward, left, yaw = self.displacement(truth)
-        distance, sign = distance_m(self.meaning), sum(DIRECTIONS[self.meaning.action])
+        distance, sign = distance_m(self.meaning), sum(DIRECTIONS[self.meaning.skill])
         along, across = (left, forward) if is_aside(self.meaning) else (forward, left)
         off = abs(sign * along - distance)
         return (
@@ -130,43 +130,41 @@ class Walked(Success):
 class Turned(Success):
     """The angle, about where it began."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         if not truth.standing():
             return False
         forward, left, yaw = self.displacement(truth)
         angle = angle_rad(self.meaning)
-        off = abs(TURNS[self.meaning.action] * yaw - angle)
+        off = abs(TURNS[self.meaning.skill] * yaw - angle)
         tolerance = max(RELATIVE_TOLERANCE * angle, LEAST_TOLERANCE_RAD)
         return off <= tolerance and bool(np.hypot(forward, left) < MOST_DRIFT_M)
 
 
-class Stopped(Success):
+class StoodStill(Success):
     """A stand not far from where it was told."""
 
-    def is_success(self, truth: Truth) -> bool:
+    def is_success(self, truth: PrivilegedState) -> bool:
         return truth.standing() and self.stayed(truth)
 
 
 # --- labels and scenes ------------------------------------------------------------------------
 
 
-def any_stretch(
-    meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator
-) -> Context:
+def any_stretch(meaning: Intent, context: Context, lost: bool, rng: np.random.Generator) -> Context:
     """The context at any stage of a walk or a step."""
-    aside, sign = is_aside(meaning), sum(DIRECTIONS[meaning.action])
+    aside, sign = is_aside(meaning), sum(DIRECTIONS[meaning.skill])
     distance = _progress(distance_m(meaning), 0.15, rng)
     along, across = sign * distance, rng.normal(0, 0.06)
     x, y = (across, along) if aside else (along, across)
-    speed = 0.4 if meaning.action == "walk_forward" else 0.2
+    speed = 0.4 if meaning.skill == "walk_forward" else 0.2
     odometry = np.array([x, y, rng.normal(0, 0.1)])
     return replace(context, elapsed_s=duration_s(distance, speed, rng), odometry=odometry)
 
 
-def any_angle(meaning: Meaning, context: Context, lost: bool, rng: np.random.Generator) -> Context:
+def any_angle(meaning: Intent, context: Context, lost: bool, rng: np.random.Generator) -> Context:
     """The context at any stage of a turn."""
     angle = _progress(angle_rad(meaning), 0.25, rng)
-    odometry = np.array([*rng.normal(0, 0.06, 2), TURNS[meaning.action] * angle])
+    odometry = np.array([*rng.normal(0, 0.06, 2), TURNS[meaning.skill] * angle])
     return replace(context, elapsed_s=duration_s(angle, 0.5, rng), odometry=odometry)
 
 
@@ -177,9 +175,9 @@ def _progress(amount: float, spread: float, rng: np.random.Generator) -> float:
     return float(amount + rng.normal(0, spread))
 
 
-def in_the_way(meaning: Meaning, xy_m: Sequence[float]) -> bool:
+def in_the_way(meaning: Intent, xy_m: Sequence[float]) -> bool:
     """Whether an object at (x, y) in the heading frame stands where a walk will lead."""
-    x, y = DIRECTIONS[meaning.action]
+    x, y = DIRECTIONS[meaning.skill]
     along, across = x * xy_m[0] + y * xy_m[1], x * xy_m[1] - y * xy_m[0]
     return 0 < along < distance_m(meaning) + WAY_MARGIN_M and abs(across) < WAY_HALF_WIDTH_M
 
@@ -227,7 +225,7 @@ TASK = Task(
         _walk("step_right", sample_slots=_slots(STEPPED)),
         _turn("turn_left"),
         _turn("turn_right"),
-        _skill("stop", stop, Stopped, 6.0, start_command=moving),
+        _skill("stop", stop, StoodStill, 6.0, start_command=moving),
     ),
     words=Path(__file__).parent / "en" / "walk.toml",
     share=0.18,

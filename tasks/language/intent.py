@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,13 +47,14 @@ class NamedObject(Protocol):
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Intent:
     """An instruction as slots; None where the instruction does not say.
 
-    `action` is the name of a skill, or "unknown". Turning around without a side is `turn_left`.
+    `skill` is the name of one, or "unknown"; its slot is called "action" in data sets, in bundles
+    and on the wire. Turning around without a side is `turn_left`.
     """
 
-    action: str
+    skill: str
     colour: str | None = None
     shape: str | None = None
     side: str | None = None
@@ -66,9 +67,14 @@ class Meaning:
                 raise ValueError(f"{slot} cannot be {value!r}: choose from {SLOTS[slot]}")
 
     def slots(self) -> dict[str, str]:
-        """The slots that are said: the action, then others in the order of `SLOTS`."""
-        values = {slot: getattr(self, slot) for slot in ("action", *SLOTS)}
+        """The slots that are said: "action" for the skill, then others in the order of `SLOTS`."""
+        values = {"action": self.skill} | {slot: getattr(self, slot) for slot in SLOTS}
         return {slot: value for slot, value in values.items() if value is not None}
+
+    @classmethod
+    def of_slots(cls, slots: Mapping[str, str]) -> Intent:
+        """The intent that says these `slots`; ValueError for a value that is none of its slot's."""
+        return cls(slots["action"], **{s: value for s, value in slots.items() if s != "action"})
 
     def number(self, kind: str, default: float) -> float:
         """The number of the amount: of a "distance" in m, of an "angle" in degrees."""
@@ -84,17 +90,17 @@ class Meaning:
         return self.colour in (None, thing.colour) and self.shape in (None, thing.shape)
 
 
-UNKNOWN = Meaning("unknown")
+UNKNOWN = Intent("unknown")
 
 
-def describe(meaning: Meaning, names_object: bool = False) -> str:
+def describe(meaning: Intent, names_object: bool = False) -> str:
     """A meaning in a few plain words, always the same ones.
 
     `names_object` tells that its action is about an object, even if none is said.
     """
-    if meaning.action == UNKNOWN.action:
+    if meaning.skill == UNKNOWN.skill:
         return "something this robot cannot do"
-    parts = [meaning.action.replace("_", " ")]
+    parts = [meaning.skill.replace("_", " ")]
     if meaning.colour or meaning.shape:
         parts.append(f"the {' '.join(filter(None, (meaning.colour, meaning.shape or 'object')))}")
     elif names_object:

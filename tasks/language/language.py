@@ -16,7 +16,7 @@ import numpy as np
 
 from bridge.contract import UserError
 from tasks.language.grammar import Grammar, dressed, pick, with_typo
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 
 TYPO_SHARE = 0.1
 SPLITS = ("train", "heldout")
@@ -55,7 +55,7 @@ class Language:
         return cls(slots, dict(zip(SPLITS, (known, tuple(variants)), strict=True)))
 
     def sample_wording(
-        self, meaning: Meaning, rng: np.random.Generator, split: str = "train"
+        self, meaning: Intent, rng: np.random.Generator, split: str = "train"
     ) -> str:
         """One way to say a meaning. `split` is one of `SPLITS`; only "train" has typing errors."""
         text = pick(self.grammars[split], rng).say(meaning.slots(), rng)
@@ -63,7 +63,7 @@ class Language:
             text = with_typo(text, rng)
         return dressed(text, rng)
 
-    def plainly(self, meaning: Meaning) -> str:
+    def plainly(self, meaning: Intent) -> str:
         """The usual wording of a meaning."""
         return self.grammars["train"][0].plainly(meaning.slots())
 
@@ -72,7 +72,7 @@ class Language:
         known = (grammar.vocabulary() for split in SPLITS for grammar in self.grammars[split])
         return frozenset().union(*known)
 
-    def slot_vector(self, meaning: Meaning) -> np.ndarray:
+    def slot_vector(self, meaning: Intent) -> np.ndarray:
         """(S,) int8 indices into the values of each slot, -1 where nothing is said."""
         said = meaning.slots()
         indices = [
@@ -80,10 +80,10 @@ class Language:
         ]
         return np.array(indices, dtype=np.int8)
 
-    def from_slots(self, vector: Sequence[int] | np.ndarray) -> Meaning:
+    def from_slots(self, vector: Sequence[int] | np.ndarray) -> Intent:
         """The meaning whose `slot_vector` this is."""
         pairs = zip(self.slots.items(), vector, strict=True)
-        return Meaning(**{slot: values[i] for (slot, values), i in pairs if i >= 0})
+        return Intent.of_slots({slot: values[i] for (slot, values), i in pairs if i >= 0})
 
 
 @cache

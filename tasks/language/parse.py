@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.language.grammar import CONDITIONS, GROUP, NAME, Grammar, words_of
-from tasks.language.intent import Meaning
+from tasks.language.intent import Intent
 from tasks.language.language import SPLITS, Language
 
 Slots = dict[str, str]
@@ -18,7 +18,7 @@ _UNSAID = " unsaid "
 _TOKEN = re.compile(r"[()\[\]|~]|\{\w+\}|\s+|[^()\[\]|~{}\s]+")
 
 
-def read_wording(text: str, language: Language, splits: Sequence[str] = SPLITS) -> Meaning | None:
+def read_wording(text: str, language: Language, splits: Sequence[str] = SPLITS) -> Intent | None:
     """The one meaning that a grammar says in these words, whatever case and closing mark."""
     text = " ".join(text.lower().split()).rstrip("?!. ")
     for split in splits:
@@ -55,7 +55,7 @@ class _Reader:
         self.imperatives = _by_action(grammar, table(grammar.imperatives))
         self.sentences = _by_action(grammar, table(grammar.sentences))
 
-    def read(self, text: str) -> Iterator[Meaning]:
+    def read(self, text: str) -> Iterator[Intent]:
         """Every meaning that the grammar can say as `text`."""
         bodies = list(_unwrapped(self.adverbs, _unwrapped(self.frames, [(text, {})])))
         for action, patterns in self.imperatives.items():
@@ -101,11 +101,11 @@ def _unwrapped(
 
 def _meanings(
     patterns: list[_Pattern], action: str, texts: Iterable[tuple[str, Slots]]
-) -> Iterator[Meaning]:
+) -> Iterator[Intent]:
     for text, said in texts:
         for pattern in patterns:
             if found := pattern.match(text, {"action": action} | said):
-                yield Meaning(**found[1])
+                yield Intent.of_slots(found[1])
 
 
 @dataclass
