@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import zmq
 
 from bench.faults.endless import framed, send_without_end, shake_hands, stranger
 from bench.faults.rig import scripted_server
@@ -19,9 +20,11 @@ from bench.footprint import footprint_of
 from bridge.operator import messages as operator_wire
 from bridge.operator.client import Operator
 from bridge.operator.port import OperatorPort
+from bridge.wire import flood
 from bridge.wire import messages as wire
 from bridge.wire.client import PolicyUnavailable, RemotePolicy
 from robots.g1.embodiment import G1
+from tests.doubles import await_true
 from tests.test_operator import free_port
 
 # The guard promises 64 on a machine that gives it a hundred looks a second; without it there are
@@ -174,3 +177,17 @@ def _listening(address: str) -> socket.socket:
         return listener
     host, _, port = place.rpartition(":")
     return socket.create_server((host, int(port)))
+
+
+def test_a_context_that_ends_unreleased_ends_nobody_elses_guard() -> None:
+    with zmq.Context() as other, other.socket(zmq.ROUTER) as kept:
+        flood.watch(kept, "tcp://kept")
+        kept.bind("tcp://127.0.0.1:*")
+        context = zmq.Context()
+        flood.watch(context.socket(zmq.ROUTER), "tcp://gone")
+        context.destroy(linger=0)
+        guard = flood._guard
+        await_true(lambda: all(each.context is not context for each in guard._monitors))
+        time.sleep(10 * flood.LOOK_S)
+        assert guard._thread is not None and guard._thread.is_alive()
+        flood.release(other)

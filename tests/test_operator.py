@@ -20,9 +20,9 @@ from bridge.operator import messages as wire
 from bridge.operator.client import Operator
 from bridge.operator.port import (
     CommanderLost,
-    Cut,
     Event,
     Instructed,
+    MotorsCut,
     OperatorPort,
     Paused,
     Released,
@@ -272,11 +272,11 @@ def test_anyone_stops_and_cuts_while_another_commands(address):
         bert.stop()
         robot.await_events(Instructed("go"), Stopped())
         bert.cut()
-        robot.await_events(Instructed("go"), Stopped(), Cut())
+        robot.await_events(Instructed("go"), Stopped(), MotorsCut())
         assert robot.port.commander == "anna"
         time.sleep(0.6)
         anna.release()
-        robot.await_events(Instructed("go"), Stopped(), Cut(), Released())
+        robot.await_events(Instructed("go"), Stopped(), MotorsCut(), Released())
 
 
 def test_a_stop_ends_the_sleep_between_periods_and_nothing_else_does(address):

@@ -103,7 +103,7 @@ def data(squares) -> Demonstrations:
 def config(**changes) -> TrainConfig:
     settings = {
         "steps": 4, "batch_size": 16, "threads": 1, "model": TINY, "warmup_share": 0.5,
-        "eyes_share": 0.0,
+        "perception_fraction": 0.0,
     }  # fmt: skip
     return TrainConfig(**(settings | changes))
 

@@ -207,9 +207,12 @@ class _Guard:
                 before = memory
 
     def _look(self, memory: int, before: int) -> None:
-        for monitor, address, beats in self._monitors.values():
-            while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
-                self._add(int(recv_monitor_message(monitor)["value"]), address, beats, before)
+        for socket, (monitor, address, beats) in list(self._monitors.items()):
+            try:
+                while int(monitor.get(zmq.EVENTS)) & zmq.POLLIN:
+                    self._add(int(recv_monitor_message(monitor)["value"]), address, beats, before)
+            except zmq.ZMQError:  # its context ended without a release
+                del self._monitors[socket]
         suspects: list[_Connection] = []
         for connection in list(self.connections.values()):
             if not connection.alive():

@@ -81,7 +81,7 @@ class Decode(nn.Module):
 
 
 class TorchParts:
-    """The parts run by torch, as `policy.runtime.Parts`."""
+    """The parts run by torch, as `policy.runtime.onnx_policy.Parts`."""
 
     def __init__(self, model: Model) -> None:
         self._words, self._prefill, self._decode = Read(model), Prefill(model), Decode(model)

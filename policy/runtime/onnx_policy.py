@@ -1,7 +1,7 @@
 """Running a policy: an instruction and an observation to an action chunk, without torch.
 
 `GraphPolicy` holds what happens around a model's three parts; `OnnxPolicy` gives it the parts of a
-bundle, `policy.checkpoint_policy.TorchPolicy` those of a checkpoint.
+bundle, `policy.training.torch_policy.TorchPolicy` those of a checkpoint.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from policy.model.encoders import MAX_TOKENS, STATE_WIDTH
 from policy.model.vla import BANDS_PER_STEP, known_bands
 from policy.runtime.legacy import release_0_1
 
-# Instructions to token states (N, 24, 384) and their mask (N, 24), as `policy.words.TextEncoder`.
+# Instructions to token states (N, 24, 384) and their mask (N, 24), as
+# `policy.runtime.text_encoder.TextEncoder`.
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 Slots = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -72,7 +73,7 @@ class Batch(NamedTuple):
     """Inputs and targets of one training step; shapes as in `Model.forward`.
 
     `slots` (B, S) int64 are classes, 0 where the instruction does not mention the slot. `place`
-    (B, 2) as in `bridge.dataset.Labels`.
+    (B, 2) as in `bridge.data.dataset.Labels`.
     """
 
     states: Tensor

@@ -70,7 +70,7 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What `bridge.dataset.DatasetWriter.add_episode` takes, by its names."""
+    """What `bridge.data.dataset.DatasetWriter.add_episode` takes, by its names."""
 
     images: dict[str, np.ndarray]
     state: np.ndarray
