@@ -55,7 +55,7 @@ def house(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     patch = PATCHES / f"{request.param}.patch"
-    subprocess.run(["git", "apply", patch], cwd=tmp_path, check=True)
+    subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
     return tmp_path
 
 
