@@ -78,7 +78,8 @@ def test_whoever_tries_every_object_or_hand_fails():
     raised = SHOULDERS + UP
     left: dict[str, Any] = {"hands": [raised[0], HOME_HANDS[1]]}
     right: dict[str, Any] = {"hands": [HOME_HANDS[0], raised[1]]}
-    cube, ball = {"base": (1.5, 0.0, 0.0)}, {"base": (0.0, 1.5, np.pi / 2)}
+    cube: dict[str, Any] = {"base": (1.5, 0.0, 0.0)}
+    ball: dict[str, Any] = {"base": (0.0, 1.5, np.pi / 2)}
     raise_left = Intent("raise_hand", side="left")
     for meaning, wrong, then in ((RED_CUBE, ball, cube), (raise_left, right, left)):
         for wrong_s, succeeds in ((0.9, True), (1.1, False)):
