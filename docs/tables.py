@@ -59,10 +59,9 @@ WALKER_ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("energy_j_m", "energy per metre, J", "{:.0f}", ""),
 )
 BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
-    ("rtt_p50_ratio_ipc", "round trip against raw ZeroMQ, p50, ipc", "at most 1.3x", TIMES),
-    ("rtt_p50_ratio_tcp", "the same, tcp", "at most 1.3x", TIMES),
-    ("rtt_p99_ratio_ipc", "round trip against raw ZeroMQ, p99, ipc", "at most 2x", TIMES),
-    ("rtt_p99_ratio_tcp", "the same, tcp", "at most 2x", TIMES),
+    ("rtt_added_p50_ms", "added to raw ZeroMQ's round trip, p50", "at most 0.15 ms", "{:.3f} ms"),
+    ("rtt_added_p99_ms", "the same, p99", "at most 0.5 ms", "{:.3f} ms"),
+    ("rtt_share_of_chunk", "that p50 as a share of a chunk's time", "at most 3 %", RATE),
     ("openpi_rtt_ratio", "round trip against our openpi WebSocket server", "", TIMES),
     ("stop_p99_ms", "stop to first safe command, p99", "at most 20 ms", MS),
     ("stop_curve_p99_ms", "the same over CURVE", "at most 100 ms", MS),
