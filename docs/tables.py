@@ -29,7 +29,6 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("heldout_drop", "lost with wordings never trained on", "at most 8 points", RATE),
     ("no_text_success", "go to, without the words (must lose)", "far lower", RATE),
     ("no_image_success", "go to, without the image (must lose)", "far lower", RATE),
-    ("int8_drop", "lost by 8 bits against fp32", "at most 3 points", RATE),
     ("int8_size_ratio", "size of the 8-bit weights against fp32", "at most 0.35x", TIMES),
     ("chunk_p50_ms", "observation to chunk, p50, 2 threads", "", MS),
     ("chunk_p95_ms", "observation to chunk, p95, 2 threads", "under 100 ms", MS),
