@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from assets import asset_path
 from bench.walker.baselines import PEERS, Entrant, our_walker, peer_walker
-from bench.walker.bodies import BodyName, GroundName, body_model, find_body
+from bench.walker.bodies import BodyName, body_model, find_body
 from bench.walker.scenarios import (
     Scenario,
     Trace,
@@ -27,6 +28,8 @@ from bench.walker.scenarios import (
     run_scenario,
 )
 from bridge.contract import UserError
+from bridge.files import read_json, sha256_of, write_json
+from bridge.options import plain
 from bridge.ranges import PositiveInt, Seed, check_ranges
 from robots.g1.embodiment import CONTROL_HZ
 from tasks.evaluation.results import wilson_interval
@@ -68,6 +71,7 @@ class WalkBenchConfig:
         peers: Examine the walkers of PyPI's holosoma-inference (make peers).
         seed: Another seed, other commands.
         threads: CPU threads of the physics; 0 means one per core.
+        resume: Go on where an examination of the same kind was interrupted.
     """
 
     walker: Path = field(default_factory=lambda: asset_path("models/walker.onnx"))
@@ -79,6 +83,7 @@ class WalkBenchConfig:
     peers: bool = True
     seed: Seed = 20_000
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,42 +103,68 @@ def examinees(config: WalkBenchConfig) -> list[Entrant]:
     return [*ours, *(peer_walker(name) for name in PEERS if config.peers)]
 
 
-def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
+def bench_walkers(config: WalkBenchConfig, unfinished: Path | None = None) -> dict[str, Any]:
     """All figures, by body, walker and name: `figures["mesh"]["holosoma_ppo"]["falls"]`.
 
-    A walker that takes no posture has None for what is asked of one. Raises UserError for a walker
-    or a body that is missing.
+    A walker that takes no posture has None for what is asked of one. The file `unfinished` has what
+    was examined when it ends early; to resume, all that decides a figure must be what it was.
+    Raises UserError for a walker or a body that is missing.
     """
     check_ranges(config)
     walkers = examinees(config)
     bodies = {name: find_body(name) for name in config.bodies}
     exams = make_exams(config)
     postures = {walker.name: walker.make(1).takes_posture for walker in walkers}
-    figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
-    steps = sum(exam.scenario.steps for exam in exams)
+    over = _begin(config, unfinished)
     with _progress_bar() as bar:
+        steps = sum(exam.scenario.steps for exam in exams)
         task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")
-        for body_name, body in bodies.items():
-            models: dict[tuple[GroundName, float], mujoco.MjModel] = {}
-            for exam in exams:
-                key = exam.scenario.ground, exam.scenario.hand_payload_kg
-                models[key] = models.get(key) or body_model(body, *key)
-                for walker in walkers:
-                    own = figures[body_name][walker.name]
-                    if exam.name in POSTURE_FIGURES and not postures[walker.name]:
-                        own[POSTURE_FIGURES[exam.name]] = None
-                        bar.advance(task, exam.scenario.steps)
-                        continue
-                    bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
-                    trace = run_scenario(
-                        exam.scenario,
-                        models[key],
-                        walker,
-                        config.threads,
-                        lambda: bar.advance(task),
+        for body, exam, walker in product(bodies, exams, walkers):
+            key = f"{body} body, {walker.name}: {exam.name}"
+            if key in over:
+                bar.advance(task, exam.scenario.steps)
+            elif exam.name in POSTURE_FIGURES and not postures[walker.name]:
+                over[key] = {POSTURE_FIGURES[exam.name]: None}
+                bar.advance(task, exam.scenario.steps)
+            else:
+                bar.update(task, note=key)
+                ground, payload_kg = exam.scenario.ground, exam.scenario.hand_payload_kg
+                model = body_model(bodies[body], ground, payload_kg)
+                over[key] = exam.score(
+                    run_scenario(
+                        exam.scenario, model, walker, config.threads, lambda: bar.advance(task)
                     )
-                    own |= exam.score(trace)
+                )
+            _keep(config, unfinished, over)
+    if unfinished is not None:
+        unfinished.unlink()
+    figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
+    for body, exam, walker in product(bodies, exams, walkers):
+        figures[body][walker.name] |= over[f"{body} body, {walker.name}: {exam.name}"]
     return figures
+
+
+def _begin(config: WalkBenchConfig, unfinished: Path | None) -> dict[str, dict[str, Any]]:
+    """The figures of what need not be examined again, by body, walker and exam."""
+    if unfinished is None or not (config.resume and unfinished.exists()):
+        return {}
+    kept = read_json(unfinished, "leave out --resume", dict[str, Any])
+    if kept["config"] != _deciding(config):
+        raise UserError(f"{unfinished} was begun with other options: leave out --resume")
+    return kept["over"]
+
+
+def _keep(
+    config: WalkBenchConfig, unfinished: Path | None, over: dict[str, dict[str, Any]]
+) -> None:
+    if unfinished is not None:
+        write_json(unfinished, {"config": _deciding(config), "over": over})
+
+
+def _deciding(config: WalkBenchConfig) -> dict[str, Any]:
+    free = ("threads", "resume")
+    own = {"walker": sha256_of(config.walker)} if config.ours else {}
+    return plain({k: v for k, v in vars(config).items() if k not in free} | own)
 
 
 def record_runs(config: WalkBenchConfig) -> tuple[mujoco.MjModel, dict[str, np.ndarray]]:

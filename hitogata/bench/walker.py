@@ -34,7 +34,7 @@ def bench_walker(
     check_results(results)
     kept = read_figures(results)
     measured: dict[str, Any] = {}
-    for body, found in bench_walkers(config).items():
+    for body, found in bench_walkers(config, results.with_suffix(".unfinished.json")).items():
         told_of = {name: own | {"command": command_line()} for name, own in found.items()}
         measured[body] = kept.get(body, {}) | told_of
     if config.ours:
