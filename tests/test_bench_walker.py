@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bench.walker import benchmark
-from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, Exam, WalkBenchConfig, bench_walkers
+from bench.walker.benchmark import PUSH_SPEEDS_M_S, PUSHED, Case, WalkBenchConfig, bench_walkers
 from bridge.contract import UserError
 from hitogata.bench import walker as bench_walker
 
@@ -24,7 +24,7 @@ def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(bench_walker, "batch_ratio", lambda path: 0.8)
     both = WalkBenchConfig()
     results = tmp_path / "walker.json"
-    bench_walker.bench_walker(replace(both, peers=False), results)
+    bench_walker.bench_walker(replace(both, baselines=False), results)
     monkeypatch.delattr(bench_walker, "step_ms")  # others have none
     bench_walker.bench_walker(replace(both, ours=False, bodies=("mesh",)), results)
     figures = json.loads(results.read_text(encoding="utf-8"))["figures"]
@@ -33,12 +33,12 @@ def test_walkers_can_be_examined_one_after_another(tmp_path, monkeypatch, capsys
     assert "holosoma_ppo" in capsys.readouterr().out.replace("\n", "")
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="--no-ours"):
-        bench_walkers(replace(both, ours=False, peers=False))
+        bench_walkers(replace(both, ours=False, baselines=False))
 
 
 def test_an_interrupted_examination_goes_on(tmp_path, monkeypatch):
-    config = WalkBenchConfig(bodies=("ours",), peers=False)
-    names = [exam.name for exam in benchmark.make_exams(config)]
+    config = WalkBenchConfig(bodies=("ours",), baselines=False)
+    names = [case.name for case in benchmark.make_cases(config)]
     tried = []
 
     def run_scenario(scenario, *_):
@@ -46,12 +46,12 @@ def test_an_interrupted_examination_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         tried.append(scenario)
 
-    def exams(config):
+    def cases(config):
         scenario = benchmark.low_scenario(1, 0.6, 1.0, 0)
-        return [Exam(name, scenario, lambda _, name=name: {name: 1.0}) for name in names]
+        return [Case(name, scenario, lambda _, name=name: {name: 1.0}) for name in names]
 
     monkeypatch.setattr(benchmark, "run_scenario", run_scenario)
-    monkeypatch.setattr(benchmark, "make_exams", exams)
+    monkeypatch.setattr(benchmark, "make_cases", cases)
     unfinished = tmp_path / "walker.unfinished.json"
     with pytest.raises(KeyboardInterrupt):
         bench_walkers(config, unfinished)
