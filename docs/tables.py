@@ -221,6 +221,7 @@ def _between(text: str, name: str, content: str) -> str:
 
 
 def main() -> None:
+    """Writes the tables, or checks them."""
     for document in DOCUMENTS:
         old = document.read_text(encoding="utf-8")
         new = in_step(old)

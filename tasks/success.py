@@ -94,7 +94,7 @@ class Success(ABC):
 
     hold_s = HOLD_S
 
-    def __init__(self, meaning: Intent, scene: Scene):
+    def __init__(self, meaning: Intent, scene: Scene) -> None:
         self.meaning = meaning
         self.scene = scene
 
