@@ -26,7 +26,7 @@ demo: $(STAMP)
 
 # One thread a worker: the workers already fill the cores. Files go in the order of tests/conftest.py.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

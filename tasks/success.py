@@ -103,8 +103,10 @@ class Success(ABC):
         """Whether the state is the one that was asked for."""
 
     def is_mistaken(self, truth: PrivilegedState) -> bool:
-        """Whether the state is one that only another object or hand asks for: who tries all of
-        them one after another has not understood which."""
+        """Whether the state is one that only another object or hand asks for.
+
+        Who tries all of them one after another has not understood which.
+        """
         return False
 
     @property
