@@ -64,7 +64,12 @@ BRIDGE_ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("openpi_rtt_ratio", "round trip against our openpi WebSocket server", "", TIMES),
     ("stop_p99_ms", "stop to first safe command, p99", "at most 20 ms", MS),
     ("stop_curve_p99_ms", "the same over CURVE", "at most 100 ms", MS),
-    ("stops_failed", "stops of a walking robot without a safe stand", "none", "{:.0f}"),
+    (
+        "stops_failed",
+        "stops without a safe stand, the robot a walking one on rails",
+        "none",
+        "{:.0f}",
+    ),
     ("stops_left_out", "stops left out: the robot no longer walked", "", "{:.0f}"),
 )
 # Families, and what stands before the names of their figures.
@@ -216,6 +221,7 @@ def _between(text: str, name: str, content: str) -> str:
 
 
 def main() -> None:
+    """Writes the tables, or checks them."""
     for document in DOCUMENTS:
         old = document.read_text(encoding="utf-8")
         new = in_step(old)

@@ -59,7 +59,7 @@ def serve(
         raise UserError("--token-file and --exposed are for other wires: use --keys FOLDER")
     if wire != "hitogata" and keys:
         raise UserError(f"the wire of {wire} knows no keys: use --token-file FILE")
-    door = Endpoint(address, exposed, read_token(token_file) if token_file else None)
+    endpoint = Endpoint(address, exposed, read_token(token_file) if token_file else None)
     pair = server_keys(keys) if keys else None
     policy = OnnxPolicy(bundle, threads, strict_gpu, tokens_per_step, blind, deadline_s)
     info = ServerInfo(policy.manifest.model_id, policy.manifest.normalisation_id)
@@ -72,4 +72,4 @@ def serve(
             policy, policy.embodiment, address or "tcp://127.0.0.1:5757", info, ready, pair
         )
     else:
-        WIRES[wire](policy, policy.embodiment, door, info, ready)
+        WIRES[wire](policy, policy.embodiment, endpoint, info, ready)

@@ -36,7 +36,7 @@ MOST_DRAWS = 100
 class Instruction(Text):
     """The space of instructions that may be typed in some set of characters."""
 
-    def __init__(self, charset: frozenset[str]):
+    def __init__(self, charset: frozenset[str]) -> None:
         super().__init__(INSTRUCTION_MAX_BYTES, charset=charset)
 
 
@@ -75,8 +75,11 @@ class TaskEnvConfig:
         check_ranges(self)
 
     def observation_space(self) -> Dict:
-        """`instruction`, text; `state` (STATE,) float32, `Observation.state`; of each camera
-        `<name>_image` (H, W, 3) uint8."""
+        """What an episode observes.
+
+        `instruction` is text, `state` (STATE,) float32 is `Observation.state`, and each camera has
+        a `<name>_image` (H, W, 3) uint8.
+        """
         text = Instruction(self.catalogue.language.characters())
         state = Box(-STATE_LIMIT, STATE_LIMIT, (len(G1.state_names),), np.float32)
         spaces: dict[str, gymnasium.Space[Any]] = {"instruction": text, "state": state}
@@ -104,7 +107,7 @@ class TaskEpisode:
     the step, and -1 for failure. Commands go through the `Limiter` of the robot's safety.
     """
 
-    def __init__(self, rng: np.random.Generator, config: TaskEnvConfig):
+    def __init__(self, rng: np.random.Generator, config: TaskEnvConfig) -> None:
         self.trial, self._config = config.trial(rng), config
         self.instruction = config.catalogue.language.sample_wording(
             self.trial.meaning, rng, config.split
@@ -166,7 +169,7 @@ class TaskEnv(WorldEnv):
     `TaskEpisode` for reward, end and info.
     """
 
-    def __init__(self, family: str, render_mode: str | None = None, **options: Any):
+    def __init__(self, family: str, render_mode: str | None = None, **options: Any) -> None:
         config = TaskEnvConfig(family, **options)
         new_episode = partial(TaskEpisode, config=config)
         super().__init__(new_episode, config.observation_space(), render_mode)
@@ -180,7 +183,7 @@ class TaskEnv(WorldEnv):
 class TaskVectorEnv(WorldVectorEnv):
     """A family of tasks as a vector of `num_envs`, see `TaskEnv`."""
 
-    def __init__(self, family: str, num_envs: int = 1, threads: int = 0, **options: Any):
+    def __init__(self, family: str, num_envs: int = 1, threads: int = 0, **options: Any) -> None:
         config = TaskEnvConfig(family, **options)
         new_episode = partial(TaskEpisode, config=config)
         super().__init__(new_episode, config.observation_space(), num_envs, threads)

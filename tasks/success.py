@@ -94,7 +94,7 @@ class Success(ABC):
 
     hold_s = HOLD_S
 
-    def __init__(self, meaning: Intent, scene: Scene):
+    def __init__(self, meaning: Intent, scene: Scene) -> None:
         self.meaning = meaning
         self.scene = scene
 
@@ -103,8 +103,10 @@ class Success(ABC):
         """Whether the state is the one that was asked for."""
 
     def is_mistaken(self, truth: PrivilegedState) -> bool:
-        """Whether the state is one that only another object or hand asks for: who tries all of
-        them one after another has not understood which."""
+        """Whether the state is one that only another object or hand asks for.
+
+        Who tries all of them one after another has not understood which.
+        """
         return False
 
     @property
@@ -132,8 +134,10 @@ class Success(ABC):
         return _held(self._since, truth, self.hold_s)
 
     def remaining(self, truth: PrivilegedState) -> float:
-        """How far a state is from the one that was asked for: lengths in m and angles in rad, added
-        up; 0 where a skill does not say."""
+        """How far a state is from the one that was asked for.
+
+        Lengths in m and angles in rad are added up; 0 where a skill does not say.
+        """
         return 0.0
 
     def details(self) -> dict[str, float]:

@@ -34,7 +34,7 @@ ROWS = (
     ("openpi_rtt_ratio", "round trip over tcp against our openpi WebSocket server, p50", 1.0),
     ("stop_p99_ms", "stop to first safe command, in process, p99 ms", 20.0),
     ("stop_curve_p99_ms", "stop to first safe command, with keys over tcp, p99 ms", 100.0),
-    ("stops_failed", "stops of a walking robot without a safe stand", 0.0),
+    ("stops_failed", "stops without a safe stand, the robot a walking one on rails", 0.0),
     ("stops_left_out", "stops left out: the robot no longer walked", 0.0),
 )
 

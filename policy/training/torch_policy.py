@@ -16,8 +16,10 @@ from policy.training.checkpoint import load_model
 
 
 class TorchPolicy(GraphPolicy):
-    """The policy of a checkpoint, by torch in float32 on the CPU; or that of a bundle, its weights
-    as rounded as there."""
+    """The policy of a checkpoint, by torch in float32 on the CPU.
+
+    Also that of a bundle, its weights as rounded as there.
+    """
 
     def __init__(
         self,

@@ -37,12 +37,14 @@ SWINGS = 2
 
 
 def raise_hand(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Stands with the hands asked for held up."""
     goal = arms.raised(_sides(meaning))
     done = moment.elapsed_s > RAISE_S and _reached(moment, goal)
     return ExpertTarget((0.0, 0.0, 0.0), goal, Status.DONE if done else Status.ACTING)
 
 
 def lower_arms(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Stands with both arms at home."""
     done = moment.elapsed_s > RAISE_S and _reached(moment, ARM_HOME_RAD)
     return stand(Status.DONE if done else Status.ACTING)
 

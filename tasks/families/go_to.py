@@ -92,8 +92,10 @@ class AtObject(Success):
         return max(0.0, distance - GOAL_M) + max(0.0, abs(bearing) - GOAL_FACING_RAD)
 
     def reached(self) -> dict[str, Any]:
-        """Colour and shape of the object asked for, of the nearest one at the end, and of that
-        again if it was reached."""
+        """Colour and shape of the object asked for and of the nearest one at the end.
+
+        Of that again if it was reached.
+        """
         target, nearest = self.target(), self.nearest()
         if target is None or nearest is None:
             return {}
