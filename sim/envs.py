@@ -43,6 +43,14 @@ class WorldTask(Protocol):
         """What is told beside an observation."""
         ...
 
+    def limited(self, command: np.ndarray) -> np.ndarray:
+        """The (18,) command of a control period in which `command` is asked for."""
+        ...
+
+    def watch(self) -> None:
+        """Is called after every control period."""
+        ...
+
     def judge(self) -> tuple[float, bool, bool, Info]:
         """After a step: its reward, terminated, truncated, and the info of now."""
         ...
@@ -116,7 +124,8 @@ class WorldEnv(gymnasium.Env):
         assert self._episode is not None, "call reset() first"
         command = to_command(action)
         for _ in range(PERIODS_PER_STEP):
-            self._episode.world.apply(command)
+            self._episode.world.apply(self._episode.limited(command))
+            self._episode.watch()
         reward, terminated, truncated, info = self._episode.judge()
         return self._episode.observe(), reward, terminated, truncated, info
 
@@ -190,7 +199,10 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         assert self._worlds is not None, "call reset() first"
         commands = to_command(actions)
         for _ in range(PERIODS_PER_STEP):
-            self._worlds.apply(commands)
+            asked = zip(self._episodes, commands, strict=True)
+            self._worlds.apply(np.stack([episode.limited(command) for episode, command in asked]))
+            for episode in self._episodes:
+                episode.watch()
         rewards = np.zeros(self.num_envs)
         ended = np.zeros((2, self.num_envs), dtype=bool)
         infos: Info = {}
@@ -245,6 +257,12 @@ class GoToFirst:
     def observe(self) -> Observed:
         observation = self.world.observe()
         return {"image": observation.images["head"], "state": observation.state}
+
+    def limited(self, command: np.ndarray) -> np.ndarray:
+        return command
+
+    def watch(self) -> None:
+        pass
 
     def judge(self) -> tuple[float, bool, bool, Info]:
         before, self._distance_m = self._distance_m, self._distance()

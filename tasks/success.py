@@ -133,6 +133,13 @@ class Success(ABC):
         self._since = _since(self._since, not self.failed and self.is_success(truth), truth)
         return _held(self._since, truth, self.hold_s)
 
+    def remaining(self, truth: PrivilegedState) -> float:
+        """How far a state is from the one that was asked for.
+
+        Lengths in m and angles in rad are added up; 0 where a skill does not say.
+        """
+        return 0.0
+
     def details(self) -> dict[str, float]:
         """What the truth came to, for the record."""
         along, across, yaw = self.displacement(self._last)

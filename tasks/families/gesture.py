@@ -93,12 +93,22 @@ class Raised(Success):
     def is_mistaken(self, truth: PrivilegedState) -> bool:
         return _has_others(_raised(truth), self.meaning)
 
+    def remaining(self, truth: PrivilegedState) -> float:
+        below = _below_raised(truth)
+        return min(
+            float(np.maximum(0, np.where(asked, below, -below)).sum())
+            for asked in _ways_to_choose(self.meaning)
+        )
+
 
 class Lowered(Success):
     """Both hands below the pelvis."""
 
     def is_success(self, truth: PrivilegedState) -> bool:
         return self.stayed(truth) and bool(np.all(truth.hands_m[:, 2] < truth.pelvis_z_m))
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        return float(np.maximum(0, truth.hands_m[:, 2] - truth.pelvis_z_m).sum())
 
 
 class Waved(Success):
@@ -126,6 +136,12 @@ class Waved(Success):
     def is_mistaken(self, truth: PrivilegedState) -> bool:
         return _has_others(_raised(truth), self.meaning)
 
+    def remaining(self, truth: PrivilegedState) -> float:
+        """Swings count as metres."""
+        left = np.maximum(0, SWINGS - np.array([swings.count for swings in self._swings]))
+        left = left + (left > 0) * np.maximum(0, _below_raised(truth))
+        return min(float(left[asked].sum()) for asked in _ways_to_choose(self.meaning))
+
 
 class Pointed(Success):
     """A hand, and the line from its shoulder to it, aim at the object."""
@@ -139,6 +155,13 @@ class Pointed(Success):
     def is_mistaken(self, truth: PrivilegedState) -> bool:
         pointing = [_pointing(truth, i).any() for i in range(len(self.scene.objects))]
         return any(pointing) and not self.is_success(truth)
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        target = self.target()
+        if target is None:
+            return 0.0
+        off_rad = _off_target_rad(truth, target)[_asked(self.meaning)]
+        return max(0.0, float(off_rad.min()) - POINTING_RAD)
 
 
 class _Swings:
@@ -170,7 +193,17 @@ class _Swings:
 
 def _raised(truth: PrivilegedState) -> np.ndarray:
     """(2,) bool: which hands are over their shoulders."""
-    return truth.hands_m[:, 2] > truth.shoulders_m[:, 2] + RAISED_M
+    return _below_raised(truth) < 0
+
+
+def _below_raised(truth: PrivilegedState) -> np.ndarray:
+    """(2,) m that the hands lack to be raised."""
+    return truth.shoulders_m[:, 2] + RAISED_M - truth.hands_m[:, 2]
+
+
+def _ways_to_choose(meaning: Intent) -> list[np.ndarray]:
+    """(2,) bool each: the hands that are meant; either one if the side is not said."""
+    return [*np.eye(2, dtype=bool)] if meaning.side is None else [_asked(meaning)]
 
 
 def _are_asked(hands: np.ndarray, meaning: Intent) -> bool:
@@ -191,10 +224,14 @@ def _asked(meaning: Intent) -> np.ndarray:
 
 def _pointing(truth: PrivilegedState, index: int) -> np.ndarray:
     """(2,) bool: which hands, and the lines from their shoulders to them, aim at an object."""
+    return _off_target_rad(truth, index) < POINTING_RAD
+
+
+def _off_target_rad(truth: PrivilegedState, index: int) -> np.ndarray:
+    """(2,) how far hands aim beside an object, or the lines from their shoulders to them."""
     towards = truth.objects_m[index] - truth.hands_m
     pairs = zip(truth.hand_axes, truth.hands_m - truth.shoulders_m, towards, strict=True)
-    angles = [max(_angle(axis, to), _angle(arm, to)) for axis, arm, to in pairs]
-    return np.array(angles) < POINTING_RAD
+    return np.array([max(_angle(axis, to), _angle(arm, to)) for axis, arm, to in pairs])
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> float:

@@ -84,6 +84,13 @@ class AtObject(Success):
         before = [_before(truth, i) for i in range(len(self.scene.objects))]
         return truth.standing() and any(before) and not self.is_success(truth)
 
+    def remaining(self, truth: PrivilegedState) -> float:
+        target = self.target()
+        if target is None:
+            return 0.0
+        distance, bearing = truth.distance_bearing(target)
+        return max(0.0, distance - GOAL_M) + max(0.0, abs(bearing) - GOAL_FACING_RAD)
+
     def reached(self) -> dict[str, Any]:
         """Colour and shape of the object asked for and of the nearest one at the end.
 
