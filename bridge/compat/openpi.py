@@ -55,8 +55,6 @@ _MAX_FRAMES_WAITING = 4
 _Array = Annotated[dict[bytes, msgspec.Raw], msgspec.Meta(max_length=4)]
 _Dtype = Annotated[str, msgspec.Meta(max_length=_DTYPE_CHARACTERS)]
 _Shape = Annotated[list[int], msgspec.Meta(max_length=8)]
-
-
 _Observation = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=64)]
 
 
