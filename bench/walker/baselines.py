@@ -28,7 +28,6 @@ PEERS = {
     "holosoma_ppo": "models/loco/g1_29dof/ppo_g1_29dof.onnx",
     "holosoma_fastsac": "models/loco/g1_29dof/fastsac_g1_29dof.onnx",
 }
-PEER_OBSERVATION_DIM = 100
 PEER_ACTION_SCALE = 0.25
 PEER_PERIOD_S = 1.0
 PEER_STILL = 0.01  # m/s or rad/s: a slower command is a stand

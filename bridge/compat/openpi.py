@@ -169,8 +169,8 @@ class _Server:
             chunk = client.ask(instruction, seen)
             infer_ms = (time.monotonic() - begin_s) * 1000
         return {
-            "actions": _packed(np.asarray(chunk.commands, np.float32)),
-            "state": _packed(seen.state),
+            "actions": packed(np.asarray(chunk.commands, np.float32)),
+            "state": packed(seen.state),
             "status": chunk.status.name,
             "status_probability": float(chunk.status_probability),
             "understood": dict(chunk.understood),
@@ -216,7 +216,8 @@ def _array(name: str, content: msgspec.Raw) -> np.ndarray:
     return array_of(name, unpacked(item[b"data"], bytes), dtype, unpacked(item[b"shape"], _Shape))
 
 
-def _packed(array: np.ndarray) -> dict[bytes, Any]:
+def packed(array: np.ndarray) -> dict[bytes, Any]:
+    """An array as openpi packs it, at both ends."""
     return {
         b"__ndarray__": True,
         b"data": array.tobytes(),
