@@ -98,7 +98,7 @@ class WorldEnv(gymnasium.Env):
         new_episode: Callable[[np.random.Generator], WorldTask],
         observation_space: gymnasium.Space[Observed],
         render_mode: str | None = None,
-    ):
+    ) -> None:
         self._new_episode, self.render_mode = new_episode, render_mode
         self.observation_space, self.action_space = observation_space, action_space()
         self._episode: WorldTask | None = None
@@ -153,7 +153,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         observation_space: gymnasium.Space[Observed],
         num_envs: int = 1,
         threads: int = 0,
-    ):
+    ) -> None:
         self.num_envs, self._new_episode, self._threads = num_envs, new_episode, threads
         self.single_observation_space = observation_space
         self.single_action_space = action_space()
@@ -232,7 +232,7 @@ class GoToFirst:
     truncates. info["target"] names the object, info["distance_m"] is how far it is.
     """
 
-    def __init__(self, rng: np.random.Generator, config: SceneConfig):
+    def __init__(self, rng: np.random.Generator, config: SceneConfig) -> None:
         scene = sample_scene(rng, config.n_objects)
         self.world, self.config = World(scene, seed=int(rng.integers(2**31))), config
         self._distance_m = self._distance()
@@ -265,13 +265,15 @@ class SceneEnv(WorldEnv):
     Observations are of `observation_space`, actions of `action_space`.
     """
 
-    def __init__(self, render_mode: str | None = None, config: SceneConfig = SceneConfig()):
+    def __init__(self, render_mode: str | None = None, config: SceneConfig = SceneConfig()) -> None:
         super().__init__(partial(GoToFirst, config=config), observation_space(), render_mode)
 
 
 class SceneVectorEnv(WorldVectorEnv):
     """Hitogata/G1Scene-v0 as a vector of `num_envs`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 0, config: SceneConfig = SceneConfig()):
+    def __init__(
+        self, num_envs: int = 1, threads: int = 0, config: SceneConfig = SceneConfig()
+    ) -> None:
         new_episode = partial(GoToFirst, config=config)
         super().__init__(new_episode, observation_space(), num_envs, threads)

@@ -81,8 +81,10 @@ class Numbered(Message, frozen=True, kw_only=True):
 
 
 class Act(Numbered, frozen=True, kw_only=True, tag="act"):
-    """Asks for a chunk; arrays: state (STATE,) float32, and uint8 the pictures of all cameras that
-    the policy knows."""
+    """Asks for a chunk.
+
+    Arrays: state (STATE,) float32, and uint8 the pictures of all cameras that the policy knows.
+    """
 
     observed_at_s: float
     instruction: _Text

@@ -72,6 +72,7 @@ def angle_rad(meaning: Intent) -> float:
 
 
 def is_aside(meaning: Intent) -> bool:
+    """Whether it is a step to the side."""
     return meaning.skill.startswith("step")
 
 
@@ -95,6 +96,7 @@ def walk(meaning: Intent, moment: ExpertState) -> ExpertTarget:
 
 
 def turn(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """On the spot, by odometry, ever slower towards the end."""
     sign = TURNS[meaning.skill]
     remaining = angle_rad(meaning) - sign * moment.odometry[2]
     if remaining < TURN_STOP_RAD:
@@ -104,6 +106,7 @@ def turn(meaning: Intent, moment: ExpertState) -> ExpertTarget:
 
 
 def stop(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Comes to a stand."""
     return come_to_stand(moment)
 
 

@@ -88,6 +88,7 @@ class Language:
 
 @cache
 def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a file of ours, read once."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
