@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,18 +17,19 @@ import zmq
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from bench.doubles import Puppet
 from bench.endurance.growth import measured
 from bench.endurance.mutations import mutated, replies
 from bench.faults.endless import send_without_end, stranger
 from bench.faults.rig import peer, running
 from bench.faults.trace import breaches
 from bridge.compat import gr00t, openpi
-from bridge.contract import ActionChunk, Observation, UserError
+from bridge.contract import ActionChunk, UserError
 from bridge.control.safety import Safety
 from bridge.operator import messages as operator_wire
 from bridge.operator.client import Operator
 from bridge.wire.client import MalformedReply, RemotePolicy
-from robots.g1.embodiment import G1, IMAGE_SIZE, PERIOD_S, STAND_COMMAND, STATE_DIM, STATE_FIELDS
+from robots.g1.embodiment import G1, IMAGE_SIZE, PERIOD_S, STAND_COMMAND, STATE_DIM
 
 LOOK_EVERY = 500
 _UNFINISHED_BYTES = 100_000
@@ -38,9 +38,9 @@ _WAIT_S = 30.0
 _encode = msgspec.msgpack.encode
 
 
-def leave_unfinished(address: str, kind: bytes = b"DEALER") -> None:
+def leave_unfinished(address: str) -> None:
     """A peer that goes in the midst of a message."""
-    with stranger(address, kind) as line:
+    with stranger(address, b"DEALER") as line:
         send_without_end(line, 1000, _UNFINISHED_BYTES)
 
 
@@ -49,18 +49,15 @@ def leave_unfinished(address: str, kind: bytes = b"DEALER") -> None:
 
 def fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The robot's client, whose server answers with mutated replies, and the safety behind it."""
-    state = np.zeros(STATE_DIM, np.float32)
-    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    refused = 0
+    still, refused = Puppet().observe(), 0
     with (
         _mutating_server(rng) as address,
         RemotePolicy(address, G1, timeout_s=_WAIT_S) as policy,
         measured(frames) as (count, figures),
     ):
         for number in count():
-            seen = Observation(G1, float(number), state, {"head": image})
             try:
-                chunk = policy.act("walk", seen)
+                chunk = policy.act("walk", replace(still, time_s=float(number)))
             except MalformedReply:
                 refused += 1
             except UserError as error:
@@ -115,17 +112,13 @@ def _mutating_server(rng: np.random.Generator) -> Iterator[str]:
 
 def played(chunk: ActionChunk) -> list[np.ndarray]:
     """What a chunk that could be read sends to the motors of an upright robot."""
-    state = np.zeros(STATE_DIM, np.float32)
-    state[STATE_FIELDS.index("gravity_z")] = -1.0
-    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    safety = Safety(G1)
+    upright, safety = Puppet().observe(), Safety(G1)
     safety.expect(0.0, chunks=True)
     safety.accept(chunk, 0.0)
     sent = [STAND_COMMAND, STAND_COMMAND]
     for period in range(_PLAYED_PERIODS):
         now_s = period * PERIOD_S
-        body = Observation(G1, now_s, state, {"head": image})
-        sent.append(safety.step(now_s, body).command)
+        sent.append(safety.step(now_s, replace(upright, time_s=now_s)).command)
     return sent
 
 
@@ -190,24 +183,18 @@ def _gr00t_request() -> bytes:
     zeros = np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     state = {limb.name: np.zeros((1, 1, len(limb.joints)), np.float32) for limb in G1.limbs}
     seen = {
-        "video": {gr00t.video_keys(G1)[0]: _npy(zeros)},
-        "state": {name: _npy(array) for name, array in state.items()},
+        "video": {gr00t.video_keys(G1)[0]: gr00t.npy_item(zeros)},
+        "state": {name: gr00t.npy_item(array) for name, array in state.items()},
         "language": {gr00t.LANGUAGE_KEY: [["walk"]]},
     }
     return _encode({"endpoint": "get_action", "data": {"observation": seen}})
-
-
-def _npy(array: np.ndarray) -> dict[str, Any]:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return {"__ndarray_class__": True, "as_npy": stream.getvalue()}
 
 
 def fuzz_openpi(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The server that speaks openpi's wire, in its process."""
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     seen = {openpi.image_names(G1)[0]: image, "observation/state": np.zeros(STATE_DIM, np.float32)}
-    arrays = {name: _openpi(array) for name, array in seen.items()}
+    arrays = {name: openpi.packed(array) for name, array in seen.items()}
     valid = _encode({**arrays, "prompt": "walk"})
     refused = 0
     with peer("openpi", "ws://127.0.0.1:0") as server, ExitStack() as talk:
@@ -224,11 +211,6 @@ def fuzz_openpi(frames: int, rng: np.random.Generator) -> dict[str, float]:
                 if number % LOOK_EVERY == 0:
                     _leave_in_pieces(server.said)
     return figures | {"refused": refused}
-
-
-def _openpi(array: np.ndarray) -> dict[bytes, Any]:
-    told = {b"data": array.tobytes(), b"dtype": array.dtype.str, b"shape": array.shape}
-    return {b"__ndarray__": True, **told}
 
 
 def _opened(address: str) -> AbstractContextManager[ClientConnection]:
