@@ -129,7 +129,7 @@ def loop_suspended(trial: FaultTrial) -> FaultOutcome:
     alone_s = float(gap_s[slept])
     wrong = breaches_of(kept)
     wrong += [f"exit status {status}"] * (status != 0)
-    wrong += [f"{alone_s:.2f} s alone"] * (alone_s < SUSPENDED_S / 2)
+    wrong += [f"{alone_s:.2f} s alone"] * (alone_s < SUSPENDED_S / 4)
     wrong += ["it walked on"] * bool((kept.level[slept + 1 :] == Level.RUN).any())
     wrong += ["it came back by itself"] * (later.level < Level.SAFE_STAND)
     wrong += ["it had not walked"] * (before.level != Level.RUN)
