@@ -9,7 +9,7 @@ GL_PACKAGES := libegl1 libgl1 libgles2
 
 ROOMS := assets bench bridge console hitogata policy robots sim tasks
 
-.PHONY: help demo test lint check smoke tables docs peers gl clean
+.PHONY: help demo test lint check smoke tables docs baselines gl clean
 
 help:
 	@echo "make demo    install, then walk to the red ball: leaves out/run.mp4"
@@ -17,7 +17,7 @@ help:
 	@echo "make lint    format, lint and types"
 	@echo "make check   the same, and fast tests"
 	@echo "make smoke   collect, train, export, serve, evaluate and walk in miniature"
-	@echo "make peers   fetch the walkers of others, for hitogata bench walker"
+	@echo "make baselines  fetch the walkers of others, for hitogata bench walker"
 	@echo "make tables  renew the figures in README.md and the map in ARCHITECTURE.md"
 	@echo "make docs    pages of every module and function: build/docs/index.html"
 
@@ -26,7 +26,7 @@ demo: $(STAMP)
 
 # One thread a worker: the workers already fill the cores. Files go in the order of tests/conftest.py.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -67,7 +67,7 @@ gl:
 	fi
 
 # Without its dependencies: they would overwrite onnxruntime-gpu, and the walkers need none of them.
-peers: $(STAMP)
+baselines: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps holosoma-inference
 
 clean:

@@ -29,8 +29,7 @@ class Status(IntEnum):
 
 
 class Refusal(StrEnum):
-    """Why a policy refuses: more words than it reads, unknown ones, no such thing in sight, or
-    nothing that it can do."""
+    """Why a policy refuses: too many words, unknown ones, no such thing in sight, inability."""
 
     LENGTH = "length"
     WORDS = "words"
@@ -55,12 +54,12 @@ class Observation:
 
     @property
     def joint_pos_rad(self) -> np.ndarray:
-        """(JOINTS,)"""
+        """(JOINTS,)."""
         return self._part("joint_pos_rad")
 
     @property
     def joint_vel_rad_s(self) -> np.ndarray:
-        """(JOINTS,)"""
+        """(JOINTS,)."""
         return self._part("joint_vel_rad_s")
 
     @property

@@ -11,16 +11,16 @@ from PIL import Image
 
 _MOST_PIXELS = 1 << 24
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_FILTER_UP = 2  # PNG's code for rows stored as the difference to the row above
+_FILTER_UP = 2  # rows stored as the difference to the row above: ISO/IEC 15948, 9.2
 _DEPTH_8_RGB = (8, 2, 0, 0, 0)
 
 
 def encode_png(image: np.ndarray) -> bytes:
     """PNG of an (H, W, 3) uint8 image.
 
-    Every row is filtered against the one above and only runs are searched for: two to three times
-    as fast as Pillow's encoder, which tries each filter on each row, and hardly larger on rendered
-    frames.
+    Every row is filtered against the one above and only runs are searched for (zlib's Z_RLE, made
+    for PNG): two to three times as fast as Pillow's encoder, which tries each filter on each row,
+    and hardly larger on rendered frames.
     """
     height, width, channels = image.shape
     assert channels == 3 and image.dtype == np.uint8

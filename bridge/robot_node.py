@@ -28,8 +28,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What only a simulation knows of its robot: base (x, y, z m, quaternion wxyz), qpos, and the
-    seed of its scene."""
+    """What only a simulation knows of its robot, and the seed of its scene.
+
+    `base_pose` is x, y, z m and a quaternion wxyz.
+    """
 
     base_pose: list[float]
     qpos: np.ndarray

@@ -68,12 +68,12 @@ def open_console(
     """
     check_ranges(config)
     token = read_token(config.token_file) if config.token_file else None
-    door = Endpoint(config.address, config.exposed, token)
+    endpoint = Endpoint(config.address, config.exposed, token)
     stage(config.seed, config.robot)  # a robot file that is none ends it here
     keys = Connection(config.connect, config.keys, config.server_key).client_keys()
     with ExitStack() as stack:
         # First what most often fails.
-        listener, gate = listen(door)
+        listener, gate = listen(endpoint)
         stack.callback(listener.close)
         stopping = stack.enter_context(stop_on_signals())
         address = stack.enter_context(_robot_address(config, simulate))

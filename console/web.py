@@ -70,14 +70,14 @@ Files = Callable[[str, Mapping[str, list[str]]], File | None]
 Talk = Callable[[ServerConnection], None]
 
 
-def listen(door: Endpoint) -> tuple[Listener, Gate]:
+def listen(endpoint: Endpoint) -> tuple[Listener, Gate]:
     """The socket of a console, and who is let in.
 
     UserError for a port that is taken, or for an address that leads off this machine without
     --exposed or without a good token.
     """
-    host, port = door.place(ADDRESS)
-    gate = Gate(door, local=ipaddress.ip_address(host).is_loopback)
+    host, port = endpoint.host_port(ADDRESS)
+    gate = Gate(endpoint, local=ipaddress.ip_address(host).is_loopback)
     try:
         listener = Listener(host, port, MOST_WAITING if gate.token is None else MOST_OF_ONE)
     except OSError as error:
@@ -158,14 +158,14 @@ def web_server(
 class Gate:
     """Whom the server answers."""
 
-    def __init__(self, door: Endpoint, local: bool) -> None:
-        if door.token is not None and len(door.token) < LEAST_TOKEN:
+    def __init__(self, endpoint: Endpoint, local: bool) -> None:
+        if endpoint.token is not None and len(endpoint.token) < LEAST_TOKEN:
             raise UserError(
                 f"the token is shorter than {LEAST_TOKEN} characters: write a longer one, such as"
                 f" {secrets.token_urlsafe(LEAST_TOKEN)}"
             )
-        self.token = door.token
-        self._door, self._local = door, local
+        self.token = endpoint.token
+        self._endpoint, self._local = endpoint, local
 
     def refusal(self, request: Request) -> Response | None:
         """What is answered to a request that is not for us, or whose sender lacks the token."""
@@ -173,11 +173,11 @@ class Gate:
         if self._local and not _is_here(host):
             return _line(HTTPStatus.FORBIDDEN, "use the address that the console printed")
         kept = _cookie(request)
-        if self._door.token is None or self._door.authorizes(kept):
+        if self._endpoint.token is None or self._endpoint.authorizes(kept):
             return None
         url = urlsplit(request.path)
         given = parse_qs(url.query).get("token", [""])[0]
-        if not (given and self._door.authorizes(given)):
+        if not (given and self._endpoint.authorizes(given)):
             if kept or given:
                 _wait_after_guess()  # as a stranger still: guesses are few and slow
             return _line(HTTPStatus.UNAUTHORIZED, "open the address with ?token=TOKEN at its end")

@@ -67,6 +67,7 @@ def in_step(text: str) -> str:
 
 
 def main() -> None:
+    """Writes the map, or checks it."""
     old = ARCHITECTURE.read_text(encoding="utf-8")
     new = in_step(old)
     if "--check" in sys.argv[1:]:

@@ -45,7 +45,6 @@ def evaluate(
         out: Folder for report.html, a row of every episode and a picture.
         results: File of figures to which these are added; without one OUT/results.json.
     """
-
     name = "fp32" if checkpoint else blind and f"no_{blind}"
     config = dataclasses.replace(config, baseline=config.baseline or name)
     results = results or out / "results.json"

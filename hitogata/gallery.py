@@ -44,12 +44,14 @@ class GalleryConfig:
         results: Folder of the measured figures.
         tries: Scenes to try an instruction in, until it is carried out; the last is kept otherwise.
         only: Names of the animations to make; all without any.
+        resume: Make only the animations that are not there.
     """
 
     out: Path = Path("docs/images")
     results: Path = Path("docs/results")
     tries: PositiveInt = 5
     only: tuple[str, ...] = ()
+    resume: bool = False
 
 
 def gallery(
@@ -80,7 +82,9 @@ def draw_gallery(policy: Policy, config: GalleryConfig) -> None:
     check_ranges(config)
     check_writable(config.out)
     for name in config.only or INSTRUCTIONS:
-        _animate(policy, INSTRUCTIONS[name], config.out / f"{name}.webp", config.tries)
+        path = config.out / f"{name}.webp"
+        if not (config.resume and path.exists()):
+            _animate(policy, INSTRUCTIONS[name], path, config.tries)
     for path in write_plots(config.results, config.out):
         print(f"plot        {path}")
 

@@ -25,7 +25,7 @@ class Body:
     to write them is to change the state. `which` (n,) bool marks robots of a batch; None is all.
     """
 
-    def __init__(self, model: mujoco.MjModel, state: mujoco.MjData | batch.Batch):
+    def __init__(self, model: mujoco.MjModel, state: mujoco.MjData | batch.Batch) -> None:
         self.model = model
         self.qpos, self.qvel, self.ctrl = state.qpos, state.qvel, state.ctrl
         self._sensordata = state.sensordata
@@ -166,7 +166,7 @@ def _floor_rise(model: mujoco.MjModel) -> np.ndarray:
 class BodyBatch(Body):
     """`n` equal robots stepped together, on `threads` threads (0: one per core)."""
 
-    def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0, fresh: bool = True):
+    def __init__(self, model: mujoco.MjModel, n: int, threads: int = 0, fresh: bool = True) -> None:
         """`fresh` computes sensors from each new state; else they are of the physics step before.
 
         To leave them saves a tenth of a step.

@@ -43,6 +43,14 @@ class WorldTask(Protocol):
         """What is told beside an observation."""
         ...
 
+    def limited(self, command: np.ndarray) -> np.ndarray:
+        """The (18,) command of a control period in which `command` is asked for."""
+        ...
+
+    def watch(self) -> None:
+        """Is called after every control period."""
+        ...
+
     def judge(self) -> tuple[float, bool, bool, Info]:
         """After a step: its reward, terminated, truncated, and the info of now."""
         ...
@@ -98,7 +106,7 @@ class WorldEnv(gymnasium.Env):
         new_episode: Callable[[np.random.Generator], WorldTask],
         observation_space: gymnasium.Space[Observed],
         render_mode: str | None = None,
-    ):
+    ) -> None:
         self._new_episode, self.render_mode = new_episode, render_mode
         self.observation_space, self.action_space = observation_space, action_space()
         self._episode: WorldTask | None = None
@@ -116,7 +124,8 @@ class WorldEnv(gymnasium.Env):
         assert self._episode is not None, "call reset() first"
         command = to_command(action)
         for _ in range(PERIODS_PER_STEP):
-            self._episode.world.apply(command)
+            self._episode.world.apply(self._episode.limited(command))
+            self._episode.watch()
         reward, terminated, truncated, info = self._episode.judge()
         return self._episode.observe(), reward, terminated, truncated, info
 
@@ -153,7 +162,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         observation_space: gymnasium.Space[Observed],
         num_envs: int = 1,
         threads: int = 0,
-    ):
+    ) -> None:
         self.num_envs, self._new_episode, self._threads = num_envs, new_episode, threads
         self.single_observation_space = observation_space
         self.single_action_space = action_space()
@@ -190,7 +199,10 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         assert self._worlds is not None, "call reset() first"
         commands = to_command(actions)
         for _ in range(PERIODS_PER_STEP):
-            self._worlds.apply(commands)
+            asked = zip(self._episodes, commands, strict=True)
+            self._worlds.apply(np.stack([episode.limited(command) for episode, command in asked]))
+            for episode in self._episodes:
+                episode.watch()
         rewards = np.zeros(self.num_envs)
         ended = np.zeros((2, self.num_envs), dtype=bool)
         infos: Info = {}
@@ -232,7 +244,7 @@ class GoToFirst:
     truncates. info["target"] names the object, info["distance_m"] is how far it is.
     """
 
-    def __init__(self, rng: np.random.Generator, config: SceneConfig):
+    def __init__(self, rng: np.random.Generator, config: SceneConfig) -> None:
         scene = sample_scene(rng, config.n_objects)
         self.world, self.config = World(scene, seed=int(rng.integers(2**31))), config
         self._distance_m = self._distance()
@@ -245,6 +257,12 @@ class GoToFirst:
     def observe(self) -> Observed:
         observation = self.world.observe()
         return {"image": observation.images["head"], "state": observation.state}
+
+    def limited(self, command: np.ndarray) -> np.ndarray:
+        return command
+
+    def watch(self) -> None:
+        pass
 
     def judge(self) -> tuple[float, bool, bool, Info]:
         before, self._distance_m = self._distance_m, self._distance()
@@ -265,13 +283,15 @@ class SceneEnv(WorldEnv):
     Observations are of `observation_space`, actions of `action_space`.
     """
 
-    def __init__(self, render_mode: str | None = None, config: SceneConfig = SceneConfig()):
+    def __init__(self, render_mode: str | None = None, config: SceneConfig = SceneConfig()) -> None:
         super().__init__(partial(GoToFirst, config=config), observation_space(), render_mode)
 
 
 class SceneVectorEnv(WorldVectorEnv):
     """Hitogata/G1Scene-v0 as a vector of `num_envs`."""
 
-    def __init__(self, num_envs: int = 1, threads: int = 0, config: SceneConfig = SceneConfig()):
+    def __init__(
+        self, num_envs: int = 1, threads: int = 0, config: SceneConfig = SceneConfig()
+    ) -> None:
         new_episode = partial(GoToFirst, config=config)
         super().__init__(new_episode, observation_space(), num_envs, threads)

@@ -19,7 +19,7 @@ class OdometryConfig:
 class Odometry:
     """Adds up true motion with errors drawn once per run, as slipping feet and gyros make them."""
 
-    def __init__(self, rng: np.random.Generator, config: OdometryConfig = OdometryConfig()):
+    def __init__(self, rng: np.random.Generator, config: OdometryConfig = OdometryConfig()) -> None:
         self._rng, self._config = rng, config
         self.begin((0.0, 0.0, 0.0))
 

@@ -25,7 +25,7 @@ from robots.g1.walker import Walker
 from sim.batch import Body
 from sim.odometry import Odometry
 from sim.render.camera import HeadCamera
-from sim.render.visibility import Sight
+from sim.render.visibility import Visibility
 from sim.robot import CONTROL_SUBSTEPS
 from sim.scene import Scene, scene_spec
 
@@ -38,8 +38,8 @@ class WorldView:
 
     `base_pose` is x m, y m, yaw rad in the world. `object_pos_m` (n, 3) are the objects' centres in
     the robot's heading frame, z over the floor; `visible` (n,) bool; `extent_px` (n,) the diameter
-    in the head camera's picture, 0 if not visible; `place` (n, 2) where its centre is in it, column
-    and row as shares. `arm_targets` (14,) rad are those in force.
+    in the head camera's picture, 0 if not visible; `image_location` (n, 2) where its centre is in
+    it, column and row as shares. `arm_targets` (14,) rad are those in force.
     """
 
     time_s: float
@@ -50,7 +50,7 @@ class WorldView:
     object_pos_m: np.ndarray
     visible: np.ndarray
     extent_px: np.ndarray
-    place: np.ndarray
+    image_location: np.ndarray
 
 
 class World:
@@ -66,7 +66,7 @@ class World:
         robot_path: Path | str | None = None,
         walker_path: Path | str | None = None,
         render: bool = True,
-    ):
+    ) -> None:
         """`render=False` saves the pictures: those observed are black.
 
         Raises UserError for a robot or walker that cannot be used.
@@ -79,7 +79,7 @@ class World:
         self._objects = np.array(bodies, dtype=np.int64)
         self._walker = Walker(walker_path)
         self._odometry = Odometry(np.random.default_rng(seed))
-        self._sight = Sight(self.model, scene)
+        self._visibility = Visibility(self.model, scene)
         self._render = render
         self._other_gains = False
         self._camera: HeadCamera | None = None
@@ -231,7 +231,7 @@ class World:
         cos, sin = np.cos(yaw), np.sin(yaw)
         positions = self.data.xpos[self._objects]
         dx, dy = positions[:, 0] - x, positions[:, 1] - y
-        visible, extent, place = self._look()
+        visible, extent, location = self._look()
         return WorldView(
             time_s=self.time_s,
             base_pose=base,
@@ -241,7 +241,7 @@ class World:
             object_pos_m=np.stack([cos * dx + sin * dy, -sin * dx + cos * dy, positions[:, 2]], 1),
             visible=visible,
             extent_px=extent,
-            place=place,
+            image_location=location,
         )
 
     # --- states for later ---
@@ -259,7 +259,7 @@ class World:
 
     def _look(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._look_step != self._steps:
-            self._looked, self._look_step = self._sight.look(self.data), self._steps
+            self._looked, self._look_step = self._visibility.look(self.data), self._steps
         return self._looked
 
     def _picture_now(self) -> np.ndarray:

@@ -21,7 +21,7 @@ class Worlds:
     Their scenes must have equally many objects. Worlds may be read, pushed and reset between steps.
     """
 
-    def __init__(self, worlds: Sequence[World], threads: int = 0):
+    def __init__(self, worlds: Sequence[World], threads: int = 0) -> None:
         """`threads` 0 means one per core. UserError for scenes of unlike size."""
         self._worlds = list(worlds)
         if len({len(world.scene.objects) for world in worlds}) > 1:

@@ -21,8 +21,10 @@ OUT_OF_SCOPE = Skill(UNKNOWN.skill, refuse, NoSuccess, time_limit_s=20.0, label_
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Tasks, and the values of the slot "action" in the order in which data sets and bundles keep
-    them: the name of every skill, and "unknown"."""
+    """Tasks, and the values of the slot "action": the name of every skill, and "unknown".
+
+    `actions` are in the order in which data sets and bundles keep them.
+    """
 
     tasks: tuple[Task, ...]
     actions: tuple[str, ...]

@@ -48,7 +48,7 @@ class EpisodeOutcome:
 class ExpertPolicy:
     """A scripted expert as a policy: it knows its world and the meaning of its instruction."""
 
-    def __init__(self, world: World, meaning: Intent, expert: Expert):
+    def __init__(self, world: World, meaning: Intent, expert: Expert) -> None:
         self._world, self._meaning, self._expert = world, meaning, expert
 
     def act(self, instruction: str, observation: Observation) -> ActionChunk:
@@ -67,7 +67,7 @@ class Rollout:
     The policy answers every `replan_steps` chunk steps, while the world stands still.
     """
 
-    def __init__(self, world: World, policy: Policy, replan_steps: int):
+    def __init__(self, world: World, policy: Policy, replan_steps: int) -> None:
         self.world = world
         self.link = DirectLink(policy)
         self.safety = Safety(G1, start=world.command)
@@ -103,6 +103,7 @@ class Rollout:
 
 
 def context_of(observation: Observation) -> Context:
+    """What an expert may know of the past, from what a policy is given."""
     return Context(observation.elapsed_s, observation.odometry, observation.command)
 
 
@@ -121,8 +122,10 @@ def run_episode(
     replan_steps: int = 3,
     on_frame: Callable[[Frame], None] | None = None,
 ) -> EpisodeOutcome:
-    """Runs until success, the robot has fallen, the policy has been done for DONE_S, or the time is
-    over. The policy answers every `replan_steps` chunk steps."""
+    """Runs until success, a fall, DONE_S after the policy called itself done, or the time is over.
+
+    The policy answers every `replan_steps` chunk steps.
+    """
     rollout = Rollout(world, policy, replan_steps)
     rollout.instruct(instruction)
     success.begin(true_state(world))

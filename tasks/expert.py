@@ -5,7 +5,7 @@ the observation tells as well - the objects in the camera's view, the command be
 the time and odometry since the instruction began - so that an imitator can follow it: an object out
 of view is searched for by turning left, never walked to by secret knowledge.
 
-A chunk is made by rolling the moment forward: at each step the wish of a task, limited in its
+A chunk is made by rolling the moment forward: at each step the target of a task, limited in its
 rate from the command before, moves a simple model of the body.
 """
 
@@ -59,8 +59,10 @@ MOST_ELAPSED_S = 9.1
 
 @dataclass(frozen=True)
 class Context:
-    """What the robot remembers: time and odometry (x m, y m, yaw rad) since the instruction began,
-    and the (18,) command being executed."""
+    """What the robot remembers: time and odometry since the instruction began, and its command.
+
+    `odometry` is x m, y m, yaw rad; `command` (18,) is being executed.
+    """
 
     elapsed_s: float
     odometry: np.ndarray
@@ -69,8 +71,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The objects in the camera's view, (x m, y m, z m) in the heading frame, from the floor:
-    those that the instruction may mean, and the others."""
+    """The objects in the camera's view: those that the instruction may mean, and the others.
+
+    Each is x, y, z m in the heading frame, from the floor.
+    """
 
     named: tuple[tuple[float, float, float], ...]
     others: tuple[tuple[float, float, float], ...]
@@ -99,12 +103,12 @@ class ExpertState:
         vx, vy, rate = self.velocity
         return abs(vx) <= STILL_M_S and abs(vy) <= STILL_M_S and abs(rate) <= STILL_RAD_S
 
-    def advanced(self, wish: ExpertTarget) -> ExpertState:
-        """One chunk step later: the command follows the wish as fast as it may, the body it."""
+    def advanced(self, target: ExpertTarget) -> ExpertState:
+        """One chunk step later: the command follows the target as fast as it may, the body it."""
         vx, vy, rate = self.velocity
-        vx += limited(wish.velocity[0] - vx, SPEED_STEP_M_S)
-        vy += limited(wish.velocity[1] - vy, SPEED_STEP_M_S)
-        rate += limited(wish.velocity[2] - rate, TURN_STEP_RAD_S)
+        vx += limited(target.velocity[0] - vx, SPEED_STEP_M_S)
+        vy += limited(target.velocity[1] - vy, SPEED_STEP_M_S)
+        rate += limited(target.velocity[2] - rate, TURN_STEP_RAD_S)
         made = RESPONSE * STEP_S
         motion = (vx * made, vy * made, rate * made)
         return ExpertState(
@@ -112,7 +116,7 @@ class ExpertState:
             elapsed_s=self.elapsed_s + STEP_S,
             odometry=_compose(self.odometry, motion),
             velocity=(vx, vy, rate),
-            arm_targets=_toward(self.arm_targets, wish.arms),
+            arm_targets=_toward(self.arm_targets, target.arms),
             ahead=_compose(self.ahead, motion),
         )
 
@@ -143,13 +147,13 @@ def act(
         arm_targets=np.asarray(context.command[ARMS], dtype=np.float64),
     )
     commands = np.empty((CHUNK_STEPS, COMMAND_DIM), dtype=np.float32)
-    wish = expert(meaning, moment)
-    status = wish.status
+    target = expert(meaning, moment)
+    status = target.status
     for step in range(CHUNK_STEPS):
-        moment = moment.advanced(wish)
+        moment = moment.advanced(target)
         commands[step, :BASE_HEIGHT] = moment.velocity
         commands[step, ARMS] = moment.arm_targets
-        wish = expert(meaning, moment)
+        target = expert(meaning, moment)
     commands[:, BASE_HEIGHT] = STANDING_HEIGHT_M
     return commands, status
 
@@ -164,11 +168,12 @@ def matching(meaning: Intent, view: WorldView) -> list[int]:
 
 
 def seen_objects(meaning: Intent, view: WorldView) -> Detections:
+    """What the camera sees, by whether the instruction may mean it."""
     named, others = [], []
     meant = matching(meaning, view)
-    for i, (visible, place) in enumerate(zip(view.visible, view.object_pos_m, strict=True)):
+    for i, (visible, position) in enumerate(zip(view.visible, view.object_pos_m, strict=True)):
         if visible:
-            x, y, z = place.tolist()
+            x, y, z = position.tolist()
             (named if i in meant else others).append((x, y, z))
     return Detections(tuple(named), tuple(others))
 
@@ -189,12 +194,14 @@ def _compose(pose: Pose, motion: Pose) -> Pose:
 
 
 def into_frame(x: float, y: float, frame: Pose) -> tuple[float, float]:
+    """A point in the frame of another pose, m."""
     dx, dy = x - frame[0], y - frame[1]
     c, s = cos(frame[2]), sin(frame[2])
     return c * dx + s * dy, -s * dx + c * dy
 
 
 def limited(value: float, limit: float) -> float:
+    """The value, or the nearest within +-limit."""
     return limit if value > limit else -limit if value < -limit else value
 
 
@@ -203,7 +210,7 @@ def approach(remaining: float, speed: float, slowest: float, gain: float) -> flo
     return min(speed, max(slowest, gain * remaining))
 
 
-# --- wishes that tasks share ------------------------------------------------------------------
+# --- targets that tasks share -----------------------------------------------------------------
 
 
 def stand(status: Status) -> ExpertTarget:
@@ -217,6 +224,7 @@ def come_to_stand(moment: ExpertState) -> ExpertTarget:
 
 
 def refuse(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Stands, and says that it will not."""
     return stand(Status.REFUSED)
 
 

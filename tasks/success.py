@@ -94,7 +94,7 @@ class Success(ABC):
 
     hold_s = HOLD_S
 
-    def __init__(self, meaning: Intent, scene: Scene):
+    def __init__(self, meaning: Intent, scene: Scene) -> None:
         self.meaning = meaning
         self.scene = scene
 
@@ -102,17 +102,25 @@ class Success(ABC):
     def is_success(self, truth: PrivilegedState) -> bool:
         """Whether the state is the one that was asked for."""
 
+    def is_mistaken(self, truth: PrivilegedState) -> bool:
+        """Whether the state is one that only another object or hand asks for.
+
+        Who tries all of them one after another has not understood which.
+        """
+        return False
+
     @property
     def failed(self) -> bool:
         """Whether nothing can make the episode a success any more."""
-        return self.fell
+        return self.fell or self.mistaken
 
     def begin(self, truth: PrivilegedState) -> None:
         self._start = self._last = truth
         self._yaw = 0.0
         self._since: float | None = None
+        self._mistaken_since: float | None = None
         self.fell = truth.fallen
-        self.knocked = False
+        self.knocked = self.mistaken = False
 
     def watch(self, truth: PrivilegedState) -> bool:
         """Whether the instruction has been carried out by now, and held where that is asked."""
@@ -120,12 +128,17 @@ class Success(ABC):
         self._last = truth
         self.fell |= truth.fallen
         self.knocked |= self._knocked(truth)
-        if self.failed or not self.is_success(truth):
-            self._since = None
-            return False
-        if self._since is None:
-            self._since = truth.time_s
-        return bool(truth.time_s - self._since >= self.hold_s)
+        self._mistaken_since = _since(self._mistaken_since, self.is_mistaken(truth), truth)
+        self.mistaken |= _held(self._mistaken_since, truth, HOLD_S)
+        self._since = _since(self._since, not self.failed and self.is_success(truth), truth)
+        return _held(self._since, truth, self.hold_s)
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        """How far a state is from the one that was asked for.
+
+        Lengths in m and angles in rad are added up; 0 where a skill does not say.
+        """
+        return 0.0
 
     def details(self) -> dict[str, float]:
         """What the truth came to, for the record."""
@@ -165,6 +178,15 @@ class Success(ABC):
         upright = [thing.shape != "ball" for thing in self.scene.objects]
         tilted = (truth.objects_up_cos < KNOCKED_TILT_COS) & np.array(upright, dtype=bool)
         return bool(np.any(moved > KNOCKED_M) or np.any(tilted))
+
+
+def _since(before: float | None, now: bool, truth: PrivilegedState) -> float | None:
+    """Since when a condition has held without a break, given since when it had before."""
+    return None if not now else truth.time_s if before is None else before
+
+
+def _held(since: float | None, truth: PrivilegedState, for_s: float) -> bool:
+    return since is not None and bool(truth.time_s - since >= for_s)
 
 
 class NoSuccess(Success):

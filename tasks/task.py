@@ -29,10 +29,12 @@ def standing(rng: np.random.Generator) -> np.ndarray:
 
 
 def nothing_more(rng: np.random.Generator) -> dict[str, str]:
+    """No slots: a skill that is asked for by its name and objects alone."""
     return {}
 
 
 def nothing_in_the_way(meaning: Intent, xy_m: Sequence[float]) -> bool:
+    """Every scene is free: a skill that stays where it is."""
     return False
 
 
@@ -42,7 +44,7 @@ class Skill:
 
     Attributes:
         name: Like go_to; no other skill of a catalogue has it.
-        expert: What the teacher wishes at a moment.
+        expert: The teacher's target at a moment.
         success: A subclass of `Success` with its own `is_success`.
         time_limit_s: When an episode is given up, or how that follows from what is asked.
         wordings: Patterns of training, in the notation of tasks/language/grammar.py; those of a
@@ -77,8 +79,11 @@ class Skill:
         objects: Sequence[NamedObject] | None = None,
         partial: float = 0.0,
     ) -> Intent:
-        """A random meaning. An object is one of `objects`, or without them of any colour and shape;
-        with probability `partial` it is named by one of the two alone."""
+        """A random meaning.
+
+        An object is one of `objects`, or without them of any colour and shape; with probability
+        `partial` it is named by one of the two alone.
+        """
         named = sample_object(rng, objects, partial) if self.names_object else {}
         return Intent(self.name, **named, **self.sample_slots(rng))
 

@@ -140,6 +140,7 @@ def _do(work: Callable[[Worker, Any], Any], job: Any) -> Any:
 
 
 def progress_bar() -> progress.Progress:
+    """A bar with how many of how many, a note, and the time."""
     return progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),

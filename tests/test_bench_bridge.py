@@ -59,18 +59,18 @@ def test_kinds_take_turns_and_the_first_is_for_nothing():
 
 def test_a_missed_promise_is_kept_shown_and_told_by_the_exit_status(tmp_path, monkeypatch, capsys):
     figures = {key: most for key, _, most in ROWS}
-    monkeypatch.setattr(bench_bridge, "rtt_figures", lambda round_trips: figures)
+    monkeypatch.setattr(bench_bridge, "wire_figures", lambda round_trips: figures)
     monkeypatch.setattr(bench_bridge, "stop_figures", lambda stops: {})
     results = tmp_path / "bridge.json"
     bench_bridge.bench_bridge(results=results)
     assert "MISSED" not in capsys.readouterr().out
-    figures["rtt_p50_ratio_tcp"] = 1.31
+    figures["rtt_added_p50_ms"] = 0.16
     with pytest.raises(SystemExit) as ended:
         bench_bridge.bench_bridge(results=results)
     told = capsys.readouterr()
     assert ended.value.code == 1 and told.out.count("MISSED") == 1
-    assert told.err == "hitogata: missed rtt_p50_ratio_tcp\n"
-    assert json.loads(results.read_text(encoding="utf-8"))["figures"]["rtt_p50_ratio_tcp"] == 1.31
+    assert told.err == "hitogata: missed rtt_added_p50_ms\n"
+    assert json.loads(results.read_text(encoding="utf-8"))["figures"]["rtt_added_p50_ms"] == 0.16
 
 
 @pytest.mark.slow

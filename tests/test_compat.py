@@ -155,10 +155,13 @@ def test_what_a_client_does_not_know_is_assumed() -> None:
 )
 def test_other_machines_are_kept_out(address: str) -> None:
     with pytest.raises(UserError, match="--exposed"):
-        Endpoint(address).place(gr00t.ADDRESS)
+        Endpoint(address).host_port(gr00t.ADDRESS)
     with pytest.raises(UserError, match="--token-file"):
-        Endpoint(address, exposed=True, token="s3cret").place(gr00t.ADDRESS)
-    assert Endpoint(address, exposed=True, token="s3cret" * 3).place(gr00t.ADDRESS)[1] in (1, 5555)
+        Endpoint(address, exposed=True, token="s3cret").host_port(gr00t.ADDRESS)
+    assert Endpoint(address, exposed=True, token="s3cret" * 3).host_port(gr00t.ADDRESS)[1] in (
+        1,
+        5555,
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,17 +169,21 @@ def test_other_machines_are_kept_out(address: str) -> None:
 )
 def test_no_address(address: str) -> None:
     with pytest.raises(UserError, match=r"is no address: use tcp://127\.0\.0\.1:5555"):
-        Endpoint(address).place(gr00t.ADDRESS)
+        Endpoint(address).host_port(gr00t.ADDRESS)
 
 
 def test_without_an_address_the_wire_has_its_own() -> None:
-    assert Endpoint().place(gr00t.ADDRESS) == ("127.0.0.1", 5555)
-    assert Endpoint("ws://localhost:1").place(openpi.ADDRESS) == ("127.0.0.1", 1)
+    assert Endpoint().host_port(gr00t.ADDRESS) == ("127.0.0.1", 5555)
+    assert Endpoint("ws://localhost:1").host_port(openpi.ADDRESS) == ("127.0.0.1", 1)
 
 
 def test_tokens(tmp_path: Path) -> None:
-    door = Endpoint("tcp://127.0.0.1:0", token="s3cret")
-    assert door.authorizes("s3cret") and not door.authorizes(None) and not door.authorizes("s3cre")
+    endpoint = Endpoint("tcp://127.0.0.1:0", token="s3cret")
+    assert (
+        endpoint.authorizes("s3cret")
+        and not endpoint.authorizes(None)
+        and not endpoint.authorizes("s3cre")
+    )
     (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
     assert read_token(tmp_path / "token") == "s3cret"
     (tmp_path / "empty").write_text("\n", encoding="utf-8")
@@ -203,6 +210,6 @@ if __name__ == "__main__":
         "gr00t": (gr00t.serve_gr00t, "tcp"),
         "openpi": (openpi.serve_openpi, "ws"),
     }[sys.argv[1]]
-    door = Endpoint(f"{scheme}://127.0.0.1:0", token=sys.argv[2] if sys.argv[2:] else None)
-    serve(EchoPolicy(), G1, door, INFO, lambda address: print(address, flush=True))
+    endpoint = Endpoint(f"{scheme}://127.0.0.1:0", token=sys.argv[2] if sys.argv[2:] else None)
+    serve(EchoPolicy(), G1, endpoint, INFO, lambda address: print(address, flush=True))
     print("stopped")

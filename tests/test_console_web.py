@@ -37,14 +37,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(door: Endpoint) -> Iterator[str]:
+def served(endpoint: Endpoint) -> Iterator[str]:
     """A server of one file and one connection that echoes."""
 
     def echo(connection: Any) -> None:
         for message in connection:
             connection.send(message)
 
-    listener, gate = listen(door)
+    listener, gate = listen(endpoint)
     content = {"/": File(b"hello", "text/plain")}
     with web_server(listener, gate, lambda path, _: content.get(path), {"/live": echo}) as place:
         yield place
@@ -97,7 +97,7 @@ def test_the_token_is_asked_once_and_then_a_cookie() -> None:
 
 
 @pytest.mark.parametrize(
-    ("door", "complaint"),
+    ("endpoint", "complaint"),
     [
         (Endpoint("http://0.0.0.0:8090"), "--exposed"),
         (Endpoint("http://0.0.0.0:8090", exposed=True), "--token-file"),
@@ -105,9 +105,9 @@ def test_the_token_is_asked_once_and_then_a_cookie() -> None:
         (Endpoint("ftp://127.0.0.1"), "http://127.0.0.1:8090"),
     ],
 )
-def test_places_that_are_refused(door: Endpoint, complaint: str) -> None:
+def test_places_that_are_refused(endpoint: Endpoint, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        listen(door)
+        listen(endpoint)
 
 
 def test_a_port_in_use_is_one_line_with_another_port() -> None:

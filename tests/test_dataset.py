@@ -44,7 +44,7 @@ def make_labels(
         commands=rng.normal(size=(*shape, 16, fields)).astype(np.float16),
         status=rng.integers(0, 4, shape).astype(np.int8),
         slots=rng.integers(-1, 2, (*shape, len(SLOTS))).astype(np.int8),
-        place=rng.uniform(0, 1, (*shape, 2)).astype(np.float16),
+        target_location=rng.uniform(0, 1, (*shape, 2)).astype(np.float16),
     )
 
 
@@ -261,7 +261,7 @@ def test_what_is_no_number_is_refused_before_anything_is_written(tmp_path, name)
         ("status", 4),
         ("commands", np.nan),
         ("context", np.inf),
-        ("place", np.inf),
+        ("target_location", np.inf),
     ],
 )
 def test_labels_out_of_range_are_refused_before_anything_is_written(tmp_path, field, value):
@@ -320,6 +320,14 @@ def test_a_cut_file_is_named_with_the_remedy(tmp_path, name, share):
     ) as caught:
         list(read_episodes(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_labels_keep_the_names_of_release_0_1_in_the_file(tmp_path):
+    writer = DatasetWriter(tmp_path, G1, SLOTS)
+    writer.add_episode(**make_episode(np.random.default_rng(3)))
+    assert set(np.load(tmp_path / "labels/episode-000000.npz")) == {
+        *("instructions", "instruction", "context", "commands", "status", "slots", "place")
+    }
 
 
 def test_wrong_values_of_info_are_told_by_field(tmp_path):

@@ -17,7 +17,13 @@ SECTIONS = dict(re.findall(r"^## hitogata ([\w ]+)\n(.*?)(?=^## |\Z)", GUIDE, re
 OPTION = re.compile(r"(?<=[`\s])--[a-z][\w.-]*")
 # Sections that speak of the options of other commands as well.
 ALSO_ABOUT = {"keys": ("serve", "run")}
-DOCUMENTS = ("README.md", "docs/commands.md", "docs/tutorial.md", "docs/model_card.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/commands.md",
+    "docs/gymnasium.md",
+    "docs/tutorial.md",
+    "docs/model_card.md",
+)
 
 
 def _commands_of(document: str) -> list[tuple[str, list[str]]]:

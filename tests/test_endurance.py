@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.doubles import walk_commands
-from bench.endurance.doors import played
+from bench.endurance.endpoints import played
 from bench.endurance.fuzz import fuzz
 from bench.endurance.load import LoadConfig, put_load
 from bench.endurance.mutations import mutated, replies

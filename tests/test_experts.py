@@ -36,7 +36,7 @@ def view(red_cube=(2.0, 0.0), blue_ball=(-2.0, 1.0), red_cone=(-2.0, -1.0), visi
         object_pos_m=places,
         visible=np.array(visible, dtype=bool),
         extent_px=np.where(visible, 8.0, 0.0),
-        place=np.full((3, 2), 0.5),
+        image_location=np.full((3, 2), 0.5),
     )
 
 

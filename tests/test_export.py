@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from assets import asset_path
 from bridge.contract import UserError
 from policy.export.bundle_writer import (
     NORMALISATION,
@@ -41,7 +42,7 @@ from robots.g1.embodiment import CHUNK_STEPS, COMMAND_DIM, G1, STATE_DIM
 
 SLOTS = (("action", ("stop", "go_to", "wave")), ("colour", ("red", "blue")))
 CONFIG = ModelConfig(
-    slots=SLOTS, width=128, layers=2, heads=4, hidden=64, experts=4, eyes_widths=(16, 16, 16)
+    slots=SLOTS, width=128, layers=2, heads=4, hidden=64, experts=4, image_widths=(16, 16, 16)
 )
 Graphs = dict[str, onnx.ModelProto]
 
@@ -226,12 +227,29 @@ def test_a_bundle_is_written_and_runs(model: Model, samples, tmp_path: Path) -> 
     assert policy.manifest == manifest and "CPU" in policy.device
 
 
+def test_the_shipped_bundle_gives_its_model_back() -> None:
+    """Its tensors have the names of release 0.1."""
+    bundle = asset_path("models/bundle")
+    policy, restored = OnnxPolicy(bundle, threads=1), TorchParts(restore_model(bundle))
+    states = TextEncoder(threads=1).encode(["walk to the red ball"])
+    word, _, chances = restored.words(*states, no_prior(policy.slots))
+    exact_word, _, exact_chances = policy._parts.words(*states, no_prior(policy.slots))
+    assert chances == pytest.approx(exact_chances, abs=1e-3)
+    assert word == pytest.approx(exact_word, abs=0.02)
+    image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
+    state = np.zeros((1, len(G1.state_names)), np.float32)
+    found, exact = (parts.prefill(exact_word, image, state) for parts in (restored, policy._parts))
+    assert found[2] == pytest.approx(exact[2], abs=0.1) and found[4] == pytest.approx(
+        exact[4], abs=0.01
+    )
+
+
 def test_equal_models_have_equal_ids(model: Model) -> None:
     twin = copy.deepcopy(model)
     assert fingerprint(twin, "") == fingerprint(model, "")
     twin.codec.step[0, 0] *= 2
     assert fingerprint(twin, *NORMALISATION) != fingerprint(model, *NORMALISATION)
-    assert fingerprint(twin, "eyes.") == fingerprint(model, "eyes.")
+    assert fingerprint(twin, "image_encoder.") == fingerprint(model, "image_encoder.")
 
 
 def test_the_chunk_baseline_is_not_exported(tmp_path: Path) -> None:

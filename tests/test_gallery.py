@@ -88,3 +88,15 @@ def test_what_cannot_be_drawn_is_refused(config: GalleryConfig) -> None:
     policy = ExpertPolicy(World(Scene(), render=False), Intent("wave"), expert)
     with pytest.raises(UserError):
         draw_gallery(policy, config)
+
+
+def test_a_gallery_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("hitogata.gallery._animate", lambda policy, told, *_: made.append(told))
+    (tmp_path / "wave.webp").write_bytes(b"")
+    policy = ExpertPolicy(
+        World(Scene(), render=False), Intent("wave"), SHIPPED.skills["wave"].expert
+    )
+    config = GalleryConfig(out=tmp_path, results=tmp_path, resume=True)
+    draw_gallery(policy, config)
+    assert len(made) == len(INSTRUCTIONS) - 1 and INSTRUCTIONS["wave"] not in made

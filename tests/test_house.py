@@ -67,6 +67,7 @@ MAPPED_WHOLE = (
     "assets/exams/",
     "assets/models/",
     "docs/decisions/",
+    "docs/examples/",
     "docs/images/",
     "docs/results/",
     "tasks/families/en/",

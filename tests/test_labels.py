@@ -28,7 +28,7 @@ def frame(t: int) -> RecordedFrame:
         object_pos_m=np.array([[3 - 0.04 * t, 0.2, 0.1], [1.0, -0.8, 0.1], [-2.0, 0.0, 0.1]]),
         visible=np.array([True, True, False]),
         extent_px=np.array([6.0, 9.0, 0.0]),
-        place=np.array([[0.45, 0.4], [0.8, 0.55], [3.0, 0.5]]),
+        image_location=np.array([[0.45, 0.4], [0.8, 0.55], [3.0, 0.5]]),
     )
     context = Context(t / 10, np.array([0.04 * t, 0.0, 0.01 * t]), STAND_COMMAND)
     return RecordedFrame(view, context, (0.04 * t, 0.0, 0.01 * t), OWN, "to the red cube")
@@ -48,7 +48,7 @@ def test_shapes(labels):
     assert labels.context.shape == (*shape, 4)
     assert labels.commands.shape == (*shape, CHUNK_STEPS, COMMAND_DIM)
     assert labels.slots.shape == (*shape, len(SHIPPED.slots))
-    assert labels.place.shape == (*shape, 2)
+    assert labels.target_location.shape == (*shape, 2)
     assert labels.instruction.max() < len(labels.instructions)
 
 
@@ -70,16 +70,17 @@ def test_the_first_label_is_the_instruction_itself(labels):
     assert {SHIPPED.language.from_slots(slots) for slots in labels.slots[:, 0]} == {OWN}
 
 
-def test_the_place_is_that_of_the_one_object_named_if_it_is_seen(labels):
-    assert np.allclose(labels.place[:, 0], [0.45, 0.4], atol=1e-3), "the red cube is in view"
+def test_the_location_is_that_of_the_one_object_named_if_it_is_seen(labels):
+    locations = labels.target_location
+    assert np.allclose(locations[:, 0], [0.45, 0.4], atol=1e-3), "the red cube is in view"
     for t, k in np.ndindex(labels.status.shape):
-        meaning, place = SHIPPED.language.from_slots(labels.slots[t, k]), labels.place[t, k]
+        meaning, location = SHIPPED.language.from_slots(labels.slots[t, k]), locations[t, k]
         if meaning.skill not in ("go_to", "point_at"):
-            assert np.isnan(place).all()
+            assert np.isnan(location).all()
         elif (meaning.colour, meaning.shape) == ("blue", "ball"):
-            assert place == pytest.approx([0.8, 0.55], abs=1e-3)
+            assert location == pytest.approx([0.8, 0.55], abs=1e-3)
         elif (meaning.colour, meaning.shape) == ("green", "cone"):
-            assert (place == -1).all(), "behind the robot"
+            assert (location == -1).all(), "behind the robot"
 
 
 def test_the_others_say_many_things(labels):

@@ -20,8 +20,8 @@ from tasks.arms import WAVE_HZ
 
 SLOTS = (("action", ("stop", "go_to")), ("colour", ("red", "blue", "green")))
 TINY = ModelConfig(
-    slots=SLOTS, width=64, layers=2, heads=2, hidden=64, word_width=64, words_hidden=64,
-    eyes_widths=(16, 16, 16),
+    slots=SLOTS, width=64, layers=2, heads=2, hidden=64, word_width=64, instruction_hidden=64,
+    image_widths=(16, 16, 16),
 )  # fmt: skip
 
 
@@ -175,7 +175,8 @@ def test_a_decoding_that_is_late_leaves_the_bands_it_has(model, inputs):
 def test_image_may_be_float_in_the_same_range(model, inputs):
     word, _ = model.read(inputs["states"], inputs["mask"])
     torch.testing.assert_close(
-        model.eyes(inputs["image"], word)[0], model.eyes(inputs["image"].float(), word)[0]
+        model.image_encoder(inputs["image"], word)[0],
+        model.image_encoder(inputs["image"].float(), word)[0],
     )
 
 
@@ -201,16 +202,16 @@ def test_normalisation_is_inside():
     inputs = example_inputs(G1, 1)
     word, _ = model.read(inputs["states"], inputs["mask"])
     state = torch.randn_like(inputs["state"])
-    plain = model.joints(state, word)
-    model.joints.mean.fill_(3.0)
-    model.joints.deviation.fill_(2.0)
+    plain = model.state_encoder(state, word)
+    model.state_encoder.mean.fill_(3.0)
+    model.state_encoder.deviation.fill_(2.0)
     moved = state * 2 + 3
     moved[:, STATE_CONTEXT] = state[:, STATE_CONTEXT]
     context = torch.zeros_like(state, dtype=torch.bool)
     context[:, STATE_CONTEXT] = True
-    model.joints.mean[STATE_CONTEXT] = 0.0
-    model.joints.deviation[STATE_CONTEXT] = 1.0
-    torch.testing.assert_close(model.joints(moved, word), plain, rtol=1e-4, atol=1e-5)
+    model.state_encoder.mean[STATE_CONTEXT] = 0.0
+    model.state_encoder.deviation[STATE_CONTEXT] = 1.0
+    torch.testing.assert_close(model.state_encoder(moved, word), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_chunk_head_starts_near_the_middle_of_the_range(inputs):

@@ -15,7 +15,7 @@ from robots.g1.facts import facts, joint_facts
 from sim.objects import COLOURS, SHADES, SHAPES, SceneObject
 from sim.render import camera
 from sim.render.camera import HeadCamera, ThirdPerson, opengl_renderer
-from sim.render.visibility import Sight
+from sim.render.visibility import Visibility
 from sim.scene import Scene, sample_scene, scene_spec
 from sim.world import World
 
@@ -180,15 +180,15 @@ def test_the_head_camera_shows_an_objects_colour_where_it_should_be(distance):
     assert abs(columns.mean() + 0.5 - IMAGE_SIZE / 2) < 4
 
 
-def test_sight_agrees_with_the_pictures_pixels():
-    """Objects that sight sees cover pixels, and those it does not see cover next to none."""
+def test_visibility_agrees_with_the_pictures_pixels():
+    """Visible objects cover pixels, and those that are not cover next to none."""
     rng = np.random.default_rng(11)
     for _ in range(6):
         scene = replace(sample_scene(rng, 5), light_level=1.0)
         model, data = standing(scene)
         data.qpos[3:7] = [1, 0, 0, 0]
-        camera, sight = HeadCamera(model), Sight(model, scene)
-        seen, extent, place = sight.look(data)
+        camera, visibility = HeadCamera(model), Visibility(model, scene)
+        seen, extent, place = visibility.look(data)
         camera.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
         camera.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
         ids = camera.draw(data)[..., 0].astype(int)
@@ -209,7 +209,7 @@ def test_an_object_behind_another_is_not_seen():
     small = replace(hidden[1], size_m=0.05)
     scene = Scene(objects=(hidden[0], small))
     model, data = standing(scene)
-    assert Sight(model, scene).look(data)[0].tolist() == [True, False]
+    assert Visibility(model, scene).look(data)[0].tolist() == [True, False]
 
 
 def test_camera_jitter_moves_the_camera_as_said():

@@ -1,5 +1,8 @@
 """Success on hand-made truths with known answers."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,6 +21,7 @@ SCENE = Scene(
 RED_CUBE = Intent("go_to", "red", "cube")
 SHOULDERS = np.array([[0.0, 0.14, 1.04], [0.0, -0.14, 1.04]])
 HOME_HANDS = np.array([[0.13, 0.19, 0.64], [0.13, -0.19, 0.64]])
+UP = np.array([0.1, 0.0, 0.7])
 FORWARD_DOWN = np.array([0.7, 0.0, -0.7])
 
 
@@ -67,6 +71,30 @@ def test_go_to_is_held_for_a_second_standing():
     assert not verdict(RED_CUBE, hold_s=0.8, base=(1.5, 0, 0))
     assert not verdict(RED_CUBE, base=(1.5, 0, 0), speed_m_s=0.2)
     assert not verdict(Intent("go_to", "blue", "ball"), base=(1.5, 0, 0))
+
+
+def test_whoever_tries_every_object_or_hand_fails():
+    """The first state that another request asks for, held for a second, decides."""
+    raised = SHOULDERS + UP
+    left: dict[str, Any] = {"hands": [raised[0], HOME_HANDS[1]]}
+    right: dict[str, Any] = {"hands": [HOME_HANDS[0], raised[1]]}
+    cube: dict[str, Any] = {"base": (1.5, 0.0, 0.0)}
+    ball: dict[str, Any] = {"base": (0.0, 1.5, np.pi / 2)}
+    raise_left = Intent("raise_hand", side="left")
+    for meaning, wrong, then in ((RED_CUBE, ball, cube), (raise_left, right, left)):
+        for wrong_s, succeeds in ((0.9, True), (1.1, False)):
+            success = success_of(meaning)
+            success.begin(truth())
+            for t in np.arange(0.02, wrong_s, 0.02):
+                success.watch(truth(t, **wrong))
+            later = [success.watch(truth(t, **then)) for t in np.arange(wrong_s, 3.0, 0.02)]
+            assert later[-1] is succeeds and success.failed is not succeeds
+    assert verdict(raise_left, **left) and not verdict(raise_left, hands=raised)
+    passing = {**ball, "speed_m_s": 0.3}  # to walk by is not to choose
+    success = success_of(RED_CUBE)
+    success.begin(truth())
+    assert not any(success.watch(truth(t, **passing)) for t in np.arange(0, 3, 0.02))
+    assert not success.failed
 
 
 def test_knocking_over_spoils_go_to_for_good():
@@ -133,9 +161,6 @@ def test_a_full_turn_is_not_a_stand():
     assert satisfied
 
 
-UP = np.array([0.1, 0.0, 0.7])
-
-
 def test_raising_wants_the_asked_hands_and_no_other():
     left, both = np.array([SHOULDERS[0] + UP, HOME_HANDS[1]]), SHOULDERS + UP
     assert verdict(Intent("raise_hand", side="left"), hands=left)
@@ -152,6 +177,9 @@ def test_raising_wants_the_asked_hands_and_no_other():
         (None, [1], 0.15, True),
         (None, [1], 0.04, False),
         ("left", [1], 0.15, False),
+        ("left", [0], 0.15, True),
+        ("left", [0, 1], 0.15, False),
+        (None, [0, 1], 0.15, False),
         ("both", [1], 0.15, False),
         ("both", [0, 1], 0.15, True),
     ],
@@ -179,6 +207,8 @@ def test_pointing_aims_hand_and_arm_at_the_object(angle_deg, right):
     meaning = Intent("point_at", "red", "cube")
     assert verdict(meaning, **state) is right
     assert not verdict(Intent("point_at", "blue", "ball"), **state)
+    assert verdict(replace(meaning, side="right"), **state) is right
+    assert not verdict(replace(meaning, side="left"), **state)
     assert not verdict(meaning)
 
 

@@ -1,6 +1,5 @@
 """Training on miniature data: batches, augmentation, losses by hand, resuming, and learning."""
 
-import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 
 from bridge.contract import UserError
 from bridge.data.dataset import DatasetWriter
@@ -25,15 +22,15 @@ from policy.training.batches import (
     load_demonstrations,
 )
 from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
-from policy.training.losses import action_loss, place_loss, status_weights
+from policy.training.losses import action_loss, location_loss, status_weights
 from policy.training.trainer import TrainConfig, Trainer, train
 from robots.g1.embodiment import G1, STAND_COMMAND, STATE_CONTEXT, STATE_DIM, YAW_RATE
 
 COLOURS = {"red": (200, 20, 20), "blue": (20, 20, 200)}
 SLOTS = {"colour": tuple(COLOURS), "side": ("left", "right")}
 TINY = ModelConfig(
-    width=64, layers=1, heads=2, hidden=64, experts=4, word_width=64, words_hidden=64,
-    eyes_widths=(16, 16, 16), dropout=0.0,
+    width=64, layers=1, heads=2, hidden=64, experts=4, word_width=64, instruction_hidden=64,
+    image_widths=(16, 16, 16), dropout=0.0,
 )  # fmt: skip
 
 
@@ -62,14 +59,14 @@ def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
     for _ in range(episodes):
         images = rng.integers(90, 140, (frames, 96, 96, 3)).astype(np.uint8)
         commands = np.empty((frames, 2, 16, 18), np.float16)
-        place = np.empty((frames, 2, 2), np.float16)
+        location = np.empty((frames, 2, 2), np.float16)
         for t in range(frames):
             red_left = rng.random() < 0.5
             for i, colour in enumerate(COLOURS.values()):
                 left = red_left == (i == 0)
                 y, x = rng.integers(10, 70), rng.integers(4, 28) + (0 if left else 48)
                 images[t, y : y + 16, x : x + 16] = colour
-                place[t, i] = (x + 8) / 96, (y + 8) / 96
+                location[t, i] = (x + 8) / 96, (y + 8) / 96
                 commands[t, i] = turn_chunk(0.6 if left else -0.6)
         state = rng.standard_normal((frames, STATE_DIM)).astype(np.float32)
         labels = Labels(
@@ -79,7 +76,7 @@ def record_squares(folder: Path, episodes: int, frames: int = 8) -> None:
             commands=commands,
             status=np.zeros((frames, 2), np.int8),
             slots=np.tile(np.array([[0, -1], [1, -1]], np.int8), (frames, 1, 1)),
-            place=place,
+            target_location=location,
         )
         action = np.tile(STAND_COMMAND, (frames, 1))
         writer.add_episode(
@@ -140,9 +137,9 @@ def test_augmentation_keeps_the_colours_apart(data):
 def test_half_of_what_the_picture_alone_decides_is_mirrored(data):
     slots = (("colour", ("red", "blue")), ("action", ("turn", "go_to")))
     classes = np.array([[0, 1]] * 8 + [[0, 0]] * 2)  # ten labels of "red", two of them turns
-    place = data.place[: len(classes)].copy()
-    place[0] = -1  # not seen
-    turning = replace(data, slot_names=slots, slots=classes, place=place, n_held_out=0)
+    location = data.target_location[: len(classes)].copy()
+    location[0] = -1  # not seen
+    turning = replace(data, slot_names=slots, slots=classes, target_location=location, n_held_out=0)
     always = Augmentation(
         brightness=0, contrast=0, channel=0, shift_px=0, noise=0, elapsed_s=0, odometry=0,
         hidden_command=0, dropped_words=0, mirrored=1.0, other_context=0,
@@ -155,7 +152,7 @@ def test_half_of_what_the_picture_alone_decides_is_mirrored(data):
         assert torch.equal(mirrored.image[i].byte(), image)
         assert torch.equal(mirrored.commands[i, :, YAW_RATE], sign * plain.commands[i, :, YAW_RATE])
         if sign < 0:
-            assert mirrored.place[i, 0] == 1 - plain.place[i, 0]
+            assert mirrored.target_location[i, 0] == 1 - plain.target_location[i, 0]
             assert torch.equal(mirrored.state[i, 0], plain.state[i, 6]), "left hip from right hip"
 
 
@@ -212,14 +209,14 @@ def changed(before: dict, model: torch.nn.Module) -> set[str]:
     }
 
 
-def test_words_and_eyes_learn_first(data, tmp_path):
+def test_instruction_and_image_encoder_learn_first(data, tmp_path):
     trainer = Trainer(config(perception_fraction=0.5), data, tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    assert set(trainer.train_step()) == {"slots", "place", "total"}
-    assert changed(before, trainer.model) == {"words", "eyes"}
+    assert set(trainer.train_step()) == {"slots", "location", "total"}
+    assert changed(before, trainer.model) == {"instruction_encoder", "image_encoder"}
     trainer.step = 2
     assert "action" in trainer.train_step()
-    assert {"blocks", "joints", "status"} <= changed(before, trainer.model)
+    assert {"blocks", "state_encoder", "status"} <= changed(before, trainer.model)
 
 
 def test_sentences_without_pictures_teach_words_alone(data, squares, tmp_path):
@@ -235,8 +232,11 @@ def test_sentences_without_pictures_teach_words_alone(data, squares, tmp_path):
     trainer = Trainer(config(words_only=True), told, tmp_path)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     assert set(trainer.train_step()) == {"reading", "total"}
-    assert changed(before, trainer.model) == {"words"}
-    assert torch.equal(before["words.meaning.weight"], trainer.model.words.meaning.weight)
+    assert changed(before, trainer.model) == {"instruction_encoder"}
+    assert torch.equal(
+        before["instruction_encoder.meaning.weight"],
+        trainer.model.instruction_encoder.meaning.weight,
+    )
     with pytest.raises(UserError, match="sentences"):
         Trainer(config(words_only=True), data, tmp_path / "none").train_step()
 
@@ -275,33 +275,35 @@ def test_learning_rate_and_rounding_follow_the_clock(data, tmp_path):
 
 
 def test_words_decide(data, tmp_path):
-    """Trained on squares: where the eyes would go depends on the colour that is named."""
-    seeing = replace(TINY, eyes_widths=(32, 32, 32))
+    """Trained on squares: where the image alone would go depends on the colour that is named."""
+    seeing = replace(TINY, image_widths=(32, 32, 32))
     settings = config(steps=220, batch_size=32, learning_rate=4e-3, model=seeing)
     trainer = Trainer(settings, data, tmp_path)
-    first = float(trainer.train_step()["glance"])
+    first = float(trainer.train_step()["velocity"])
     while trainer.progress < 1:
-        last = float(trainer.train_step()["glance"])
+        last = float(trainer.train_step()["velocity"])
     assert last < 0.5 * first
     labels = np.arange(data.n_labels, data.n_labels + data.n_held_out)
     batch = data.batch(labels, np.random.default_rng(0), None)
     word, _ = trainer.average.read(batch.states, batch.mask)
     # Labels of a frame come in pairs, red then blue: exchanging them must exchange the turns.
     for words, sign in ((word, 1), (word.unflatten(0, (-1, 2)).flip(1).flatten(0, 1), -1)):
-        glance = trainer.average.glance(trainer.average.prefix(words, *batch[2:4])[0][:, 2])
-        turn = sign * glance[:, YAW_RATE]
+        velocity = trainer.average.velocity_head(
+            trainer.average.prefix(words, *batch[2:4])[0][:, 2]
+        )
+        turn = sign * velocity[:, YAW_RATE]
         right = (turn > 0) == (batch.commands[:, 8, YAW_RATE] > 0)
         assert right.float().mean() > 0.9
-    place = trainer.average.prefix(word, *batch[2:4])[1][:, :-1].argmax(-1)
-    found = torch.stack([place % 12, place // 12], dim=-1) + 0.5
-    assert ((found - 12 * batch.place).abs().amax(-1) < 2).float().mean() > 0.9
+    cell = trainer.average.prefix(word, *batch[2:4])[1][:, :-1].argmax(-1)
+    found = torch.stack([cell % 12, cell // 12], dim=-1) + 0.5
+    assert ((found - 12 * batch.target_location).abs().amax(-1) < 2).float().mean() > 0.9
 
 
-def test_place_loss_by_hand():
-    place = torch.tensor([[0.5, 0.125], [-1, -1], [torch.nan, torch.nan]])
+def test_location_loss_by_hand():
+    location = torch.tensor([[0.5, 0.125], [-1, -1], [torch.nan, torch.nan]])
     # A picture of 4 x 4 cells and nowhere: all logits equal, whatever is right.
     logits = torch.zeros(3, 17, requires_grad=True)
-    loss = place_loss(logits, place)
+    loss = location_loss(logits, location)
     assert loss.item() == pytest.approx(np.log(17))
     loss.backward()
     wanted = -logits.grad * 2 + torch.softmax(logits.detach(), -1)
@@ -309,7 +311,7 @@ def test_place_loss_by_hand():
     assert wanted[0, 1] == pytest.approx(float(wanted[0, 2])) and wanted[0].argmax() in (1, 2)
     assert wanted[1, 16] == pytest.approx(1.0)
     assert torch.equal(logits.grad[2], torch.zeros(17)), "about no object"
-    assert place_loss(logits[2:], place[2:]).item() == 0.0
+    assert location_loss(logits[2:], location[2:]).item() == 0.0
 
 
 def test_run_leaves_a_model_and_its_numbers(squares, tmp_path):
@@ -326,11 +328,11 @@ def test_run_leaves_a_model_and_its_numbers(squares, tmp_path):
 
 def test_a_round_on_new_data_keeps_the_normalisation(data, tmp_path):
     first = Trainer(config(), data, tmp_path / "first")
-    first.model.joints.mean.fill_(0.125)
+    first.model.state_encoder.mean.fill_(0.125)
     first.train_step()
     first.save()
     second = Trainer(config(start=tmp_path / "first"), data, tmp_path / "second")
-    assert (second.model.joints.mean == 0.125).all()
+    assert (second.model.state_encoder.mean == 0.125).all()
     assert second.step == 0
     other = replace(data, slot_names=(("colour", ("red",)),))
     with pytest.raises(UserError, match="slots"):
@@ -352,25 +354,6 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"nonsense")
     with pytest.raises(UserError, match="no checkpoint"):
         load_model(tmp_path)
-
-
-def test_checkpoints_of_release_0_1_are_for_its_g1(data, tmp_path):
-    trainer = Trainer(config(), data, tmp_path)
-    trainer.save()
-    assert read_numbers(tmp_path)["embodiment"] == G1
-    file = tmp_path / CHECKPOINT_FILE
-    with safe_open(file, "pt") as content:
-        numbers = json.loads(content.metadata()["hitogata"])
-        # Copied: the file in which they lie is written anew.
-        tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
-    del numbers["embodiment"]
-    for contract in ("258f4b459637", "0123456789ab"):
-        file.write_bytes(save(tensors, {"hitogata": json.dumps(numbers | {"contract": contract})}))
-        if contract.startswith("258"):
-            assert load_model(tmp_path).embodiment == G1
-        else:
-            with pytest.raises(UserError, match=r"contract 0123456789ab.*: make it again"):
-                load_model(tmp_path)
 
 
 def test_what_was_encoded_before_is_not_encoded_again(tmp_path):

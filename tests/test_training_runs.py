@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bridge.contract import UserError
@@ -25,6 +27,7 @@ from policy.runtime.text_encoder import (
 from policy.training.batches import encode_once, load_demonstrations
 from policy.training.checkpoint import CHECKPOINT_FILE, load_model, read_numbers
 from policy.training.trainer import Trainer, train
+from robots.g1.embodiment import G1
 from tests.test_train import config, encode, record_squares
 
 
@@ -121,6 +124,43 @@ def test_a_model_that_is_not_finite_is_not_exported(few: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="is not finite"):
         export_bundle(model, tmp_path / "bundle", [], {})
     assert not (tmp_path / "bundle").exists()
+
+
+def test_checkpoints_of_release_0_1_are_for_its_g1(few: Path, tmp_path: Path) -> None:
+    data = load_demonstrations([few], encode)
+    trainer = Trainer(config(), data, tmp_path)
+    trainer.train_step()
+    trainer.save()
+    moments = trainer.optimizer.state_dict()["state"].keys()
+    assert read_numbers(tmp_path)["embodiment"] == G1
+    file = tmp_path / CHECKPOINT_FILE
+    with safe_open(file, "pt") as content:
+        numbers = json.loads(content.metadata()["hitogata"])
+        # Copied: the file in which they lie is written anew.
+        tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
+    del numbers["embodiment"]
+    names = {
+        "image_encoder.": "eyes.", "instruction_encoder.": "words.", "state_encoder.": "joints.",
+        "velocity_head.": "glance.", ".keypoints.": ".gazes.", ".keypoint_token.": ".gaze_token.",
+        ".coordinates.": ".place.",
+    }  # fmt: skip
+    for now, then in names.items():
+        tensors = {name.replace(now, then): tensor for name, tensor in tensors.items()}
+    sizes = {"image_widths": "eyes_widths", "image_blocks": "eyes_blocks"}
+    sizes |= {"instruction_hidden": "words_hidden"}
+    numbers["config"] = {sizes.get(key, key): size for key, size in numbers["config"].items()}
+    for contract in ("258f4b459637", "0123456789ab"):
+        file.write_bytes(save(tensors, {"hitogata": json.dumps(numbers | {"contract": contract})}))
+        if contract.startswith("258"):
+            model = load_model(tmp_path)
+            assert model.embodiment == G1 and model.config == trainer.average.config
+            for name, tensor in trainer.average.state_dict().items():
+                assert torch.equal(model.state_dict()[name], tensor), name
+            resumed = Trainer(config(), data, tmp_path)
+            assert resumed.optimizer.state_dict()["state"].keys() == moments
+        else:
+            with pytest.raises(UserError, match=r"contract 0123456789ab.*: make it again"):
+                load_model(tmp_path)
 
 
 def test_what_another_encoder_encoded_is_encoded_again(tmp_path: Path) -> None:

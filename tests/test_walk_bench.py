@@ -11,12 +11,12 @@ from assets import asset_path
 from assets.inference import ort
 from bench.walker import baselines, benchmark, bodies
 from bench.walker.baselines import (
-    PEER_PACKAGE,
-    PEERS,
+    BASELINE_PACKAGE,
+    BASELINES,
     HolosomaWalker,
+    baseline_walker,
     holosoma_observation,
     our_walker,
-    peer_walker,
 )
 from bench.walker.benchmark import WalkBenchConfig, bench_walkers, count_steps
 from bench.walker.bodies import LIFT_M, MESH_PACKAGE, body_model, find_body
@@ -37,8 +37,9 @@ from sim.batch import BodyBatch
 WALKER = asset_path("models/walker.onnx")
 HOME = joint_facts("home_rad").astype(np.float64)
 GAINS = joint_facts("kp_nm_rad"), joint_facts("kd_nms_rad")
-needs_peers = pytest.mark.skipif(
-    find_spec(PEER_PACKAGE) is None, reason="holosoma-inference is not installed: make peers"
+needs_baselines = pytest.mark.skipif(
+    find_spec(BASELINE_PACKAGE) is None,
+    reason="holosoma-inference is not installed: make baselines",
 )
 needs_mesh = pytest.mark.skipif(
     find_spec(MESH_PACKAGE) is None, reason=f"{MESH_PACKAGE} is not installed"
@@ -50,14 +51,14 @@ def ours():
     return body_model(find_body("ours"))
 
 
-def peer_folder() -> Path:
-    found = find_spec(PEER_PACKAGE)
+def baseline_folder() -> Path:
+    found = find_spec(BASELINE_PACKAGE)
     assert found is not None and found.origin is not None
     return Path(found.origin).parent
 
 
-def peer_path(name: str) -> Path:
-    return peer_folder() / PEERS[name]
+def baseline_path(name: str) -> Path:
+    return baseline_folder() / BASELINES[name]
 
 
 def felt(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
@@ -117,9 +118,9 @@ def test_a_peers_observation_has_its_terms_in_alphabetical_order():
     assert seen[0] == pytest.approx(wanted, abs=1e-6)
 
 
-@needs_peers
+@needs_baselines
 def test_a_peers_home_pose_and_scale_are_its_packages():
-    folder = peer_folder() / "config/config_values"
+    folder = baseline_folder() / "config/config_values"
     block = re.search(
         r"default_dof_angles=\((.*?)\n    \),",
         (folder / "robot.py").read_text(encoding="utf-8"),
@@ -132,9 +133,9 @@ def test_a_peers_home_pose_and_scale_are_its_packages():
     assert float(re.search(r"gait_period=([\d.]+)", task).group(1)) == 1.0
 
 
-@needs_peers
+@needs_baselines
 def test_a_peers_clock_waits_on_a_stand_and_starts_with_the_left_foot_at_zero():
-    walker, tick = HolosomaWalker(peer_path("holosoma_ppo"), 2), 2 * np.pi / 50
+    walker, tick = HolosomaWalker(baseline_path("holosoma_ppo"), 2), 2 * np.pi / 50
     commands = np.tile(STAND_COMMAND, (2, 1))
     commands[1, 0] = 0.5
     state = (*(np.tile(v, (2, 1)) for v in (HOME, 0 * HOME, np.zeros(3), [0, 0, -1.0])),)
@@ -148,12 +149,12 @@ def test_a_peers_clock_waits_on_a_stand_and_starts_with_the_left_foot_at_zero():
     assert walker._phases[0] == pytest.approx([tick, tick - np.pi])
 
 
-@needs_peers
-@pytest.mark.parametrize("name", PEERS)
+@needs_baselines
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_peer_of_many_robots_answers_as_the_published_graph_and_leaves_arms_that_move(name):
     n, rng = 3, np.random.default_rng(1)
-    walker = HolosomaWalker(peer_path(name), n)
-    published = ort.InferenceSession(str(peer_path(name)))
+    walker = HolosomaWalker(baseline_path(name), n)
+    published = ort.InferenceSession(str(baseline_path(name)))
     commands = np.tile(STAND_COMMAND, (n, 1))
     commands[1:, ARMS] += 1.0
     joint_pos, joint_vel, *rest = state = felt(rng, n)
@@ -173,13 +174,13 @@ def test_a_peer_of_many_robots_answers_as_the_published_graph_and_leaves_arms_th
     assert targets[1:, 15:] == pytest.approx(arms)
 
 
-@needs_peers
+@needs_baselines
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_peers_walk_on_our_body_while_arms_move(name, ours):
     scenario = fixed_scenario([(0.5, 0, 0), (0, 0, 0.8)], 2, seconds=3.0)
     scenario.commands[..., ARMS] = random_scenario(4, 3.0, seed=0).commands[..., ARMS]
-    trace = run_scenario(scenario, ours, peer_walker(name), threads=1)
+    trace = run_scenario(scenario, ours, baseline_walker(name), threads=1)
     assert trace.falls() == 0
     forward, turning = trace.velocity[-50:].mean(axis=0).reshape(2, 2, 3).mean(axis=1)
     assert forward[0] > 0.25 and turning[2] > 0.5
@@ -188,8 +189,8 @@ def test_peers_walk_on_our_body_while_arms_move(name, ours):
 def test_a_missing_walker_or_body_is_refused_with_the_remedy(monkeypatch, tmp_path):
     for module in (baselines, bodies):
         monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match="--no-peers"):
-        peer_walker("holosoma_ppo")
+    with pytest.raises(UserError, match="--no-baselines"):
+        baseline_walker("holosoma_ppo")
     with pytest.raises(UserError, match="--bodies ours"):
         find_body("mesh")
     with pytest.raises(UserError, match="hitogata walk"):
@@ -376,7 +377,7 @@ def test_stand_energy_heights_and_pushes_by_hand():
 @pytest.mark.slow
 def test_an_examination_has_every_figure():
     config = WalkBenchConfig(
-        runs=2, seconds=1.0, directions=1, bodies=("ours",), peers=False, threads=1
+        runs=2, seconds=1.0, directions=1, bodies=("ours",), baselines=False, threads=1
     )
     figures = bench_walkers(config)
     for key in (

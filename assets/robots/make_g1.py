@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# The real camera looks 47.6 degrees down and sees 69 x 42 degrees. Ours looks 42 degrees down and
-# is 80 degrees wide, so that an object stays in view from 4 m to the feet.
+# The real camera looks 47.6 degrees down (d435_joint of Unitree's URDF) and sees 69 x 42 degrees
+# (colour, by the data sheet of Intel's D435). Ours looks 42 degrees down and is 80 degrees wide, so
+# that an object stays in view from 4 m to the feet.
 CAMERA_PITCH_DOWN_DEG = 42.0
 CAMERA_FOVY_DEG = 80.0
 
 
-def numbers(values) -> str:
+def numbers(values: Iterable[float]) -> str:
+    """Numbers as an attribute of MJCF has them."""
     return " ".join(f"{v:.8g}" for v in values)
 
 
@@ -135,7 +138,14 @@ LIMBS: dict[str, tuple] = {
 }
 
 
-def geom_xml(kind: str, place, size, attributes: str, mirror: bool) -> str:
+def geom_xml(
+    kind: str,
+    place: Sequence[float],
+    size: float | tuple[float, ...],
+    attributes: str,
+    mirror: bool,
+) -> str:
+    """One shape; on the right side its `mirror` image."""
     signs = (1, -1, 1, 1, -1, 1) if mirror else (1,) * 6
     key = "fromto" if len(place) == 6 else "pos"
     where = numbers(sign * value for sign, value in zip(signs, place, strict=False))
@@ -168,6 +178,7 @@ def shapes(name: str, facts: dict) -> list[str]:
 
 
 def body_xml(body: dict, facts: dict, indent: int) -> list[str]:
+    """The lines of a body and of all that hang on it."""
     name, pad = body["name"], "  " * indent
     lines = [
         f'{pad}<body name="{name}" pos="{numbers(body["pos_m"])}"'
@@ -209,6 +220,7 @@ def body_xml(body: dict, facts: dict, indent: int) -> list[str]:
 
 
 def robot_xml(facts: dict) -> str:
+    """The whole model, in MJCF."""
     bodies = [b for b in facts["bodies"] if b["parent"] == "world"]
     tree = [line for body in bodies for line in body_xml(body, facts, 2)]
     motors = [

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import zmq
 
-from bench.endurance.doors import (
+from bench.endurance.endpoints import (
     LOOK_EVERY,
     fuzz_client,
     fuzz_console,

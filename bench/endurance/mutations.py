@@ -116,6 +116,7 @@ def wishes(epoch: int, sequence: int) -> tuple[list[Frames], list[Frames]]:
 
 
 def claim(sequence: int) -> operator_wire.Claim:
+    """An operator's request for the lease."""
     return operator_wire.Claim(
         session=_SESSION,
         sequence=sequence,

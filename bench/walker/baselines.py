@@ -22,17 +22,17 @@ from robots.g1.embodiment import ARM_HOME_RAD, ARMS, CONTROL_HZ, JOINT_NAMES, N_
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.walker import Walker, follow_arms
 
-PEER_PACKAGE = "holosoma_inference"
+BASELINE_PACKAGE = "holosoma_inference"
 OURS = "ours"
-PEERS = {
+BASELINES = {
     "holosoma_ppo": "models/loco/g1_29dof/ppo_g1_29dof.onnx",
     "holosoma_fastsac": "models/loco/g1_29dof/fastsac_g1_29dof.onnx",
 }
-PEER_OBSERVATION_DIM = 100
-PEER_ACTION_SCALE = 0.25
-PEER_PERIOD_S = 1.0
-PEER_STILL = 0.01  # m/s or rad/s: a slower command is a stand
-PEER_FASTEST = 1.0  # m/s or rad/s
+BASELINE_OBSERVATION_DIM = 100
+BASELINE_ACTION_SCALE = 0.25
+BASELINE_PERIOD_S = 1.0
+BASELINE_STILL = 0.01  # m/s or rad/s: a slower command is a stand
+BASELINE_FASTEST = 1.0  # m/s or rad/s
 AT_HOME_RAD = 1e-6
 _ARMS = slice(N_LEG_WAIST_JOINTS, N_JOINTS)  # of the 29 joints
 
@@ -72,14 +72,15 @@ def our_walker(path: Path) -> Entrant:
     )
 
 
-def peer_walker(name: str) -> Entrant:
-    """One of PEERS; UserError where the package that carries it is not installed."""
-    package = find_spec(PEER_PACKAGE)
+def baseline_walker(name: str) -> Entrant:
+    """One of BASELINES; UserError where the package that carries it is not installed."""
+    package = find_spec(BASELINE_PACKAGE)
     if package is None or package.origin is None:
         raise UserError(
-            "the walkers of others are not installed: make peers, or leave them out with --no-peers"
+            "the walkers of others are not installed: make baselines, or leave them out with"
+            " --no-baselines"
         )
-    path = Path(package.origin).parent / PEERS[name]
+    path = Path(package.origin).parent / BASELINES[name]
     facts = {p.key: json.loads(p.value) for p in onnx.load(str(path)).metadata_props}
     assert facts["dof_names"] == list(JOINT_NAMES)
     return Entrant(
@@ -149,7 +150,7 @@ class HolosomaWalker:
         gravity: np.ndarray,
     ) -> np.ndarray:
         """(n, 29) joint targets (rad) for the next control period from (n, 18) commands."""
-        velocity = np.clip(command[:, :3], -PEER_FASTEST, PEER_FASTEST)
+        velocity = np.clip(command[:, :3], -BASELINE_FASTEST, BASELINE_FASTEST)
         self._advance_phases(velocity)
         wanted = command[:, ARMS]
         own = (np.abs(wanted - ARM_HOME_RAD) < AT_HOME_RAD).all(axis=1, keepdims=True)
@@ -161,7 +162,7 @@ class HolosomaWalker:
         )
         action = self._session.run(None, {"actor_obs": observation})[0]
         self._action = np.clip(np.asarray(action), -100, 100)
-        targets = joint_facts("home_rad") + PEER_ACTION_SCALE * self._action
+        targets = joint_facts("home_rad") + BASELINE_ACTION_SCALE * self._action
         arms = np.where(np.isnan(self._arms), joint_pos[:, _ARMS], self._arms)
         self._arms = np.where(own, targets[:, _ARMS], follow_arms(arms, wanted))
         targets[:, _ARMS] = self._arms
@@ -169,10 +170,10 @@ class HolosomaWalker:
 
     def _advance_phases(self, velocity: np.ndarray) -> None:
         """On a stand both feet wait at pi; a walk begins with the left foot at 0."""
-        ticking = self._phases + 2 * np.pi / (CONTROL_HZ * PEER_PERIOD_S)
+        ticking = self._phases + 2 * np.pi / (CONTROL_HZ * BASELINE_PERIOD_S)
         phases = np.fmod(ticking + np.pi, 2 * np.pi) - np.pi
-        still = (np.linalg.norm(velocity[:, :2], axis=1) < PEER_STILL) & (
-            np.abs(velocity[:, 2]) < PEER_STILL
+        still = (np.linalg.norm(velocity[:, :2], axis=1) < BASELINE_STILL) & (
+            np.abs(velocity[:, 2]) < BASELINE_STILL
         )
         phases[still] = np.pi
         phases[self._standing & ~still] = [0.0, np.pi]

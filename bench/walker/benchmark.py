@@ -1,9 +1,10 @@
-"""The outside examination of walkers, ours and its peers, on two bodies in the same scenarios."""
+"""The outside examination of walkers, ours and others, on two bodies in the same scenarios."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,8 @@ from annotated_types import Ge, Interval
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from assets import asset_path
-from bench.walker.baselines import PEERS, Entrant, our_walker, peer_walker
-from bench.walker.bodies import BodyName, GroundName, body_model, find_body
+from bench.walker.baselines import BASELINES, Entrant, baseline_walker, our_walker
+from bench.walker.bodies import BodyName, body_model, find_body
 from bench.walker.scenarios import (
     Scenario,
     Trace,
@@ -27,6 +28,8 @@ from bench.walker.scenarios import (
     run_scenario,
 )
 from bridge.contract import UserError
+from bridge.files import read_json, sha256_of, write_json
+from bridge.options import plain
 from bridge.ranges import PositiveInt, Seed, check_ranges
 from robots.g1.embodiment import CONTROL_HZ
 from tasks.evaluation.results import wilson_interval
@@ -65,9 +68,10 @@ class WalkBenchConfig:
         directions: From which pushes come.
         bodies: On which bodies: "ours" of primitives, "mesh" of the real robot's meshes.
         ours: Examine our walker.
-        peers: Examine the walkers of PyPI's holosoma-inference (make peers).
+        baselines: Examine the walkers of PyPI's holosoma-inference (make baselines).
         seed: Another seed, other commands.
         threads: CPU threads of the physics; 0 means one per core.
+        resume: Go on where an examination of the same kind was interrupted.
     """
 
     walker: Path = field(default_factory=lambda: asset_path("models/walker.onnx"))
@@ -76,64 +80,91 @@ class WalkBenchConfig:
     directions: PositiveInt = 32
     bodies: tuple[BodyName, ...] = ("ours", "mesh")
     ours: bool = True
-    peers: bool = True
+    baselines: bool = True
     seed: Seed = 20_000
     threads: Annotated[int, Interval(ge=0, le=1024)] = 0
+    resume: bool = False
 
 
 @dataclass(frozen=True)
-class Exam:
-    """One examination: a scenario, and the figures that a trace of it gives."""
+class Case:
+    """A case of the benchmark: a scenario, and the figures that a trace of it gives."""
 
     name: str
     scenario: Scenario
     score: Callable[[Trace], dict[str, Any]]
 
 
-def examinees(config: WalkBenchConfig) -> list[Entrant]:
+def entrants(config: WalkBenchConfig) -> list[Entrant]:
     """Ours first; UserError for a walker that is missing, and for none at all."""
-    if not (config.ours or config.peers):
-        raise UserError("nobody is left to examine: leave out --no-ours or --no-peers")
+    if not (config.ours or config.baselines):
+        raise UserError("nobody is left to examine: leave out --no-ours or --no-baselines")
     ours = [our_walker(config.walker)] if config.ours else []
-    return [*ours, *(peer_walker(name) for name in PEERS if config.peers)]
+    return [*ours, *(baseline_walker(name) for name in BASELINES if config.baselines)]
 
 
-def bench_walkers(config: WalkBenchConfig) -> dict[str, Any]:
+def bench_walkers(config: WalkBenchConfig, unfinished: Path | None = None) -> dict[str, Any]:
     """All figures, by body, walker and name: `figures["mesh"]["holosoma_ppo"]["falls"]`.
 
-    A walker that takes no posture has None for what is asked of one. Raises UserError for a walker
-    or a body that is missing.
+    A walker that takes no posture has None for what is asked of one. The file `unfinished` has what
+    was examined when it ends early; to resume, all that decides a figure must be what it was.
+    Raises UserError for a walker or a body that is missing.
     """
     check_ranges(config)
-    walkers = examinees(config)
+    walkers = entrants(config)
     bodies = {name: find_body(name) for name in config.bodies}
-    exams = make_exams(config)
+    cases = make_cases(config)
     postures = {walker.name: walker.make(1).takes_posture for walker in walkers}
-    figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
-    steps = sum(exam.scenario.steps for exam in exams)
+    over = _begin(config, unfinished)
     with _progress_bar() as bar:
+        steps = sum(case.scenario.steps for case in cases)
         task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")
-        for body_name, body in bodies.items():
-            models: dict[tuple[GroundName, float], mujoco.MjModel] = {}
-            for exam in exams:
-                key = exam.scenario.ground, exam.scenario.hand_payload_kg
-                models[key] = models.get(key) or body_model(body, *key)
-                for walker in walkers:
-                    own = figures[body_name][walker.name]
-                    if exam.name in POSTURE_FIGURES and not postures[walker.name]:
-                        own[POSTURE_FIGURES[exam.name]] = None
-                        bar.advance(task, exam.scenario.steps)
-                        continue
-                    bar.update(task, note=f"{body_name} body, {walker.name}: {exam.name}")
-                    trace = run_scenario(
-                        exam.scenario,
-                        models[key],
-                        walker,
-                        config.threads,
-                        lambda: bar.advance(task),
+        for body, case, walker in product(bodies, cases, walkers):
+            key = f"{body} body, {walker.name}: {case.name}"
+            if key in over:
+                bar.advance(task, case.scenario.steps)
+            elif case.name in POSTURE_FIGURES and not postures[walker.name]:
+                over[key] = {POSTURE_FIGURES[case.name]: None}
+                bar.advance(task, case.scenario.steps)
+            else:
+                bar.update(task, note=key)
+                ground, payload_kg = case.scenario.ground, case.scenario.hand_payload_kg
+                model = body_model(bodies[body], ground, payload_kg)
+                over[key] = case.score(
+                    run_scenario(
+                        case.scenario, model, walker, config.threads, lambda: bar.advance(task)
                     )
-                    own |= exam.score(trace)
+                )
+            _keep(config, unfinished, over)
+    if unfinished is not None:
+        unfinished.unlink()
+    figures: dict[str, Any] = {body: {walker.name: {} for walker in walkers} for body in bodies}
+    for body, case, walker in product(bodies, cases, walkers):
+        figures[body][walker.name] |= over[f"{body} body, {walker.name}: {case.name}"]
     return figures
+
+
+def _begin(config: WalkBenchConfig, unfinished: Path | None) -> dict[str, dict[str, Any]]:
+    """The figures of what need not be examined again, by body, walker and case."""
+    if unfinished is None or not (config.resume and unfinished.exists()):
+        return {}
+    kept = read_json(unfinished, "leave out --resume", dict[str, Any])
+    if kept["config"] != _deciding(config):
+        raise UserError(f"{unfinished} was begun with other options: leave out --resume")
+    return kept["over"]
+
+
+def _keep(
+    config: WalkBenchConfig, unfinished: Path | None, over: dict[str, dict[str, Any]]
+) -> None:
+    if unfinished is not None:
+        write_json(unfinished, {"config": _deciding(config), "over": over})
+
+
+def _deciding(config: WalkBenchConfig) -> dict[str, Any]:
+    free = ("threads", "resume")
+    own = {"walker": sha256_of(config.walker)} if config.ours else {}
+    return plain({k: v for k, v in vars(config).items() if k not in free} | own)
 
 
 def record_runs(config: WalkBenchConfig) -> tuple[mujoco.MjModel, dict[str, np.ndarray]]:
@@ -144,7 +175,7 @@ def record_runs(config: WalkBenchConfig) -> tuple[mujoco.MjModel, dict[str, np.n
     model = body_model(find_body(config.bodies[-1]))
     scenario = random_scenario(1, config.seconds, config.seed)
     runs = {}
-    for walker in examinees(config):
+    for walker in entrants(config):
         trace = run_scenario(scenario, model, walker, config.threads, record=True)
         assert trace.qpos is not None
         runs[walker.name] = trace.qpos[:, 0]
@@ -162,46 +193,46 @@ def _progress_bar() -> Progress:
     )
 
 
-def make_exams(config: WalkBenchConfig) -> list[Exam]:
+def make_cases(config: WalkBenchConfig) -> list[Case]:
     """The examinations of a configuration, the same for every body and walker."""
     runs, seed = config.runs, config.seed
     few = min(runs, 8)
     commands = random_scenario(runs, config.seconds, seed)
     return [
-        Exam("random commands", commands, lambda trace: _score_commands(trace, commands)),
-        Exam(
+        Case("random commands", commands, lambda trace: _score_commands(trace, commands)),
+        Case(
             "fixed commands",
             fixed_scenario(list(TRACKED.values()), few, min(config.seconds, TRACK_S)),
             _score_tracking,
         ),
-        Exam(
+        Case(
             "pushes",
             push_scenario(list(PUSHED.values()), PUSH_SPEEDS_M_S, config.directions, seed),
             _score_pushes,
         ),
-        Exam(
+        Case(
             "stand",
             fixed_scenario([(0, 0, 0)], min(runs, 50), min(config.seconds, STAND_S) + SETTLED_S),
             _score_stand,
         ),
-        Exam(
+        Case(
             "payload",
             random_scenario(runs, config.seconds, seed + 1, hand_payload_kg=HAND_PAYLOAD_KG),
             lambda trace: _rate("payload_falls", trace),
         ),
-        Exam(
+        Case(
             "slope",
             random_scenario(runs, config.seconds, seed + 2, "slope"),
             lambda trace: _rate("slope_falls", trace),
         ),
-        Exam(
+        Case(
             "bumps",
             random_scenario(runs, min(config.seconds, BUMPS_S), seed + 3, "bumps"),
             lambda trace: _rate("bumps_falls", trace),
         ),
-        Exam(HEIGHTS, height_scenario(few, HEIGHTS_M), _score_heights),
-        Exam(BOW, bow_scenario(runs, BOW_RAD, BOW_S, seed + 5), _score_bow),
-        Exam(LOW, low_scenario(runs, LOW_M, GOING_DOWN_S + LOW_S, seed + 4), _score_low),
+        Case(HEIGHTS, height_scenario(few, HEIGHTS_M), _score_heights),
+        Case(BOW, bow_scenario(runs, BOW_RAD, BOW_S, seed + 5), _score_bow),
+        Case(LOW, low_scenario(runs, LOW_M, GOING_DOWN_S + LOW_S, seed + 4), _score_low),
     ]
 
 

@@ -1,5 +1,4 @@
-"""A journal that survives the death of its process: two files that take turns, read to the last
-whole frame.
+"""A journal that outlives its process: two files in turn, read to the last whole frame.
 
 A segment begins with a magic word and its generation; frames follow, each after its length and
 CRC-32, little-endian, the first of them the same in every segment. When the newer segment has grown

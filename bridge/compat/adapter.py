@@ -63,7 +63,7 @@ class Endpoint:
     exposed: bool = False
     token: str | None = None
 
-    def place(self, default: str) -> tuple[str, int]:
+    def host_port(self, default: str) -> tuple[str, int]:
         """Host and port; UserError unless the address is like `default` and may be listened at."""
         address = default if self.address is None else self.address
         try:

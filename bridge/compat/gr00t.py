@@ -87,7 +87,7 @@ _Flat = Annotated[dict[str, _Npy | _Words], _Few]
 def serve_gr00t(
     policy: Policy,
     body: Embodiment,
-    door: Endpoint,
+    endpoint: Endpoint,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
 ) -> None:
@@ -95,7 +95,7 @@ def serve_gr00t(
 
     Raises UserError for an address that is taken, unusable, or leads off this machine.
     """
-    host, port = door.place(ADDRESS)
+    host, port = endpoint.host_port(ADDRESS)
     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         # A ROUTER speaks to REQ as a REP would, and no lost client can wedge it.
@@ -108,7 +108,7 @@ def serve_gr00t(
             stopping = undo.enter_context(stop_on_signals())
             if ready is not None:
                 ready(router.getsockopt_string(zmq.LAST_ENDPOINT))
-            server = _Server(policy, body, door, info)
+            server = _Server(policy, body, endpoint, info)
             while not stopping.is_set():
                 if router.poll(_POLL_MS):
                     peer, *frames = sockets.receive(router)
@@ -116,8 +116,10 @@ def serve_gr00t(
 
 
 class _Server:
-    def __init__(self, policy: Policy, body: Embodiment, door: Endpoint, info: ServerInfo) -> None:
-        self._policy, self._door = policy, door
+    def __init__(
+        self, policy: Policy, body: Embodiment, endpoint: Endpoint, info: ServerInfo
+    ) -> None:
+        self._policy, self._endpoint = policy, endpoint
         self._body, self._action_parts = body, action_parts(body)
         self._clients: dict[bytes, ForeignClient] = {}  # the last one heard stands last
         self._info = info
@@ -131,7 +133,7 @@ class _Server:
             return msgspec.msgpack.encode({"error": fault_line(error)})
 
     def _answer(self, peer: bytes, request: _Request) -> Any:
-        if not self._door.authorizes(request.api_token):
+        if not self._endpoint.authorizes(request.api_token):
             raise UserError("Unauthorized: Invalid API token")
         match request.endpoint:
             case "ping":

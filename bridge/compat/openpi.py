@@ -63,7 +63,7 @@ _Observation = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=64)]
 def serve_openpi(
     policy: Policy,
     body: Embodiment,
-    door: Endpoint,
+    endpoint: Endpoint,
     info: ServerInfo,
     ready: Callable[[str], object] | None = None,
 ) -> None:
@@ -71,8 +71,8 @@ def serve_openpi(
 
     Raises UserError for an address that is taken, unusable, or leads off this machine.
     """
-    host, port = door.place(ADDRESS)
-    made = _Server(policy, body, door, info)
+    host, port = endpoint.host_port(ADDRESS)
+    made = _Server(policy, body, endpoint, info)
     # What strangers send is no news; faults of ours are logged where they happen.
     quiet = logging.getLogger(f"{__name__}.websockets")
     quiet.setLevel(logging.CRITICAL)
@@ -80,7 +80,8 @@ def serve_openpi(
         listener = Listener(host, port)
     except OSError as error:
         raise UserError(
-            f"cannot serve at {door.address or ADDRESS} ({error.strerror}): choose another address"
+            f"cannot serve at {endpoint.address or ADDRESS} ({error.strerror}): choose another"
+            " address"
         ) from error
     server = serve(
         made.converse,
@@ -102,9 +103,11 @@ def serve_openpi(
 
 
 class _Server:
-    def __init__(self, policy: Policy, body: Embodiment, door: Endpoint, info: ServerInfo) -> None:
+    def __init__(
+        self, policy: Policy, body: Embodiment, endpoint: Endpoint, info: ServerInfo
+    ) -> None:
         self._policy, self._body = policy, body
-        self._door = door
+        self._endpoint = endpoint
         self._info = info
         self._thinking = threading.Lock()  # a policy serves one thread at a time
         self._seats = threading.Semaphore(_MAX_CONNECTIONS)
@@ -114,7 +117,7 @@ class _Server:
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         told = ", ".join(request.headers.get_all("Authorization"))
-        if not self._door.authorizes(told.removeprefix("Api-Key ")):
+        if not self._endpoint.authorizes(told.removeprefix("Api-Key ")):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "send Api-Key TOKEN\n")
         return None
 

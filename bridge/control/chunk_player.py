@@ -13,6 +13,7 @@ _START_S = 0.3
 class ChunkPlayer:
     """Turns the newest chunk and the time into the command to execute.
 
+    Chunks of actions: ACT (Zhao et al. 2023, arXiv:2304.13705); here the newest is played alone.
     Step k belongs to `observed_at_s + k / chunk_hz`; between steps the command is interpolated,
     and the last step is kept for its own period. Steps already past when a chunk arrives are
     never played. The difference between the command being executed and the new chunk fades out

@@ -8,7 +8,10 @@
 The more severe level wins. A latched level ends by an operator's release alone. Nothing here reads
 a clock, a socket or a file: times come as arguments, in seconds of one monotonic clock.
 
-This conforms to no safety standard. It cannot know what lies in the robot's way.
+An operator's `stop` is SAFE_STAND: a controlled stop with power left on, stop category 2 of IEC
+60204-1, for a biped without power falls. `cut` is DAMP: all drive ends at once as in category 0,
+but by software, and the motors brake. ISO 13850 allows categories 0 and 1 for an emergency stop,
+so neither is one. This conforms to no safety standard. It cannot know what lies in the robot's way.
 """
 
 from __future__ import annotations
@@ -99,8 +102,7 @@ class Limiter:
 
 
 def stopping_rate(distance: np.ndarray, rate_change: np.ndarray, period_s: float) -> np.ndarray:
-    """The highest rate from which `distance` suffices to stop, slowing every period by as much as
-    `rate_change` allows.
+    """The highest rate from which `distance` suffices to stop, slowing by `rate_change`.
 
     At rate v and a change of w per period it takes v + (v - w) + (v - 2 w) + ... periods' way; with
     n whole steps that is (n + 1) v - w n (n + 1) / 2, solved here for v.
@@ -183,8 +185,10 @@ class Safety:
         self._latch(Level.SAFE_STAND, cause)
 
     def cut(self, cause: str = "the operator cut the motors") -> None:
-        """The operator's cut, or that of a body that nothing can move: DAMP. A standing robot will
-        fall."""
+        """The operator's cut, or that of a body that nothing can move: DAMP.
+
+        A standing robot will fall.
+        """
         self._latch(Level.DAMP, cause)
 
     def release(self, now_s: float) -> str | None:
@@ -315,8 +319,10 @@ class Safety:
         return self._limiter.value
 
     def _executing(self) -> np.ndarray:
-        """(COMMANDS,) what a new chunk is joined to: the command in force, above RUN with the
-        joints' targets where the joints are."""
+        """(COMMANDS,) what a new chunk is joined to: the command in force.
+
+        Above RUN the joints' targets are where the joints are.
+        """
         command = self._limiter.value.astype(np.float32)
         return self._as_measured(command) if self.level > Level.RUN else command
 

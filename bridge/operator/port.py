@@ -207,7 +207,7 @@ class OperatorPort:
         self, request: wire.AnyRequest, now_s: float
     ) -> tuple[wire.AnyReply, list[Event]]:
         if isinstance(request, wire.Claim):
-            return self._lend(request, now_s), []
+            return self._grant(request, now_s), []
         lease, sequence = self._lease, request.sequence
         if lease is None or (request.session, request.epoch) != (lease.session, lease.epoch):
             self.counters["refused_commands"] += 1
@@ -246,7 +246,7 @@ class OperatorPort:
             raise UserError("a real robot has no other scenes: carry it there")
         return [SceneAsked(request.seed)]
 
-    def _lend(self, claim: wire.Claim, now_s: float) -> wire.AnyReply:
+    def _grant(self, claim: wire.Claim, now_s: float) -> wire.AnyReply:
         sequence = claim.sequence
         if (denied := self._mismatch(claim)) is not None:
             return wire.Denied(sequence=sequence, message=denied)

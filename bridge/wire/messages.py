@@ -76,8 +76,10 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Act(Message, frozen=True, kw_only=True, tag="act"):
-    """Asks for a chunk; arrays: state (STATE,) float32, and uint8 the pictures of all cameras that
-    the policy knows."""
+    """Asks for a chunk.
+
+    Arrays: state (STATE,) float32, and uint8 the pictures of all cameras that the policy knows.
+    """
 
     session: _Id
     sequence: int

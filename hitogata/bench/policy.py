@@ -16,7 +16,7 @@ from tasks.evaluation.results import check_results, command_line, write_results
 
 def bench(
     bundle: Path = BUNDLE,
-    checkpoint: Path | None = None,
+    eager: bool = False,
     chunks: PositiveInt = 200,
     threads: Workers = 2,
     demo: Path | None = None,
@@ -24,11 +24,11 @@ def bench(
 ) -> None:
     """Measures the time from observation to chunk, through the server.
 
-    Example: hitogata bench --checkpoint runs/policy
+    Example: hitogata bench --eager
 
     Args:
         bundle: The exported policy.
-        checkpoint: The run it was exported from, to compare with torch in float32.
+        eager: Also run the same weights in eager torch, in float32, and compare.
         chunks: How many chunks are timed.
         threads: CPU threads of the policy.
         demo: Measure `make demo` on a fresh clone of this repository instead.
@@ -38,7 +38,7 @@ def bench(
     if demo:
         write_results(results, demo_figures(demo), command_line())
         return
-    compared = torch_policies(checkpoint, threads) if checkpoint else None
+    compared = torch_policies(bundle, threads) if eager else None
     manifest = load_manifest(bundle)
     quantization = manifest.quantization
     figures = {"int8_size_ratio": quantization["size_ratio"]}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from rich.console import Console
 from tyro.conf import arg
 
-from bench.walker.baselines import OURS, PEERS
+from bench.walker.baselines import BASELINES, OURS
 from bench.walker.benchmark import WalkBenchConfig, bench_walkers, record_runs
 from bench.walker.bodies import BodyName
 from bench.walker.report import draw_figures, figures_table
@@ -34,7 +34,7 @@ def bench_walker(
     check_results(results)
     kept = read_figures(results)
     measured: dict[str, Any] = {}
-    for body, found in bench_walkers(config).items():
+    for body, found in bench_walkers(config, results.with_suffix(".unfinished.json")).items():
         told_of = {name: own | {"command": command_line()} for name, own in found.items()}
         measured[body] = kept.get(body, {}) | told_of
     if config.ours:
@@ -45,7 +45,7 @@ def bench_walker(
     # Who was examined before is shown too: one walker or body at a time is a shorter wait.
     known = kept | measured
     bodies = [body for body in get_args(BodyName) if body in known]
-    walkers = [name for name in (OURS, *PEERS) if any(name in known[body] for body in bodies)]
+    walkers = [name for name in (OURS, *BASELINES) if any(name in known[body] for body in bodies)]
     write_bytes(results.with_suffix(".png"), draw_figures(known, bodies, walkers))
     Console().print(figures_table(known, bodies, walkers))
     if video:

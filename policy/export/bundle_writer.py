@@ -1,7 +1,7 @@
 """From a model in torch to a bundle: three graphs with eight-bit weights around one file of them.
 
     words.onnx    token states, prior       -> word vector, values of the slots, their chances
-    prefill.onnx  word vector, image, state -> cached keys and values, status, experts, sight
+    prefill.onnx  word vector, image, state -> cached keys and values, status, experts, visibility
     decode.onnx   a few bands and the cache -> their tokens, the chunk so far, the longer cache
 
 The graphs are the modules of `policy.model.stages`; nothing is declared a second time.
@@ -49,7 +49,7 @@ from policy.runtime.text_encoder import TextEncoder
 
 OPSET = 21
 # The buffers that turn numbers of the robot into numbers of the model and back.
-NORMALISATION = ("joints.mean", "joints.deviation", "codec.")
+NORMALISATION = ("state_encoder.mean", "state_encoder.deviation", "codec.")
 
 
 class GraphSpec(NamedTuple):
@@ -181,7 +181,7 @@ def round_weights(model: Model) -> Model:
 
 
 def qmoe(mixture: MoE, x: Tensor, log_weights: Tensor) -> Tensor:
-    """The routed experts as one operator of ONNX Runtime.
+    """The routed experts as one operator of ONNX Runtime (docs/ContribOperators.md, QMoE).
 
     Its softmax over the chosen log-weights gives back the weights of any gate.
     """
@@ -279,8 +279,8 @@ def _check_operators(name: str, graph: onnx.ModelProto, model: Model) -> None:
 
 def _quantized_layers(model: Model, name: str) -> int:
     parts: Sequence[nn.Module] = {
-        WORDS_FILE: [model.words],
-        PREFILL_FILE: [model.eyes, model.joints, model.word_token, model.blocks],
+        WORDS_FILE: [model.instruction_encoder],
+        PREFILL_FILE: [model.image_encoder, model.state_encoder, model.word_token, model.blocks],
         DECODE_FILE: [model.blocks, model.band_head],
     }[name]
     layers = [m for part in parts for m in part.modules() if isinstance(m, QuantLinear)]

@@ -2,7 +2,7 @@
 
 A code q of one byte stands for (q - 128) * scale, one scale per block of input features. Weights
 that were fake-quantized in training keep their codes exactly, because the largest value of a block
-is always code 1 or 255.
+is always code 1 or 255. Operators are those of ONNX Runtime's docs/ContribOperators.md.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from policy.model.moe import MoE
 from policy.model.quantize import Packed, unpack
 from policy.model.vla import Model, ModelConfig, example_inputs
 from policy.runtime.bundle import DECODE_FILE, PREFILL_FILE, WORDS_FILE, open_bundle
+from policy.runtime.legacy import current_name
 
 # What is not in a bundle, or not while it is zero: it starts anew.
-UNKEPT = ("glance.weight", "glance.bias", "eyes.nowhere")
+UNKEPT = ("velocity_head.weight", "velocity_head.bias", "image_encoder.nowhere")
 # Tables of the decoding graph, in the order in which it reads them.
 TABLES = (
     "band_inputs.positions",
@@ -69,13 +70,14 @@ def _tensors_of(graph: onnx.GraphProto, part: str, model: Model) -> dict[str, np
     stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     # Tensors in half precision are widened under the name that they had before.
     stored = {name.removesuffix(".half"): value for name, value in stored.items()}
-    found = {k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")}
+    own = {k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")}
+    found = {current_name(name): value for name, value in own.items()}
     layers = [name for name in _dense_layers(part, model) if f"{name}.weight" not in found]
     for layer, weight in zip(layers, _dense_weights(graph, stored), strict=False):
         found[f"{layer}.weight"] = weight
     if part == PREFILL_FILE:
         found |= _experts(found, model)
-        found["eyes.place.weight"] = _place_weight(stored, model)
+        found["image_encoder.coordinates.weight"] = _coordinates_weight(stored, model)
     if part == DECODE_FILE:
         found |= dict(zip(TABLES, _tables(graph, stored), strict=False))
     return found
@@ -136,10 +138,10 @@ def _experts(found: dict[str, np.ndarray], model: Model) -> dict[str, np.ndarray
     return weights
 
 
-def _place_weight(stored: dict[str, np.ndarray], model: Model) -> np.ndarray:
-    """The weight of the eyes' place, whose product with the grid is all that the graph keeps."""
-    grid = model.eyes.grid.flatten(2)[0].numpy()
-    shape = (1, model.eyes.place.out_channels, *model.eyes.grid.shape[2:])
+def _coordinates_weight(stored: dict[str, np.ndarray], model: Model) -> np.ndarray:
+    """The weight of the coordinates, whose product with the grid is all that the graph keeps."""
+    grid = model.image_encoder.grid.flatten(2)[0].numpy()
+    shape = (1, model.image_encoder.coordinates.out_channels, *model.image_encoder.grid.shape[2:])
     (product,) = (stored[name] for name in stored if stored[name].shape == shape)
     weight = product.astype(np.float32).reshape(shape[1], -1) @ np.linalg.pinv(grid)
     return weight[:, :, None, None]

@@ -3,6 +3,9 @@
 A chunk of 16 steps becomes the first 6 coefficients of its DCT-II per command dimension. Band 0 is
 the mean of the chunk, later bands are ever faster detail, so the first k bands alone already give
 a smooth chunk. A band of a chunk is 18 tokens, one per dimension.
+
+Action tokens by DCT are those of FAST (Pertsch et al. 2025, arXiv:2501.09747), which packs them
+further by byte pairs; here their number is fixed, and bands can be decoded side by side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the mind is given, as vectors and tokens: words, eyes and joints.
+"""Encoders of the policy: instruction, image and state as vectors and tokens.
 
 Shapes: B batch, W word width, D trunk width, S slots.
 """
@@ -20,10 +20,10 @@ STATE_WIDTH = 384
 
 # A state further than this from its mean, in deviations, is clipped.
 MAX_DEVIATION = 5.0
-# What an uncertain reading is sharpened by once training has ended.
+# What an uncertain reading is sharpened by once training has ended; chosen by trial.
 SHARPNESS = 6.0
-# Things the eyes look for at once.
-GAZES = 16
+# Keypoints that the image encoder finds at once.
+KEYPOINTS = 16
 # Rhythms in elapsed time, among them that of waving. The slow ones tell how long it has been.
 TIME_FREQUENCIES_HZ = (0.05, 0.1, 0.2, 0.5, 0.8, 1.6)
 # Wavelengths in which odometry enters, coarse to fine.
@@ -55,7 +55,7 @@ class InstructionEncoder(nn.Module):
         self.attention = nn.Linear(hidden, pools)
         self.slots = nn.ModuleList(nn.Linear(hidden, size) for size in slot_sizes)
         self.meaning = nn.Linear(sum(slot_sizes) or hidden, word_width)
-        # Other words shall differ strongly from the first step on, or the eyes learn to do without.
+        # Other words shall differ strongly from the first step on, or images are read without them.
         nn.init.normal_(self.meaning.weight, std=1.0 if slot_sizes else hidden**-0.5)
         self.output = QuantLinear(word_width, word_width)
         self.norm = nn.LayerNorm(word_width)
@@ -84,7 +84,10 @@ class InstructionEncoder(nn.Module):
 
 
 class FiLM(nn.Module):
-    """Scales and shifts channels (B, C, H, W) by a word vector."""
+    """Scales and shifts channels (B, C, H, W) by a word vector.
+
+    Feature-wise linear modulation: Perez et al. 2018, arXiv:1709.07871.
+    """
 
     def __init__(self, word_width: int, channels: int) -> None:
         super().__init__()
@@ -97,13 +100,13 @@ class FiLM(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Convolutions that are told the words at every stage: which colour, which shape.
+    """Convolutions conditioned on the word vector at every stage: which colour, which shape.
 
     A stem of three strides of two, then residual blocks on a 12 x 12 grid; 3 x 3 patches of it make
-    4 x 4 tokens. The place in the picture is added to the channels of the grid: the bearing of an
-    object is where it is seen. Before the patches goes one token of gazes: each looks for one thing
-    and says where it is and how surely. The first gaze looks for the object that is named, and
-    training shows it where that is.
+    4 x 4 tokens. Coordinates are added to the channels of the grid (after CoordConv, Liu et al.
+    2018, arXiv:1807.03247): the bearing of an object is where it is seen. Before the patches goes
+    one token of keypoints, each the spatial softmax of a channel (Levine et al. 2016,
+    arXiv:1504.00702) with its strength. The first is trained to be the object that is named.
     """
 
     grid: Tensor
@@ -117,7 +120,7 @@ class ImageEncoder(nn.Module):
         word_width: int,
     ) -> None:
         super().__init__()
-        assert camera.height == camera.width, "the eyes' grid is square"
+        assert camera.height == camera.width, "the grid is square"
         width = widths[-1]
         inputs = (3, *widths[:-1])
         self.stem = nn.ModuleList(
@@ -127,17 +130,17 @@ class ImageEncoder(nn.Module):
         stages = (*widths, *[width] * blocks)
         self.films = nn.ModuleList(FiLM(word_width, stage) for stage in stages)
         self.norms = nn.ModuleList(nn.GroupNorm(8, stage) for stage in stages[1:])
-        self.place = nn.Conv2d(2, width, 1, bias=False)
+        self.coordinates = nn.Conv2d(2, width, 1, bias=False)
         self.patches = nn.Conv2d(width, token_width, 3, stride=3)
         cells = camera.height // 2 ** len(widths)
         patches = (cells // 3) ** 2
         self.tokens = 1 + patches
         self.positions = nn.Parameter(torch.randn(patches, token_width) * 0.1)
-        self.gazes = nn.Conv2d(width, GAZES, 1)
-        # Sharp enough from the start that what a gaze sees moves where it looks.
-        nn.init.normal_(self.gazes.weight, std=2 * width**-0.5)
+        self.keypoints = nn.Conv2d(width, KEYPOINTS, 1)
+        # Sharp enough from the start that a keypoint moves with what is seen.
+        nn.init.normal_(self.keypoints.weight, std=2 * width**-0.5)
         self.nowhere = nn.Parameter(torch.zeros(1))
-        self.gaze_token = nn.Linear(3 * GAZES, token_width)
+        self.keypoint_token = nn.Linear(3 * KEYPOINTS, token_width)
         self.token_film = QuantLinear(word_width, token_width)
         line = torch.linspace(-1, 1, cells)
         grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))
@@ -150,17 +153,17 @@ class ImageEncoder(nn.Module):
 
         Also the logits (B, 145) of where the named object is: a cell of 12 x 12, or nowhere.
         """
-        x, scores = self._look(image, word)
+        x, scores = self._features(image, word)
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = tokens + self.positions + self.token_film(word.unsqueeze(1))
-        return torch.cat([self._gaze(scores), tokens], dim=1), self._named(scores)
+        return torch.cat([self._keypoint_token(scores), tokens], dim=1), self._named(scores)
 
     def find(self, image: Tensor, word: Tensor) -> Tensor:
         """The logits (B, 145) of where the named object is, without the tokens."""
-        return self._named(self._look(image, word)[1])
+        return self._named(self._features(image, word)[1])
 
-    def _look(self, image: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
-        """The grid's channels (B, C, 12, 12) and what each gaze makes of it (B, 16, 144)."""
+    def _features(self, image: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
+        """The grid's channels (B, C, 12, 12) and the keypoints' scores of cells (B, 16, 144)."""
         x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         stem, blocks = len(self.stem), len(self.blocks)
         for i, convolution in enumerate(self.stem):
@@ -168,27 +171,30 @@ class ImageEncoder(nn.Module):
             if i > 0:
                 x = self.norms[i - 1](x)
             if i == stem - 1:
-                x = x + self.place(self.grid)
+                x = x + self.coordinates(self.grid)
             x = F.relu(self.films[i](x, word))
         for i in range(blocks):
             y = self.norms[stem - 1 + i](self.blocks[i](x))
             x = x + F.relu(self.films[stem + i](y, word))
-        return x, self.gazes(x).flatten(2)
+        return x, self.keypoints(x).flatten(2)
 
     def _named(self, scores: Tensor) -> Tensor:
         return torch.cat([scores[:, 0], self.nowhere.expand(len(scores), 1)], dim=1)
 
-    def _gaze(self, scores: Tensor) -> Tensor:
-        """Where each gaze finds what it looks for, on average, and how strongly: (B, 1, D)."""
+    def _keypoint_token(self, scores: Tensor) -> Tensor:
+        """Expected position and score of each keypoint, as one token (B, 1, D)."""
         share = torch.softmax(scores, dim=-1)
         where = share @ self.grid.flatten(2).transpose(1, 2)
         strength = (share * scores).sum(-1)
-        seen = torch.cat([3 * where.flatten(1), strength], dim=-1)
-        return self.gaze_token(seen.unsqueeze(1))
+        found = torch.cat([3 * where.flatten(1), strength], dim=-1)
+        return self.keypoint_token(found.unsqueeze(1))
 
 
 class StateEncoder(nn.Module):
-    """The state as one token. Normalisation is inside: `mean` and `deviation` are buffers."""
+    """The state as one token. Normalisation is inside: `mean` and `deviation` are buffers.
+
+    The word vector modulates it as `FiLM` does an image.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -213,7 +219,10 @@ class StateEncoder(nn.Module):
 
 
 def context_features(context: Tensor) -> Tensor:
-    """Elapsed time and odometry (B, 4) as waves of several lengths (B, N_CONTEXT_FEATURES)."""
+    """Elapsed time and odometry (B, 4) as waves of several lengths (B, N_CONTEXT_FEATURES).
+
+    Fourier features: Tancik et al. 2020, arXiv:2006.10739; the lengths were chosen by hand.
+    """
     elapsed_s, place_m, yaw_rad = context[:, :1], context[:, 1:3], context[:, 3:]
     phases = [
         *(2 * math.pi * frequency * elapsed_s for frequency in TIME_FREQUENCIES_HZ),

@@ -1,5 +1,9 @@
 """Feed-forward by a mixture of experts: one that always works and two chosen of eight.
 
+A shared expert beside routed ones is DeepSeekMoE's (Dai et al. 2024, arXiv:2401.06066); sigmoid
+gates, and balance by a bias in place of a loss, are DeepSeek-V3's (2024, arXiv:2412.19437; the
+bias: Wang et al. 2024, arXiv:2408.15664).
+
 Shapes: T tokens, D width, F hidden width of an expert, E experts, K chosen per token.
 """
 
@@ -21,7 +25,7 @@ NOT_CHOSEN = -1e4
 
 
 class SwiGLU(nn.Module):
-    """The dense feed-forward silu(gate) * value, for the shared expert."""
+    """The dense feed-forward silu(gate) * value (Shazeer 2020, arXiv:2002.05202): shared expert."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -36,10 +40,10 @@ class SwiGLU(nn.Module):
 class MoE(nn.Module):
     """One shared expert plus `top_k` of `experts` routed ones, weighted by a sigmoid gate.
 
-    The rows of `up` (E, 2F, D) alternate gate, value, gate, ... as QMoE's `swiglu_fusion=1`
-    reads them; `down` is (E, D, F). An expert is chosen by score + `selection_bias`, weighted by
-    score alone. `rebalance` moves the bias of busy experts down and of idle ones up, which takes
-    the place of a loss. `expert_use` counts choices since it was last zeroed.
+    The rows of `up` (E, 2F, D) alternate gate, value, gate, ... as QMoE's `swiglu_fusion=1` reads
+    them (ONNX Runtime, docs/ContribOperators.md); `down` is (E, D, F). An expert is chosen by
+    score + `selection_bias`, weighted by score alone. `rebalance` moves the bias of busy experts
+    down and of idle ones up, in place of a loss. `expert_use` counts choices since it was zeroed.
     """
 
     selection_bias: Tensor

@@ -1,7 +1,8 @@
 """Eight-bit weights, block by block: rounded in training, packed for the exported graph.
 
 A weight is (code - 128) * scale with one scale per block of input features, symmetric, so codes
-run from 1 to 255. Training sees the rounded weight and passes gradients straight through.
+run from 1 to 255. Training sees the rounded weight (Jacob et al. 2018, arXiv:1712.05877) and passes
+gradients straight through (Bengio et al. 2013, arXiv:1308.3432).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# A size and a zero point that QMoE and MatMulNBits take (ONNX Runtime, docs/ContribOperators.md).
 BLOCK = 64
 MAX_CODE = 127
 ZERO_POINT = 128

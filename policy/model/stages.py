@@ -1,7 +1,7 @@
 """The model's three parts, each a module of its own: what is exported and what torch runs alike.
 
 words      token states, prior       -> word vector, values of the slots, chances of all values
-prefill    word vector, image, state -> cached keys and values, status, experts' shares, sight
+prefill    word vector, image, state -> cached keys and values, status, experts' shares, visibility
 decode     a few bands and the cache -> their tokens, the chunk so far, the longer cache
 """
 
@@ -18,7 +18,8 @@ from policy.model.vla import Model
 from policy.runtime.decoding import decode_bands
 
 # Of words that nobody trained on, the head is surer than it should be: the temperature at which
-# its chances tell what a reading may mean instead.
+# its chances tell what a reading may mean instead (Guo et al. 2017, arXiv:1706.04599; the value
+# was chosen by trial).
 OVERCONFIDENCE = 2.0
 
 

@@ -1,6 +1,6 @@
-"""The mind: words, eyes and joints into a small transformer that writes an action band by band.
+"""The policy: instruction, image and state into a small transformer that writes action tokens.
 
-Shapes: B batch, W word width, D trunk width, L layers, H heads, P prefix positions (word, joints,
+Shapes: B batch, W word width, D trunk width, L layers, H heads, P prefix positions (word, state,
 image), S slots. A step has three parts, each a graph of its own when exported:
 
     read      instruction -> word vector and slots              once per instruction
@@ -32,7 +32,8 @@ from policy.model.encoders import (
 from policy.model.moe import MoE
 from policy.model.quantize import QuantLinear
 
-# How many bands one decoding step may emit.
+# How many bands one decoding step may emit; after multi-token prediction (Gloeckle et al. 2024,
+# arXiv:2404.19737), with no head of their own for the later ones.
 BANDS_PER_STEP = (1, 2, BANDS)
 HEADS = ("bands", "chunk")
 
@@ -52,9 +53,9 @@ class ModelConfig:
     experts: PositiveInt = 8
     top_k: PositiveInt = 2
     word_width: PositiveInt = 128
-    words_hidden: PositiveInt = 256
-    eyes_widths: tuple[PositiveInt, ...] = (16, 32, 64)
-    eyes_blocks: PositiveInt = 3
+    instruction_hidden: PositiveInt = 256
+    image_widths: tuple[PositiveInt, ...] = (16, 32, 64)
+    image_blocks: PositiveInt = 3
     bin_rank: PositiveInt = 32
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.15
     head: str = "bands"
@@ -78,22 +79,22 @@ class ModelConfig:
     def from_dict(content: dict[str, Any]) -> ModelConfig:
         """The config that `to_dict` wrote, also after a trip through JSON."""
         slots = tuple((name, tuple(values)) for name, values in content["slots"])
-        widths = tuple(content["eyes_widths"])
-        return ModelConfig(**{**content, "slots": slots, "eyes_widths": widths})
+        widths = tuple(content["image_widths"])
+        return ModelConfig(**{**content, "slots": slots, "image_widths": widths})
 
 
 class PrefillOutput(NamedTuple):
     """`keys` and `values` (L, B, H, P, D / H) of the prefix, `status` logits (B, 4).
 
-    `experts` (B, L, E) is how often each expert of a layer was chosen, as shares of one. `seen`
-    (B,) in [0, 1] is how surely the eyes have the object that is named in view.
+    `experts` (B, L, E) is how often each expert of a layer was chosen, as shares of one.
+    `visibility` (B,) in [0, 1] is how surely the object that is named is in view.
     """
 
     keys: Tensor
     values: Tensor
     status: Tensor
     experts: Tensor
-    seen: Tensor
+    visibility: Tensor
 
 
 class Decoded(NamedTuple):
@@ -108,16 +109,17 @@ class Output(NamedTuple):
     """Everything that training scores.
 
     `bands` are logits (B, 6, 18, 256), or commands (B, 16, 18) for the chunk head; `slots` one
-    (B, classes) per slot. `glance` (B, 3) is the mean base velocity as the eyes alone guess it, in
-    units of half the bins' range: a short way for the gradient. `place` (B, 145) are logits of
-    where the eyes find the object that is named, as of `ImageEncoder`. Both serve training alone.
+    (B, classes) per slot. `velocity` (B, 3) is the mean base velocity predicted from the image's
+    first token alone, in units of half the bins' range: a short way for the gradient.
+    `target_location` (B, 145) are logits of where the object that is named is, as of
+    `ImageEncoder`. Both are auxiliary: they serve training alone.
     """
 
     bands: Tensor
     status: Tensor
     slots: list[Tensor]
-    glance: Tensor
-    place: Tensor
+    velocity: Tensor
+    target_location: Tensor
 
 
 class Attention(nn.Module):
@@ -145,7 +147,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block whose feed-forward is a mixture of experts."""
+    """A pre-norm transformer block (Xiong et al. 2020, arXiv:2002.04745) with a mixture of experts.
+
+    The mixture takes the place of the feed-forward.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -176,9 +181,9 @@ class BandHead(nn.Module):
         self.project = QuantLinear(width, dimensions * rank)
         self.bins = nn.Linear(rank, BINS, bias=False)
         # Waves over the bins: a probability moves along the line from the first step on.
-        place = (torch.arange(BINS).unsqueeze(1) + 0.5) / BINS
+        centre = (torch.arange(BINS).unsqueeze(1) + 0.5) / BINS
         with torch.no_grad():
-            self.bins.weight.copy_(0.5 * torch.cos(torch.pi * torch.arange(1, rank + 1) * place))
+            self.bins.weight.copy_(0.5 * torch.cos(torch.pi * torch.arange(1, rank + 1) * centre))
         self.usual = nn.Parameter(torch.zeros(dimensions, BINS))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,7 +194,7 @@ class BandHead(nn.Module):
 class BandInputs(nn.Module):
     """What a band's position is given: which band it is, and the band before it where known.
 
-    Bins lie on a line, so tokens enter as their places in the range and a few waves of them.
+    Bins lie on a line, so tokens enter as their levels in the range and a few waves of them.
     """
 
     def __init__(self, width: int, dimensions: int) -> None:
@@ -200,11 +205,11 @@ class BandInputs(nn.Module):
 
     def forward(self, bands: Tensor, previous: Tensor, known: Tensor) -> Tensor:
         """bands (n,), previous tokens (B, n, 18) int64, known (B, n) bool -> (B, n, D)."""
-        place = previous.float() / (BINS / 2) - 1
-        waves = [f(place * scale) for scale in (3, 12, 48) for f in (torch.sin, torch.cos)]
-        seen = self.values(torch.cat([place, *waves], dim=-1))
-        weight = known.to(seen.dtype).unsqueeze(-1)
-        return self.positions[bands] + weight * seen + (1 - weight) * self.unknown[bands]
+        level = previous.float() / (BINS / 2) - 1
+        waves = [f(level * scale) for scale in (3, 12, 48) for f in (torch.sin, torch.cos)]
+        values = self.values(torch.cat([level, *waves], dim=-1))
+        weight = known.to(values.dtype).unsqueeze(-1)
+        return self.positions[bands] + weight * values + (1 - weight) * self.unknown[bands]
 
 
 class Model(nn.Module):
@@ -219,25 +224,25 @@ class Model(nn.Module):
         self.config, self.embodiment = config, body.with_cameras(body.cameras[:1])
         width, self.dimensions = config.width, len(body.commands)
         self.codec = ActionCodec(body)
-        self.words = InstructionEncoder(
-            config.words_hidden, config.word_width, config.slot_sizes, config.dropout
+        self.instruction_encoder = InstructionEncoder(
+            config.instruction_hidden, config.word_width, config.slot_sizes, config.dropout
         )
-        self.eyes = ImageEncoder(
-            body.cameras[0], config.eyes_widths, config.eyes_blocks, width, config.word_width
+        self.image_encoder = ImageEncoder(
+            body.cameras[0], config.image_widths, config.image_blocks, width, config.word_width
         )
-        self.joints = StateEncoder(body, width, config.word_width)
+        self.state_encoder = StateEncoder(body, width, config.word_width)
         self.word_token = QuantLinear(config.word_width, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.status = nn.Linear(width, len(Status))
-        self.glance = nn.Linear(width, len(body.velocities))
+        self.velocity_head = nn.Linear(width, len(body.velocities))
         self.band_inputs = BandInputs(width, self.dimensions)
         self.band_head, self.chunk_head = None, None
         if config.head == "bands":
             self.band_head = BandHead(width, config.bin_rank, self.dimensions)
         else:
             self.chunk_head = nn.Linear(BANDS * width, body.chunk_steps * self.dimensions)
-        self.prefix_length = 2 + self.eyes.tokens
+        self.prefix_length = 2 + self.image_encoder.tokens
 
     def read(
         self, states: Tensor, mask: Tensor, prior: Tensor | None = None
@@ -246,20 +251,21 @@ class Model(nn.Module):
 
         `prior` (B, classes of all slots) is added to the logits.
         """
-        return self.words(states, mask, prior)
+        return self.instruction_encoder(states, mask, prior)
 
     def prefix(self, word: Tensor, image: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Word vector, image (B, 96, 96, 3) uint8 and state (B, 86) as tokens (B, P, D).
 
-        Also the eyes' logits (B, 145) of where the named object is.
+        Also the logits (B, 145) of where the named object is.
         """
         word_token = self.word_token(word.unsqueeze(1))
-        seen, place = self.eyes(image, word)
-        return torch.cat([word_token, self.joints(state, word), seen], dim=1), place
+        image_tokens, location = self.image_encoder(image, word)
+        state_token = self.state_encoder(state, word)
+        return torch.cat([word_token, state_token, image_tokens], dim=1), location
 
     def prefill(self, word: Tensor, image: Tensor, state: Tensor) -> PrefillOutput:
         """Everything that does not depend on tokens of the action."""
-        x, place = self.prefix(word, image, state)
+        x, location = self.prefix(word, image, state)
         mask = torch.ones(self.prefix_length, self.prefix_length, dtype=torch.bool)
         keys, values, experts = [], [], []
         for block in self.blocks:
@@ -273,7 +279,7 @@ class Model(nn.Module):
             torch.stack(values),
             self._status(x),
             torch.stack(experts, dim=1),
-            1 - torch.softmax(place, dim=-1)[:, -1],
+            1 - torch.softmax(location, dim=-1)[:, -1],
         )
 
     def decode(
@@ -313,18 +319,18 @@ class Model(nn.Module):
         word, slots = self.read(states, mask)
         previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
         bands = self.band_inputs(torch.arange(BANDS), previous, known)
-        prefix, place = self.prefix(word, image, state)
-        glance = self.glance(prefix[:, 2])
+        prefix, target_location = self.prefix(word, image, state)
+        velocity = self.velocity_head(prefix[:, 2])
         x = torch.cat([prefix, bands], dim=1)
         visible = self._training_mask()
         for block in self.blocks:
             x, _, _, _ = block(x, visible)
         status = self._status(x)
         bands = self._bands(self.norm(x[:, self.prefix_length :]))
-        return Output(bands, status, slots, glance, place)
+        return Output(bands, status, slots, velocity, target_location)
 
     def _status(self, x: Tensor) -> Tensor:
-        # The joints' position: it sees the whole prefix and is there in every graph.
+        # The state's position: it sees the whole prefix and is there in every graph.
         return self.status(self.norm(x[:, 1]))
 
     def _bands(self, x: Tensor) -> Tensor:

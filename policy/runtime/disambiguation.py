@@ -1,4 +1,4 @@
-"""What an instruction may mean where its words leave doubt, and what the eyes make of that.
+"""Disambiguation: which meaning of an unclear instruction to act on, given what is in view.
 
 A word that was never heard before ("the lavender one") is often read as two values at once. Of
 what it may mean, people mean what is there.
@@ -51,11 +51,11 @@ def hypotheses(
     return found[:MOST_MEANINGS]
 
 
-def select(meanings: Sequence[Hypothesis], seen: Sequence[float]) -> int:
+def select(meanings: Sequence[Hypothesis], visibility: Sequence[float]) -> int:
     """The number of the meaning to act on, given how surely each one's object is in view."""
     weights = [
-        meaning.chance * max(sight, OUT_OF_VIEW)
-        for meaning, sight in zip(meanings, seen, strict=True)
+        meaning.chance * max(visible, OUT_OF_VIEW)
+        for meaning, visible in zip(meanings, visibility, strict=True)
     ]
     return int(np.argmax(weights))
 

@@ -134,7 +134,7 @@ def ports_of_prefill(body: Embodiment) -> Ports:
             Port("values", _FLOAT, (None, 1, None, None, None)),
             Port("status", _FLOAT, (1, _STATUSES)),
             Port("experts", _FLOAT, (1, None, None)),
-            Port("seen", _FLOAT, (1,)),
+            Port("seen", _FLOAT, (1,)),  # the visibility, as release 0.1 called it
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The robots of files that name theirs by a hash alone, as release 0.1 wrote them."""
+"""What files of release 0.1 name otherwise: their robot, by a hash alone, and the model's parts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from bridge.embodiment import Embodiment
 
 _RELEASE_0_1 = "258f4b459637"
 _FILES = {_RELEASE_0_1: "robots/g1_release_0_1.json"}
+# Modules in the names of tensors, and sizes of a model's configuration.
+_NAMES = {
+    "words": "instruction_encoder",
+    "eyes": "image_encoder",
+    "joints": "state_encoder",
+    "glance": "velocity_head",
+    "gazes": "keypoints",
+    "gaze_token": "keypoint_token",
+    "place": "coordinates",
+    "words_hidden": "instruction_hidden",
+    "eyes_widths": "image_widths",
+    "eyes_blocks": "image_blocks",
+}
 
 
 def embodiment_of(contract: object) -> Embodiment:
@@ -27,3 +40,8 @@ def embodiment_of(contract: object) -> Embodiment:
 def release_0_1() -> Embodiment:
     """The one robot of release 0.1."""
     return embodiment_of(_RELEASE_0_1)
+
+
+def current_name(name: str) -> str:
+    """What is called now what a checkpoint or bundle names; today's names stay as they are."""
+    return ".".join(_NAMES.get(part, part) for part in name.split("."))

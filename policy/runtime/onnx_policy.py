@@ -61,7 +61,7 @@ class Parts(Protocol):
         ...
 
     def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
-        """Word vector, image (1, 96, 96, 3), state (1, 86) -> cache, status, experts, seen (1,)."""
+        """Word, image (1, 96, 96, 3), state (1, 86) -> cache, status, experts, visibility (1,)."""
         ...
 
     def decode(

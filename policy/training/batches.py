@@ -72,8 +72,8 @@ class Augmentation:
 class Batch(NamedTuple):
     """Inputs and targets of one training step; shapes as in `Model.forward`.
 
-    `slots` (B, S) int64 are classes, 0 where the instruction does not mention the slot. `place`
-    (B, 2) as in `bridge.data.dataset.Labels`.
+    `slots` (B, S) int64 are classes, 0 where the instruction does not mention the slot.
+    `target_location` (B, 2) as in `bridge.data.labels.Labels`.
     """
 
     states: Tensor
@@ -84,7 +84,7 @@ class Batch(NamedTuple):
     status: Tensor
     slots: Tensor
     known: Tensor
-    place: Tensor
+    target_location: Tensor
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Demonstrations:
 
     Per frame: `images` (N, 96, 96, 3) uint8 of the first camera, and `state` (N, 86). Per label:
     its `frame` (M,), `instruction` (M,), `context` (M, 4), `commands` (M, 16, 18), `status` (M,),
-    `slots` (M, S) and `place` (M, 2).
+    `slots` (M, S) and `target_location` (M, 2).
     Per instruction: `text`, `word_states` (I, 24, 384) float16 and `word_mask` (I, 24).
     The last `n_held_out` labels belong to episodes that training never draws.
     `sentences` (K,) are instructions known by words alone, `sentence_slots` (K, S) their meaning.
@@ -109,7 +109,7 @@ class Demonstrations:
     commands: np.ndarray
     status: np.ndarray
     slots: np.ndarray
-    place: np.ndarray
+    target_location: np.ndarray
     text: list[str]
     word_states: np.ndarray
     word_mask: np.ndarray
@@ -141,7 +141,9 @@ class Demonstrations:
     ) -> Batch:
         """A batch of random labels whose instruction names an object."""
         if not len(self._named):
-            raise UserError("no instruction of the data names an object: train with --eyes-share 0")
+            raise UserError(
+                "no instruction of the data names an object: train with --perception-fraction 0"
+            )
         return self.batch(rng.choice(self._named, size), rng, augmentation)
 
     def draw_sentences(
@@ -170,18 +172,18 @@ class Demonstrations:
         frames, body = self.frame[labels], self.embodiment
         images, state = self.images[frames], self.state[frames]
         state[:, body.context] = self.context[labels]
-        commands, place = self.commands[labels].astype(np.float32), self.place[labels]
-        place = place.astype(np.float32)
+        commands = self.commands[labels].astype(np.float32)
+        location = self.target_location[labels].astype(np.float32)
         instructions = self.instruction[labels]
         if augmentation is not None:
-            seen = self._of(augmentation.seen_actions, labels) & (place[:, 0] >= 0)
-            other = seen & (rng.random(len(labels)) < augmentation.other_context)
+            visible = self._of(augmentation.seen_actions, labels) & (location[:, 0] >= 0)
+            other = visible & (rng.random(len(labels)) < augmentation.other_context)
             state[other, body.context] = self.context[rng.permutation(labels)[other]]
-            turned = seen & (rng.random(len(labels)) < augmentation.mirrored)
+            turned = visible & (rng.random(len(labels)) < augmentation.mirrored)
             images[turned] = images[turned, :, ::-1]
             state[turned] = mirror_states(body, state[turned])
             commands[turned] = mirror_commands(body, commands[turned])
-            place[turned, 0] = 1 - place[turned, 0]
+            location[turned, 0] = 1 - location[turned, 0]
             images = augment_images(rng, images, augmentation)
             state = self._augment_state(rng, state, augmentation)
         states, mask = self._words(instructions, rng, augmentation)
@@ -194,7 +196,7 @@ class Demonstrations:
             status=torch.from_numpy(self.status[labels].astype(np.int64)),
             slots=torch.from_numpy(self.slots[labels].astype(np.int64) + 1),
             known=draw_known(rng, len(labels)),
-            place=torch.from_numpy(place),
+            target_location=torch.from_numpy(location),
         )
 
     def _words(
@@ -234,7 +236,7 @@ class Demonstrations:
     def __post_init__(self) -> None:
         self._moments = self.state_moments()
         self._likely: np.ndarray | None = None
-        self._named = np.flatnonzero(~np.isnan(self.place[: self.n_labels, 0]))
+        self._named = np.flatnonzero(~np.isnan(self.target_location[: self.n_labels, 0]))
 
 
 def draw_known(rng: np.random.Generator, size: int) -> Tensor:
@@ -335,7 +337,7 @@ def assemble(
         commands=_joined(episodes, "commands", *body.chunk_shape),
         status=_joined(episodes, "status"),
         slots=_joined(episodes, "slots", len(slots)),
-        place=_joined(episodes, "place", 2),
+        target_location=_joined(episodes, "target_location", 2),
         text=list(numbers),
         word_states=word_states,
         word_mask=word_mask,

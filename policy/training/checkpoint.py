@@ -20,7 +20,7 @@ from bridge.contract import UserError
 from bridge.embodiment import Embodiment
 from bridge.files import write_bytes
 from policy.model.vla import Model, ModelConfig
-from policy.runtime.legacy import embodiment_of
+from policy.runtime.legacy import current_name, embodiment_of
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 MODEL, AVERAGE, OPTIMIZER = "model.", "average.", "optimizer."
@@ -84,8 +84,9 @@ def _read(path: Path, prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], dic
     try:
         with safe_open(file, "pt") as content:
             numbers = json.loads((content.metadata() or {})[_METADATA_KEY])
+            numbers["config"] = {current_name(k): v for k, v in numbers["config"].items()}
             names = [name for name in content.keys() if name.startswith(prefixes)]  # noqa: SIM118
-            tensors = {name: content.get_tensor(name) for name in names} if prefixes else {}
+            tensors = {current_name(n): content.get_tensor(n) for n in names} if prefixes else {}
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{file} is no checkpoint of hitogata: choose another file") from error
     named = numbers.get("embodiment")

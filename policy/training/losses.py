@@ -13,17 +13,19 @@ from policy.model.action_codec import BINS, ActionCodec
 from policy.model.vla import Output
 from policy.training.batches import Batch
 
-# Slow bands carry the motion; the base velocity decides where the robot goes.
+# Weights were chosen by trial. Slow bands carry the motion; the base velocity decides where the
+# robot goes.
 BAND_WEIGHTS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.2)
 VELOCITY_WEIGHT = 4.0
-# Neighbouring bins are nearly as right as the right one.
+# Neighbouring bins are nearly as right as the right one: classification with a histogram about the
+# target (Imani and White 2018, arXiv:1806.04613).
 NEIGHBOURS = ((-2, 0.05), (-1, 0.2), (0, 0.5), (1, 0.2), (2, 0.05))
 STATUS_WEIGHT = 0.3
 SLOTS_WEIGHT = 0.5
-GLANCE_WEIGHT = 1.0
-PLACE_WEIGHT = 0.5
-# How far, in cells, the right place is blurred: pictures are shifted by a pixel, objects have size.
-PLACE_BLUR = 0.6
+VELOCITY_HEAD_WEIGHT = 1.0
+LOCATION_WEIGHT = 0.5
+# How far, in cells, a location is blurred: pictures are shifted by a pixel, objects have size.
+LOCATION_BLUR = 0.6
 
 
 def token_weights(codec: ActionCodec) -> Tensor:
@@ -36,9 +38,9 @@ def token_weights(codec: ActionCodec) -> Tensor:
 
 def action_loss(logits: Tensor, tokens: Tensor, codec: ActionCodec) -> Tensor:
     """Cross-entropy of logits (B, 6, 18, 256) with tokens (B, 6, 18), blurred a little."""
-    places = torch.stack([(tokens + i).clamp(0, BINS - 1) for i, _ in NEIGHBOURS], dim=-1)
+    near = torch.stack([(tokens + i).clamp(0, BINS - 1) for i, _ in NEIGHBOURS], dim=-1)
     shares = torch.tensor([share for _, share in NEIGHBOURS])
-    right = (logits.gather(-1, places) * shares).sum(-1)
+    right = (logits.gather(-1, near) * shares).sum(-1)
     return ((torch.logsumexp(logits, dim=-1) - right) * token_weights(codec)).mean()
 
 
@@ -65,24 +67,28 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
         action = chunk_loss(output.bands, batch.commands, codec)
     status = F.cross_entropy(output.status, batch.status, weight=weights)
     slots = slots_loss(output.slots, batch.slots)
-    glance = F.smooth_l1_loss(output.glance, mean_velocity(batch.commands, codec), beta=0.2)
-    place = place_loss(output.place, batch.place)
-    found = {"action": action, "status": status, "slots": slots, "glance": glance, "place": place}
+    velocity = F.smooth_l1_loss(output.velocity, mean_velocity(batch.commands, codec), beta=0.2)
+    location = location_loss(output.target_location, batch.target_location)
+    found = {"action": action, "status": status, "slots": slots}
+    found |= {"velocity": velocity, "location": location}
     weights_of = {
         "action": 1.0,
         "status": STATUS_WEIGHT,
         "slots": SLOTS_WEIGHT,
-        "glance": GLANCE_WEIGHT,
-        "place": PLACE_WEIGHT,
+        "velocity": VELOCITY_HEAD_WEIGHT,
+        "location": LOCATION_WEIGHT,
     }
     total = sum((weights_of[name] * loss for name, loss in found.items()), torch.zeros(()))
     return found | {"total": total}
 
 
-def perception_losses(place: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:
-    """What words and eyes alone can be scored by, and the weighted sum as "total"."""
-    found = {"slots": slots_loss(slots, batch.slots), "place": place_loss(place, batch.place)}
-    return found | {"total": SLOTS_WEIGHT * found["slots"] + PLACE_WEIGHT * found["place"]}
+def perception_losses(location: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+    """What scores instruction and image encoder alone, and the weighted sum as "total"."""
+    found = {
+        "slots": slots_loss(slots, batch.slots),
+        "location": location_loss(location, batch.target_location),
+    }
+    return found | {"total": SLOTS_WEIGHT * found["slots"] + LOCATION_WEIGHT * found["location"]}
 
 
 def slots_loss(slots: list[Tensor], classes: Tensor) -> Tensor:
@@ -91,25 +97,25 @@ def slots_loss(slots: list[Tensor], classes: Tensor) -> Tensor:
     return sum(losses, torch.zeros(()))
 
 
-def place_loss(logits: Tensor, place: Tensor) -> Tensor:
+def location_loss(logits: Tensor, location: Tensor) -> Tensor:
     """Cross-entropy of (B, cells + 1) logits with where the named object is, (B, 2) shares.
 
     -1 is nowhere, the last logit; samples with NaN count nothing.
     """
     side = math.isqrt(logits.shape[1] - 1)
-    asked = ~place[:, 0].isnan()
-    logits, place = logits[asked], place[asked]
+    asked = ~location[:, 0].isnan()
+    logits, location = logits[asked], location[asked]
     centres = (torch.arange(side) + 0.5) / side
-    away = (centres - place.unsqueeze(-1)) * side / PLACE_BLUR  # (B, column or row, side)
+    away = (centres - location.unsqueeze(-1)) * side / LOCATION_BLUR  # (B, column or row, side)
     near = torch.softmax(-0.5 * away.square(), dim=-1)
     cells = (near[:, 1].unsqueeze(2) * near[:, 0].unsqueeze(1)).flatten(1)
-    seen = (place[:, :1] >= 0).to(cells.dtype)
-    right = torch.cat([cells * seen, 1 - seen], dim=1)
+    visible = (location[:, :1] >= 0).to(cells.dtype)
+    right = torch.cat([cells * visible, 1 - visible], dim=1)
     return F.cross_entropy(logits, right) if len(logits) else logits.sum()
 
 
 def mean_velocity(commands: Tensor, codec: ActionCodec) -> Tensor:
     """Mean base velocity (B, 3) of chunks, -1 to 1 over the range of the bins."""
     first_band = codec.coefficients(commands)[:, 0]
-    places = (first_band - codec.origin[0]) / (codec.step[0] * (BINS / 2)) - 1
-    return places[:, codec.velocities]
+    levels = (first_band - codec.origin[0]) / (codec.step[0] * (BINS / 2)) - 1
+    return levels[:, codec.velocities]

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import torch
 
+from policy.export.restore import restore_model
 from policy.model.action_codec import BANDS
 from policy.model.stages import TorchParts
+from policy.runtime.bundle import is_bundle
 from policy.runtime.onnx_policy import Blind, GraphPolicy
 from policy.runtime.text_encoder import TextEncoder
 from policy.training.checkpoint import load_model
 
 
 class TorchPolicy(GraphPolicy):
-    """The policy of a checkpoint, by torch in float32 on the CPU."""
+    """The policy of a checkpoint, by torch in float32 on the CPU.
+
+    Also that of a bundle, its weights as rounded as there.
+    """
 
     def __init__(
         self,
@@ -24,7 +29,8 @@ class TorchPolicy(GraphPolicy):
         blind: Blind | None = None,
     ) -> None:
         torch.set_num_threads(threads)
-        model = load_model(checkpoint).eval()
+        restored = is_bundle(checkpoint)
+        model = restore_model(checkpoint) if restored else load_model(checkpoint).eval()
         super().__init__(
             TorchParts(model),
             TextEncoder(threads=threads),

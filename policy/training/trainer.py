@@ -64,9 +64,9 @@ class TrainConfig:
 
     `start` is a run, checkpoint or bundle to go on from, with its normalisation and action bins, as
     a round on new data does. `no_text` and `no_image` train baselines that are not given these.
-    The first `perception_fraction` trains words and eyes alone, many times as fast, to find what is
-    named.
-    With `words_only` nothing but the reading of words learns, from sentences without pictures.
+    The first `perception_fraction` trains instruction and image encoder alone, many times as fast,
+    to find what is named. With `words_only` nothing but the reading of words learns, from sentences
+    without pictures.
     The last `quantized_share` trains with 8-bit weights and a frozen choice of experts. Both begin
     at a rate that rises over `warmup_share`. Labels of the `emphasised` actions are drawn
     `emphasis` times as often: rare ones that take a rhythm.
@@ -221,8 +221,8 @@ class Trainer:
         chosen = rng.permutation(self.data.n_labels)[:50_000]
         model.codec.fit(self.data.commands[chosen])
         mean, deviation = self.data.state_moments()
-        model.joints.mean.copy_(torch.from_numpy(mean))
-        model.joints.deviation.copy_(torch.from_numpy(deviation))
+        model.state_encoder.mean.copy_(torch.from_numpy(mean))
+        model.state_encoder.deviation.copy_(torch.from_numpy(deviation))
         return model
 
     def _losses(self, model: Model, batch: Batch) -> dict[str, Tensor]:
@@ -256,9 +256,9 @@ class Trainer:
         return {"reading": loss, "total": SLOTS_WEIGHT * loss}
 
     def _looking(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of words and eyes alone."""
+        """The losses of instruction and image encoder alone."""
         word, slots = self.model.read(batch.states, batch.mask)
-        return perception_losses(self.model.eyes.find(batch.image, word), slots, batch)
+        return perception_losses(self.model.image_encoder.find(batch.image, word), slots, batch)
 
     def _blinded(self, batch: Batch) -> Batch:
         """The batch without what a baseline is not given."""
@@ -269,7 +269,7 @@ class Trainer:
         return batch
 
     def _rate(self, progress: float) -> float:
-        """Half a cosine down to `final_rate` of the peak; a warm-up wherever weights join in."""
+        """Half a cosine (arXiv:1608.03983) to `final_rate`; a warm-up wherever weights join in."""
         since = progress - self.config.perception_fraction
         since = progress if since < 0 else since
         warm = min(1.0, 0.01 + since / max(self.config.warmup_share, 1e-9))
@@ -286,7 +286,8 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # Early on the average is short, or it would remember the random start.
+        # Early on the average is short, or it would remember the random start; as in TensorFlow's
+        # ExponentialMovingAverage.
         weight = 1 - min(self.config.average_decay, (1 + self.step) / (10 + self.step))
         averages = [average.detach() for average in self.average.parameters()]
         values = [value.detach() for value in self.model.parameters()]
@@ -361,7 +362,7 @@ def _right(logits: Tensor, classes: Tensor) -> float:
     return float((logits.argmax(-1) == classes).float().mean())
 
 
-def _log(writer, trainer: Trainer, found: dict[str, Tensor]) -> None:
+def _log(writer: Any, trainer: Trainer, found: dict[str, Tensor]) -> None:
     for name, loss in found.items():
         writer.add_scalar(f"train/{name}", float(loss), trainer.step)
     writer.add_scalar("train/learning_rate", trainer.optimizer.param_groups[0]["lr"], trainer.step)
@@ -371,7 +372,7 @@ def _log(writer, trainer: Trainer, found: dict[str, Tensor]) -> None:
     trainer.expert_use.zero_()
 
 
-def _log_figures(writer, trainer: Trainer) -> None:
+def _log_figures(writer: Any, trainer: Trainer) -> None:
     for name, value in trainer.evaluate().items():
         writer.add_scalar(f"{trainer.judged_on}/{name}", value, trainer.step)
 

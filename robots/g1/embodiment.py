@@ -18,7 +18,8 @@ N_ARM_JOINTS = 2 * len(ARM_JOINTS)
 
 CONTROL_HZ, CHUNK_HZ, CHUNK_STEPS = 50.0, 10.0, 16
 IMAGE_SIZE = 96
-DAMP_KD_NMS_RAD = 8.0  # of all motors as they only brake
+# Of all motors as they only brake; as create_damping_cmd of Unitree's unitree_rl_gym has it.
+DAMP_KD_NMS_RAD = 8.0
 STANDING_HEIGHT_M = 0.76
 # Command ranges the walker is trained for: m/s, m/s, rad/s.
 VELOCITY_LOW = np.array([-0.6, -0.4, -1.0], dtype=np.float32)

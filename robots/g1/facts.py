@@ -14,7 +14,12 @@ N_LEG_WAIST_JOINTS = 15  # the walker's joints: both legs and the waist, first i
 
 @lru_cache
 def facts() -> dict:
-    """The published facts of the 29-joint Unitree G1 (assets/robots/g1_facts.json)."""
+    """The published facts of the 29-joint Unitree G1 (assets/robots/g1_facts.json).
+
+    Frames, masses, ranges and efforts are those of Unitree's model in MuJoCo Menagerie. Gains
+    follow from each motor's reflected inertia I at w = 2 pi 10 Hz and a damping ratio of 2:
+    kp = I w^2, kd = 4 I w (BeyondMimic: Liao et al. 2025, arXiv:2508.08241).
+    """
     return json.loads(asset_path("robots/g1_facts.json").read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,8 @@
 """The reference gait: what the legs would do if balance were free, and the clock that it follows.
 
-The walker's network only corrects it. All functions broadcast over leading dimensions. Lengths m,
-angles rad, phases in [0, 1): stance below a half, swing above.
+The walker's network only corrects it; numbers without a source were chosen by trial. All functions
+broadcast over leading dimensions. Lengths m, angles rad, phases in [0, 1): stance below a half,
+swing above.
 """
 
 from __future__ import annotations

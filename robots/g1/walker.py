@@ -40,7 +40,10 @@ FASTEST_TURN_RAD_S = 1.5  # of the network, so that a turn at the end of its ran
 
 @lru_cache
 def action_scale() -> np.ndarray:
-    """(15,) rad per unit of action: a quarter of the motor's effort over its stiffness."""
+    """(15,) rad per unit of action: a quarter of the motor's effort over its stiffness.
+
+    As in BeyondMimic (Liao et al. 2025, arXiv:2508.08241).
+    """
     scale = 0.25 * joint_facts("effort_limit_nm") / joint_facts("kp_nm_rad")
     return scale[:N_LEG_WAIST_JOINTS]
 
@@ -167,7 +170,7 @@ class ControlLaw:
     attributes are arrays with a row for each robot, or without such a dimension for one robot.
     """
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: int | None = None) -> None:
         lead = () if n is None else (n,)
         self.phase, self.unasked_s, self.heading_error = (np.zeros(lead) for _ in range(3))
         self.height, self.pitch = np.zeros(lead), np.zeros(lead)
@@ -263,7 +266,7 @@ class Walker:
 
     takes_posture = True
 
-    def __init__(self, path: Path | str | None = None, n: int | None = None):
+    def __init__(self, path: Path | str | None = None, n: int | None = None) -> None:
         """With `n`, every array given and returned has a row for each robot."""
         path = Path(path) if path else asset_path("models/walker.onnx")
         if not path.is_file():

@@ -96,6 +96,9 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     `info["_final_obs"]` (n,) says so. `info["disturbed"]` (n,) tells who got another command or
     was pushed, `info["terms"]` the mean of each term of the reward.
 
+    A critic that knows more than its actor: Pinto et al. 2018, arXiv:1710.06542. Bodies that
+    differ: Peng et al. 2018, arXiv:1710.06537; their ranges were chosen by hand.
+
     `reset(seed)` draws the bodies anew: friction, masses, payload of torso and wrists, where the
     torso's mass lies, gains, and how many physics steps a command is late. Equal seeds and actions
     give equal worlds, bit by bit; without a seed each environment goes its own way.
@@ -103,7 +106,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(self, config: WalkConfig = WalkConfig()):
+    def __init__(self, config: WalkConfig = WalkConfig()) -> None:
         self.config = config
         self.num_envs = n = config.n_worlds
         box = gymnasium.spaces.Box

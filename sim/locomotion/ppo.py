@@ -1,4 +1,8 @@
-"""PPO as walker training needs it: an actor that is its own mirror image, steps of steady size."""
+"""PPO as walker training needs it: an actor that is its own mirror image, steps of steady size.
+
+PPO: Schulman et al. 2017, arXiv:1707.06347, as in rsl-rl, with advantages by GAE (Schulman et al.
+2016, arXiv:1506.02438).
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,10 @@ def mirror_maps() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 class MirrorSymmetric(torch.nn.Module):
     """The mean of a network and its mirror image: left and right are one skill, learned once.
 
-    Appending mirrored samples to a batch instead gives them likelihoods that are not theirs; with
-    this small exploration that hid what was learned.
+    Mirror symmetry as a loss: Yu et al. 2018, arXiv:1801.08093; as a network: Abdolhosseini et al.
+    2019, "On Learning Symmetric Locomotion". Appending mirrored samples to a batch instead (Mittal
+    et al. 2024, arXiv:2403.04359) gives them likelihoods that are not theirs; with this small
+    exploration that hid what was learned.
     """
 
     observation_index: torch.Tensor
@@ -47,7 +53,7 @@ class MirrorSymmetric(torch.nn.Module):
     action_index: torch.Tensor
     action_sign: torch.Tensor
 
-    def __init__(self, network: torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
         for name, (index, sign) in mirror_maps().items():
@@ -64,9 +70,10 @@ class MirrorSymmetric(torch.nn.Module):
 class SymmetricActor(MLPModel):
     """rsl-rl's MLP actor, made mirror-symmetric, starting at the bare reference gait."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with torch.no_grad():
+            # A small last layer: Andrychowicz et al. 2021, arXiv:2006.05990.
             self.mlp[-1].weight.mul_(0.01)
             self.mlp[-1].bias.zero_()
         self.mlp = MirrorSymmetric(self.mlp)
@@ -75,14 +82,16 @@ class SymmetricActor(MLPModel):
 class SteadyPPO(PPO):
     """PPO whose actor's step size follows the divergence of a whole update, once per update.
 
-    Adapted at every minibatch, as rsl-rl does, it collapses to its floor within each update. The
-    critic keeps its step size: one that learns as slowly as a good actor must judges it wrongly.
+    After the penalty that follows the divergence (Heess et al. 2017, arXiv:1707.02286). Adapted at
+    every minibatch, as by rsl-rl, the step collapses to its floor within each update. The critic
+    keeps its step size: one that learns as slowly as a good actor must judges it wrongly. Factors
+    and bounds were chosen by trial.
     """
 
     kl_low: float  # set by train_walker from its configuration
     kl_high: float
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         parts = (self.actor, self.critic)
         groups = [{"params": list(part.parameters())} for part in parts]

@@ -25,6 +25,8 @@ from robots.g1.facts import N_LEG_WAIST_JOINTS
 from robots.g1.walker import OBSERVATION_DIM, Walker
 from sim.locomotion.env import WalkConfig, WalkEnv
 
+# Penalties that follow the length of episodes, and its bounds, are holosoma's (PenaltyCurriculum);
+# how fast they grow was chosen by trial.
 PENALTY_FLOOR, PENALTY_GROWTH = 0.1, 2.5e-4
 SHORT_EPISODE, LONG_EPISODE = 150, 750  # control steps
 CHECKPOINT = "checkpoint.safetensors"
@@ -58,7 +60,7 @@ class WalkTrainConfig:
 class RslEnv(VecEnv):
     """rsl-rl's view of a WalkEnv, with the curriculum of the penalties."""
 
-    def __init__(self, env: WalkEnv, seed: int):
+    def __init__(self, env: WalkEnv, seed: int) -> None:
         self.env, self.cfg = env, asdict(env.config)
         self.num_envs, self.num_actions = env.num_envs, N_LEG_WAIST_JOINTS
         self.device = "cpu"
@@ -93,7 +95,8 @@ class RslEnv(VecEnv):
         observation, reward, terminated, truncated, info = self.env.step(actions.numpy())
         self._follow_curriculum(info["episode_steps"][terminated | truncated])
         self._observations = self._pack(observation, info["critic"])
-        # What nobody could foresee is no action's merit: returns end before it, as at a time-out.
+        # What nobody could foresee is no action's merit: returns end before it, as at a time-out
+        # (Pardo et al. 2018, arXiv:1712.00378).
         unforeseen = truncated | (info["disturbed"] & ~terminated)
         extras = {
             "time_outs": torch.from_numpy(unforeseen),

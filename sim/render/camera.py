@@ -87,7 +87,9 @@ def opengl_renderer() -> str:
 class _Painter:
     """Draws one model at one size. Holds OpenGL memory until `close`, or until it is dropped."""
 
-    def __init__(self, model: mujoco.MjModel, width: int, height: int, camera: mujoco.MjvCamera):
+    def __init__(
+        self, model: mujoco.MjModel, width: int, height: int, camera: mujoco.MjvCamera
+    ) -> None:
         self.model, self.camera = model, camera
         self.option = mujoco.MjvOption()
         self.scene = mujoco.MjvScene(model, maxgeom=500)
@@ -138,7 +140,7 @@ def _set_flags(scene: mujoco.MjvScene, on: bool) -> None:
 class HeadCamera(_Painter):
     """The robot's camera: IMAGE_SIZE square, as plain and as fast as OpenGL can draw."""
 
-    def __init__(self, model: mujoco.MjModel, size: int = IMAGE_SIZE):
+    def __init__(self, model: mujoco.MjModel, size: int = IMAGE_SIZE) -> None:
         camera = mujoco.MjvCamera()
         camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         camera.fixedcamid = model.camera(HEAD_CAMERA).id
@@ -160,7 +162,7 @@ class ThirdPerson(_Painter):
         distance_m: float = 3.2,
         azimuth_deg: float = 150.0,
         elevation_deg: float = -22.0,
-    ):
+    ) -> None:
         camera = mujoco.MjvCamera()
         camera.distance, camera.azimuth, camera.elevation = distance_m, azimuth_deg, elevation_deg
         quality = model.vis.quality

@@ -247,8 +247,10 @@ def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
 
 @dataclass(frozen=True)
 class Frame:
-    """One control period, for a recorder: the simulation's (nq,) state and the chunk in force,
-    None before the first that could be played."""
+    """One control period, for a recorder: the simulation's (nq,) state and the chunk in force.
+
+    `chunk` is None before the first that could be played.
+    """
 
     time_s: float
     qpos: np.ndarray

@@ -17,13 +17,13 @@ LEAST_POINTS = 3
 LEAST_EXTENT_PX = 3.0
 
 
-class Sight:
-    """Sees the objects of one scene: those in the picture and not behind another one.
+class Visibility:
+    """Tells which objects of a scene are visible: in the picture, and not behind another one.
 
     The robot's own limbs hide nothing.
     """
 
-    def __init__(self, model: mujoco.MjModel, scene: Scene):
+    def __init__(self, model: mujoco.MjModel, scene: Scene) -> None:
         n = len(scene.objects)
         self._model, self._n = model, n
         self._geoms = np.array([model.geom(f"object_{i}").id for i in range(n)], dtype=np.int32)
@@ -36,10 +36,10 @@ class Sight:
         self._groups = np.array([1, 0, 0, 0, 0, 0], dtype=np.uint8)
 
     def look(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per object: whether it is seen (n,) bool, its diameter in pixels (n,) float, and where
-        its centre is (n, 2), column and row as shares of the picture.
+        """Visibility, size and location of every object.
 
-        `data` must hold the kinematics of its state.
+        Whether it is seen (n,) bool, its diameter in pixels (n,) float, and where its centre is
+        (n, 2), column and row as shares of the picture. `data` must hold its state's kinematics.
         """
         if not self._n:
             return np.zeros(0, dtype=bool), np.zeros(0), np.zeros((0, 2))

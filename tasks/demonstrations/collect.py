@@ -49,7 +49,8 @@ def collect(
 
     Episode i depends on `seed` and i alone, so a collection that was stopped goes on as if it had
     not been. The expert acts, or a policy that `policy` (which must pickle) makes in each process;
-    then the expert labels what it would have done in its place.
+    then the expert labels what it would have done in its place: DAgger (Ross et al. 2011,
+    arXiv:1011.0686).
     """
     check_ranges(config)
     catalogue = read_catalogue(config.tasks)

@@ -42,6 +42,8 @@ MOST_TAKES = 50  # of one episode; a policy that always falls gets none
 class RecordConfig:
     """How episodes are varied. Shares and rates are probabilities, per episode or per second.
 
+    An expert that is disturbed shows how errors are mended: DART (Laskey et al. 2017,
+    arXiv:1703.09327). Values were chosen by hand.
     `tasks` are files with tasks of the user's own; `sentences` how many of them a data set has
     besides those of its episodes.
     """
@@ -115,7 +117,7 @@ class _Take:
         policy: Policy | None,
         config: RecordConfig,
         walker_path: str | None,
-    ):
+    ) -> None:
         self.rng, self.config, self.policy, self._catalogue = rng, config, policy, catalogue
         self._tasks = [catalogue[name] for name in families]
         self._trial = self._draw_task().trial(rng)
@@ -256,7 +258,7 @@ class _Take:
 class _Teacher:
     """The expert of the instruction in force, whose robot now and then does something wrong."""
 
-    def __init__(self, expert: Policy, rng: np.random.Generator, config: RecordConfig):
+    def __init__(self, expert: Policy, rng: np.random.Generator, config: RecordConfig) -> None:
         self.expert, self._rng, self._config = expert, rng, config
         self.reset()
 

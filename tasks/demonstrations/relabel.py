@@ -3,6 +3,9 @@
 The same picture under other words asks for other actions; this is what makes a policy listen.
 Where an instruction counts time or distance, its start is imagined: at an earlier frame of the
 episode, or at any stage of its own progress, for the camera cannot tell how far a walk has come.
+
+After hindsight relabelling (Andrychowicz et al. 2017, arXiv:1707.01495): another goal for what was
+lived through, but with the expert's action for it in place of a reward.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ def relabel(
         others = (_draw(catalogue, frames, t, rng, config) for _ in range(config.per_frame - 1))
         said = [(sentences.say(meaning), meaning, context) for meaning, context in others]
         rows.append([_label(catalogue, frame.view, *choice) for choice in (own, *said)])
-    instruction, context, commands, status, slots, place = (
+    instruction, context, commands, status, slots, location = (
         np.array([[label[i] for label in row] for row in rows]) for i in range(6)
     )
     return Labels(
@@ -79,7 +82,7 @@ def relabel(
         commands=commands.astype(np.float16),
         status=status.astype(np.int8),
         slots=slots.astype(np.int8),
-        place=place.astype(np.float16),
+        target_location=location.astype(np.float16),
     )
 
 
@@ -91,12 +94,12 @@ def _label(
     context = replace(context, elapsed_s=float(kept[0]), odometry=kept[1:])
     skill = catalogue.skill(meaning)
     commands, status = experts.act(skill.expert, meaning, view, context)
-    place = place_of_named(meaning, view) if skill.names_object else np.full(2, np.nan)
+    location = location_of_named(meaning, view) if skill.names_object else np.full(2, np.nan)
     slots = catalogue.language.slot_vector(meaning)
-    return sentence, kept, commands, int(status), slots, place
+    return sentence, kept, commands, int(status), slots, location
 
 
-def place_of_named(meaning: Intent, view: WorldView) -> np.ndarray:
+def location_of_named(meaning: Intent, view: WorldView) -> np.ndarray:
     """(2,) where the picture shows the one object that is named: column and row, as shares.
 
     -1 where none that fits is seen; NaN where several are.
@@ -104,13 +107,13 @@ def place_of_named(meaning: Intent, view: WorldView) -> np.ndarray:
     seen = [i for i in experts.matching(meaning, view) if view.visible[i]]
     if not seen:
         return np.full(2, -1.0)
-    return view.place[seen[0]] if len(seen) == 1 else np.full(2, np.nan)
+    return view.image_location[seen[0]] if len(seen) == 1 else np.full(2, np.nan)
 
 
 class _Sentences:
     """The texts of one episode, from the few that all episodes share for each meaning."""
 
-    def __init__(self, language: Language, rng: np.random.Generator, wordings: int):
+    def __init__(self, language: Language, rng: np.random.Generator, wordings: int) -> None:
         self.texts: list[str] = []
         self._language, self._rng, self._wordings = language, rng, wordings
         self._known: dict[str, int] = {}

@@ -170,8 +170,10 @@ def _report(outcome: EpisodeOutcome, meaning: Intent | None) -> None:
 
 
 def verdict(outcome: EpisodeOutcome, meaning: Intent | None) -> str:
-    """Whether the true state is what was asked for, in words; a refusal is right where nothing
-    else can be."""
+    """Whether the true state is what was asked for, in words.
+
+    A refusal is right where nothing else can be.
+    """
     if meaning is None:
         return "not judged: these words are in no grammar of ours"
     if meaning == UNKNOWN:

@@ -37,12 +37,14 @@ SWINGS = 2
 
 
 def raise_hand(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Stands with the hands asked for held up."""
     goal = arms.raised(_sides(meaning))
     done = moment.elapsed_s > RAISE_S and _reached(moment, goal)
     return ExpertTarget((0.0, 0.0, 0.0), goal, Status.DONE if done else Status.ACTING)
 
 
 def lower_arms(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Stands with both arms at home."""
     done = moment.elapsed_s > RAISE_S and _reached(moment, ARM_HOME_RAD)
     return stand(Status.DONE if done else Status.ACTING)
 
@@ -86,13 +88,17 @@ class Raised(Success):
     """The hands that are asked for, and no other; any one if the side is not said."""
 
     def is_success(self, truth: PrivilegedState) -> bool:
-        raised = _raised(truth)
-        if not self.stayed(truth):
-            return False
-        if self.meaning.side is None:
-            return raised.sum() == 1
-        asked = [self.meaning.side in (side, "both") for side in SIDES]
-        return bool(np.array_equal(raised, asked))
+        return self.stayed(truth) and _are_asked(_raised(truth), self.meaning)
+
+    def is_mistaken(self, truth: PrivilegedState) -> bool:
+        return _has_others(_raised(truth), self.meaning)
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        below = _below_raised(truth)
+        return min(
+            float(np.maximum(0, np.where(asked, below, -below)).sum())
+            for asked in _ways_to_choose(self.meaning)
+        )
 
 
 class Lowered(Success):
@@ -100,6 +106,9 @@ class Lowered(Success):
 
     def is_success(self, truth: PrivilegedState) -> bool:
         return self.stayed(truth) and bool(np.all(truth.hands_m[:, 2] < truth.pelvis_z_m))
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        return float(np.maximum(0, truth.hands_m[:, 2] - truth.pelvis_z_m).sum())
 
 
 class Waved(Success):
@@ -120,12 +129,18 @@ class Waved(Success):
         return super().watch(truth)
 
     def is_success(self, truth: PrivilegedState) -> bool:
-        waved = {s: swings.count >= SWINGS for s, swings in zip(SIDES, self._swings, strict=True)}
-        if not self.stayed(truth):
-            return False
-        if self.meaning.side == "both":
-            return all(waved.values())
-        return waved[self.meaning.side] if self.meaning.side else any(waved.values())
+        waved = np.array([swings.count >= SWINGS for swings in self._swings])
+        others = _has_others(_raised(truth), self.meaning)
+        return self.stayed(truth) and not others and _are_asked(waved, self.meaning)
+
+    def is_mistaken(self, truth: PrivilegedState) -> bool:
+        return _has_others(_raised(truth), self.meaning)
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        """Swings count as metres."""
+        left = np.maximum(0, SWINGS - np.array([swings.count for swings in self._swings]))
+        left = left + (left > 0) * np.maximum(0, _below_raised(truth))
+        return min(float(left[asked].sum()) for asked in _ways_to_choose(self.meaning))
 
 
 class Pointed(Success):
@@ -135,14 +150,18 @@ class Pointed(Success):
         target = self.target()
         if target is None or not self.stayed(truth):
             return False
-        for side, hand, axis, shoulder in zip(
-            SIDES, truth.hands_m, truth.hand_axes, truth.shoulders_m, strict=True
-        ):
-            towards = truth.objects_m[target] - hand
-            angles = _angle(axis, towards), _angle(hand - shoulder, towards)
-            if self.meaning.side in (None, side) and max(angles) < POINTING_RAD:
-                return True
-        return False
+        return bool(np.any(_pointing(truth, target) & _asked(self.meaning)))
+
+    def is_mistaken(self, truth: PrivilegedState) -> bool:
+        pointing = [_pointing(truth, i).any() for i in range(len(self.scene.objects))]
+        return any(pointing) and not self.is_success(truth)
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        target = self.target()
+        if target is None:
+            return 0.0
+        off_rad = _off_target_rad(truth, target)[_asked(self.meaning)]
+        return max(0.0, float(off_rad.min()) - POINTING_RAD)
 
 
 class _Swings:
@@ -174,7 +193,45 @@ class _Swings:
 
 def _raised(truth: PrivilegedState) -> np.ndarray:
     """(2,) bool: which hands are over their shoulders."""
-    return truth.hands_m[:, 2] > truth.shoulders_m[:, 2] + RAISED_M
+    return _below_raised(truth) < 0
+
+
+def _below_raised(truth: PrivilegedState) -> np.ndarray:
+    """(2,) m that the hands lack to be raised."""
+    return truth.shoulders_m[:, 2] + RAISED_M - truth.hands_m[:, 2]
+
+
+def _ways_to_choose(meaning: Intent) -> list[np.ndarray]:
+    """(2,) bool each: the hands that are meant; either one if the side is not said."""
+    return [*np.eye(2, dtype=bool)] if meaning.side is None else [_asked(meaning)]
+
+
+def _are_asked(hands: np.ndarray, meaning: Intent) -> bool:
+    """Whether these (2,) hands are those asked for; one of the two if the side is not said."""
+    if meaning.side is None:
+        return hands.sum() == 1
+    return bool(np.array_equal(hands, _asked(meaning)))
+
+
+def _has_others(hands: np.ndarray, meaning: Intent) -> bool:
+    """Whether one of these (2,) hands is not asked for, or one too many if no side is said."""
+    return hands.sum() > 1 if meaning.side is None else bool(np.any(hands & ~_asked(meaning)))
+
+
+def _asked(meaning: Intent) -> np.ndarray:
+    return np.array([meaning.side in (None, side, "both") for side in SIDES])
+
+
+def _pointing(truth: PrivilegedState, index: int) -> np.ndarray:
+    """(2,) bool: which hands, and the lines from their shoulders to them, aim at an object."""
+    return _off_target_rad(truth, index) < POINTING_RAD
+
+
+def _off_target_rad(truth: PrivilegedState, index: int) -> np.ndarray:
+    """(2,) how far hands aim beside an object, or the lines from their shoulders to them."""
+    towards = truth.objects_m[index] - truth.hands_m
+    pairs = zip(truth.hand_axes, truth.hands_m - truth.shoulders_m, towards, strict=True)
+    return np.array([max(_angle(axis, to), _angle(arm, to)) for axis, arm, to in pairs])
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> float:

@@ -70,22 +70,32 @@ def _avoidance(moment: ExpertState, distance: float, bearing: float) -> float:
 
 
 class AtObject(Success):
-    """Standing before the object, facing it, with nothing knocked over."""
+    """Standing before the object, facing it, and before no other until then; nothing knocked."""
 
     @property
     def failed(self) -> bool:
-        return self.fell or self.knocked
+        return super().failed or self.knocked
 
     def is_success(self, truth: PrivilegedState) -> bool:
         target = self.target()
-        if target is None or not truth.standing():
-            return False
+        return target is not None and truth.standing() and _before(truth, target)
+
+    def is_mistaken(self, truth: PrivilegedState) -> bool:
+        before = [_before(truth, i) for i in range(len(self.scene.objects))]
+        return truth.standing() and any(before) and not self.is_success(truth)
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        target = self.target()
+        if target is None:
+            return 0.0
         distance, bearing = truth.distance_bearing(target)
-        return distance < GOAL_M and abs(bearing) < GOAL_FACING_RAD
+        return max(0.0, distance - GOAL_M) + max(0.0, abs(bearing) - GOAL_FACING_RAD)
 
     def reached(self) -> dict[str, Any]:
-        """Colour and shape of the object asked for, of the nearest one at the end, and of that
-        again if it was reached."""
+        """Colour and shape of the object asked for and of the nearest one at the end.
+
+        Of that again if it was reached.
+        """
         target, nearest = self.target(), self.nearest()
         if target is None or nearest is None:
             return {}
@@ -95,6 +105,11 @@ class AtObject(Success):
         )
         reached = near if nearest[1] < GOAL_M else None
         return {"asked": asked, "nearest": near, "nearest_m": nearest[1], "reached": reached}
+
+
+def _before(truth: PrivilegedState, index: int) -> bool:
+    distance, bearing = truth.distance_bearing(index)
+    return distance < GOAL_M and abs(bearing) < GOAL_FACING_RAD
 
 
 def _manner(rng: np.random.Generator) -> dict[str, str]:

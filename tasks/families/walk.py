@@ -72,6 +72,7 @@ def angle_rad(meaning: Intent) -> float:
 
 
 def is_aside(meaning: Intent) -> bool:
+    """Whether it is a step to the side."""
     return meaning.skill.startswith("step")
 
 
@@ -95,6 +96,7 @@ def walk(meaning: Intent, moment: ExpertState) -> ExpertTarget:
 
 
 def turn(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """On the spot, by odometry, ever slower towards the end."""
     sign = TURNS[meaning.skill]
     remaining = angle_rad(meaning) - sign * moment.odometry[2]
     if remaining < TURN_STOP_RAD:
@@ -104,6 +106,7 @@ def turn(meaning: Intent, moment: ExpertState) -> ExpertTarget:
 
 
 def stop(meaning: Intent, moment: ExpertState) -> ExpertTarget:
+    """Comes to a stand."""
     return come_to_stand(moment)
 
 
@@ -114,30 +117,42 @@ class Walked(Success):
     """The distance along the first heading, or sideways to it, not far beside it nor askew."""
 
     def is_success(self, truth: PrivilegedState) -> bool:
-        if not truth.standing():
-            return False
-        forward, left, yaw = self.displacement(truth)
-        distance, sign = distance_m(self.meaning), sum(DIRECTIONS[self.meaning.skill])
-        along, across = (left, forward) if is_aside(self.meaning) else (forward, left)
-        off = abs(sign * along - distance)
+        off, aside, askew = self._errors(truth)
+        distance = distance_m(self.meaning)
         return (
-            off <= max(RELATIVE_TOLERANCE * distance, LEAST_TOLERANCE_M)
-            and abs(across) <= max(RELATIVE_TOLERANCE * distance, MOST_ASIDE_M)
-            and abs(yaw) <= MOST_ASKEW_RAD
+            truth.standing()
+            and off <= max(RELATIVE_TOLERANCE * distance, LEAST_TOLERANCE_M)
+            and aside <= max(RELATIVE_TOLERANCE * distance, MOST_ASIDE_M)
+            and askew <= MOST_ASKEW_RAD
         )
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        return sum(self._errors(truth))
+
+    def _errors(self, truth: PrivilegedState) -> tuple[float, float, float]:
+        """How far it is off along the way and beside it, m, and off the first heading, rad."""
+        forward, left, yaw = self.displacement(truth)
+        sign = sum(DIRECTIONS[self.meaning.skill])
+        along, across = (left, forward) if is_aside(self.meaning) else (forward, left)
+        return abs(sign * along - distance_m(self.meaning)), abs(across), abs(yaw)
 
 
 class Turned(Success):
     """The angle, about where it began."""
 
     def is_success(self, truth: PrivilegedState) -> bool:
-        if not truth.standing():
-            return False
+        off, drift = self._errors(truth)
+        tolerance = max(RELATIVE_TOLERANCE * angle_rad(self.meaning), LEAST_TOLERANCE_RAD)
+        return truth.standing() and off <= tolerance and drift < MOST_DRIFT_M
+
+    def remaining(self, truth: PrivilegedState) -> float:
+        return sum(self._errors(truth))
+
+    def _errors(self, truth: PrivilegedState) -> tuple[float, float]:
+        """How far it is off the angle, rad, and off its place, m."""
         forward, left, yaw = self.displacement(truth)
-        angle = angle_rad(self.meaning)
-        off = abs(TURNS[self.meaning.skill] * yaw - angle)
-        tolerance = max(RELATIVE_TOLERANCE * angle, LEAST_TOLERANCE_RAD)
-        return off <= tolerance and bool(np.hypot(forward, left) < MOST_DRIFT_M)
+        off = abs(TURNS[self.meaning.skill] * yaw - angle_rad(self.meaning))
+        return off, float(np.hypot(forward, left))
 
 
 class StoodStill(Success):

@@ -72,6 +72,12 @@ class Language:
         known = (grammar.vocabulary() for split in SPLITS for grammar in self.grammars[split])
         return frozenset().union(*known)
 
+    def characters(self) -> frozenset[str]:
+        """Every character that an instruction may have: printable ASCII, and those of its words."""
+        said = (grammar.characters() for split in SPLITS for grammar in self.grammars[split])
+        own = "".join(set().union(*said))
+        return frozenset(own + own.upper()).union(map(chr, range(ord(" "), ord("~") + 1)))
+
     def slot_vector(self, meaning: Intent) -> np.ndarray:
         """(S,) int8 indices into the values of each slot, -1 where nothing is said."""
         said = meaning.slots()
@@ -88,6 +94,7 @@ class Language:
 
 @cache
 def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a file of ours, read once."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 

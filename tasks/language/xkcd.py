@@ -73,6 +73,7 @@ def as_toml(names: Iterable[tuple[str, tuple[float, float, float]]]) -> str:
 
 
 def main() -> None:
+    """Writes the file of names from matplotlib's copy of the survey."""
     from matplotlib.colors import XKCD_COLORS, to_rgb
 
     names = ((name.removeprefix("xkcd:"), to_rgb(value)) for name, value in XKCD_COLORS.items())
