@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from bridge.contract import ActionChunk, Observation, Status
+from bridge.embodiment import CommandField
 from robots.g1.embodiment import (
     ARM_POS,
     ARMS,
@@ -19,6 +21,13 @@ from robots.g1.embodiment import (
     VEL_X,
 )
 
+# A body of another kind: one more field in its command, which is no joint's target.
+STRANGER = replace(
+    G1,
+    name="stranger",
+    commands=(*G1.commands, CommandField("torso_pitch_rad", 0.0, -0.2, 0.5, 0.5, 25.0)),
+)
+BODIES = {"g1": G1, "stranger": STRANGER}
 HONEST_ANSWERS = 3
 WALK_M_S, BACKWARDS_M_S = 0.5, -0.3
 ELBOW = ARMS.start + 3
@@ -88,6 +97,14 @@ class WalkPolicy:
 
     def reset(self) -> None:
         pass
+
+
+class TellingPolicy(WalkPolicy):
+    """Walks on, and tells how much of an instruction's time has passed."""
+
+    def act(self, instruction: str, observation: Observation) -> ActionChunk:
+        told = {"elapsed_s": f"{observation.elapsed_s:.6f}"}
+        return replace(super().act(instruction, observation), understood=told)
 
 
 class InstantPolicy:

@@ -9,7 +9,10 @@ import pytest
 from bridge.operator import messages
 
 # Else one worker is left with them at the end.
-LONGEST = ("test_tiers.py", "test_faults.py", "test_console_browser.py")
+LONGEST = (
+    *("test_tiers.py", "test_faults.py", "test_faults_around.py"),
+    "test_console_browser.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from bench.faults.endless import framed, send_without_end, shake_hands, stranger
-from bench.faults.rig import scripted_server
+from bench.faults.programs import scripted_server
 from bench.footprint import footprint_of
 from bridge.operator import messages as operator_wire
 from bridge.operator.client import Operator
@@ -157,6 +157,24 @@ def test_whole_messages_however_many_cut_nobody_off(
                     port.poll()
                 line.recv(1 << 20)
     assert not caplog.messages
+
+
+def test_a_silent_crowd_pushes_out_nobody_who_has_spoken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(flood, "MOST_CONNECTIONS", 8)
+    with (
+        OperatorPort(place_of("ipc", tmp_path), G1) as port,
+        stranger(port.addresses.commands) as speaker,
+        ExitStack() as crowd,
+    ):
+        terms = {"session": "s" * 16, "sequence": 1, "protocol": operator_wire.PROTOCOL}
+        speaker.sendall(framed(operator_wire.pack(operator_wire.Claim(name="anna", **terms))))
+        await_true(lambda: bool(port.poll()) or port.commander == "anna")
+        for _ in range(30):
+            crowd.enter_context(stranger(port.addresses.stop))
+        await_true(lambda: sum("cut off" in line for line in caplog.messages) >= 20)
+        assert not [line for line in caplog.messages if f"{port.addresses.commands}:" in line]
 
 
 def test_the_guard_ends_with_the_last_socket(tmp_path: Path) -> None:

@@ -7,29 +7,35 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 import zmq
-from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from bench.doubles import Puppet
 from bench.endurance.growth import measured
 from bench.endurance.mutations import mutated, replies
 from bench.faults.endless import send_without_end, stranger
-from bench.faults.rig import peer, running
+from bench.faults.foreign import (
+    fill_in_pieces,
+    gr00t_line,
+    gr00t_request,
+    openpi_request,
+    web_line,
+)
+from bench.faults.programs import console_process, peer
+from bench.faults.rig import new_trial
 from bench.faults.trace import breaches
-from bridge.compat import gr00t, openpi
 from bridge.contract import ActionChunk, UserError
 from bridge.control.safety import Safety
 from bridge.operator import messages as operator_wire
 from bridge.operator.client import Operator
 from bridge.wire.client import MalformedReply, RemotePolicy
-from robots.g1.embodiment import G1, IMAGE_SIZE, PERIOD_S, STAND_COMMAND, STATE_DIM
+from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND
 
 LOOK_EVERY = 500
 _UNFINISHED_BYTES = 100_000
@@ -160,45 +166,28 @@ def _until_seen(robot: zmq.Socket[bytes], viewer: Operator, shown: list[bytes]) 
 
 def fuzz_gr00t(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The server that speaks GR00T's wire, in its process."""
-    valid = [_encode({"endpoint": "ping"}), _encode({"endpoint": "reset"}), _gr00t_request()]
+    valid = [_encode({"endpoint": "ping"}), _encode({"endpoint": "reset"}), gr00t_request()]
     refused = 0
     with (
         peer("gr00t", "tcp://127.0.0.1:0") as server,
-        zmq.Context() as context,
-        context.socket(zmq.DEALER) as line,
+        gr00t_line(server.said) as line,
+        measured(frames, server) as (count, figures),
     ):
-        line.linger, line.rcvtimeo = 0, int(1000 * _WAIT_S)
-        line.connect(server.said)
-        with measured(frames, server) as (count, figures):
-            for number in count():
-                message = valid[2 if number % 2 else int(rng.integers(len(valid)))]
-                line.send_multipart(mutated([b"", message], rng))
-                refused += b"error" in line.recv_multipart()[-1][:16]
-                if number % LOOK_EVERY == 0:
-                    leave_unfinished(server.said)
+        for number in count():
+            message = valid[2 if number % 2 else int(rng.integers(len(valid)))]
+            line.send_multipart(mutated([b"", message], rng))
+            refused += b"error" in line.recv_multipart()[-1][:16]
+            if number % LOOK_EVERY == 0:
+                leave_unfinished(server.said)
     return figures | {"refused": refused}
-
-
-def _gr00t_request() -> bytes:
-    zeros = np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    state = {limb.name: np.zeros((1, 1, len(limb.joints)), np.float32) for limb in G1.limbs}
-    seen = {
-        "video": {gr00t.video_keys(G1)[0]: gr00t.npy_item(zeros)},
-        "state": {name: gr00t.npy_item(array) for name, array in state.items()},
-        "language": {gr00t.LANGUAGE_KEY: [["walk"]]},
-    }
-    return _encode({"endpoint": "get_action", "data": {"observation": seen}})
 
 
 def fuzz_openpi(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The server that speaks openpi's wire, in its process."""
-    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    seen = {openpi.image_names(G1)[0]: image, "observation/state": np.zeros(STATE_DIM, np.float32)}
-    arrays = {name: openpi.packed(array) for name, array in seen.items()}
-    valid = _encode({**arrays, "prompt": "walk"})
+    valid = openpi_request()
     refused = 0
     with peer("openpi", "ws://127.0.0.1:0") as server, ExitStack() as talk:
-        line = talk.enter_context(_opened(server.said))
+        line = talk.enter_context(web_line(server.said))
         line.recv(_WAIT_S)  # the metadata
         with measured(frames, server) as (count, figures):
             for number in count():
@@ -206,27 +195,11 @@ def fuzz_openpi(frames: int, rng: np.random.Generator) -> dict[str, float]:
                 if isinstance(line.recv(_WAIT_S), str):
                     refused += 1
                     talk.close()
-                    line = talk.enter_context(_opened(server.said))
+                    line = talk.enter_context(web_line(server.said))
                     line.recv(_WAIT_S)
                 if number % LOOK_EVERY == 0:
-                    _leave_in_pieces(server.said)
+                    fill_in_pieces(server.said)
     return figures | {"refused": refused}
-
-
-def _opened(address: str) -> AbstractContextManager[ClientConnection]:
-    return connect(address, open_timeout=_WAIT_S, compression=None)
-
-
-def _leave_in_pieces(address: str) -> None:
-    """A message in more and more pieces, until the server ends the connection."""
-
-    def pieces() -> Iterator[str]:
-        yield "a"
-        while True:
-            yield ""
-
-    with suppress(WebSocketException, OSError), connect(address, compression=None) as line:
-        line.send(pieces())
 
 
 # --- the console ---
@@ -246,34 +219,30 @@ def fuzz_console(
             ("scene", {"seed": 3}),
         )
     ]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = f"127.0.0.1:{free.getsockname()[1]}"
-    with TemporaryDirectory(prefix="hitogata-") as folder:
-        command = [*hitogata, "console", "--connect", f"ipc://{folder}/robot.sock"]
-        command += ["--address", f"http://{place}", "--recordings", folder]
-        with (
-            running(command) as console,
-            ExitStack() as talk,
-            measured(frames, console) as (count, figures),
-        ):
-            page = talk.enter_context(_opened(f"ws://{place}/live"))
-            for number in count():
-                if number % 4 == 0:
-                    refused += _browsed(place, rng)
-                    continue
-                try:
-                    page.send(mutated([orders[number % 4]], rng)[0], text=True)
-                    while number % 16 == 1:
-                        refused += b"not understood" in page.recv(0, decode=False)
-                except TimeoutError:
-                    pass  # it has told all
-                except ConnectionClosed:  # as after what is no text
-                    refused += 1
-                    talk.close()
-                    page = talk.enter_context(_opened(f"ws://{place}/live"))
-                if number % LOOK_EVERY == 1:
-                    _leave_in_pieces(f"ws://{place}/live")
-            talk.close()
+    with (
+        new_trial(hitogata) as trial,
+        console_process(trial, "--connect", trial.robot_address) as (console, place),
+        ExitStack() as talk,
+        measured(frames, console) as (count, figures),
+    ):
+        page = talk.enter_context(web_line(f"ws://{place}/live"))
+        for number in count():
+            if number % 4 == 0:
+                refused += _browsed(place, rng)
+                continue
+            try:
+                page.send(mutated([orders[number % 4]], rng)[0], text=True)
+                while number % 16 == 1:
+                    refused += b"not understood" in page.recv(0, decode=False)
+            except TimeoutError:
+                pass  # it has told all
+            except ConnectionClosed:  # as after what is no text
+                refused += 1
+                talk.close()
+                page = talk.enter_context(web_line(f"ws://{place}/live"))
+            if number % LOOK_EVERY == 1:
+                fill_in_pieces(f"ws://{place}/live")
+        talk.close()
     return figures | {"refused": refused}
 
 

@@ -23,7 +23,7 @@ from bench.endurance.endpoints import (
 )
 from bench.endurance.growth import measured
 from bench.endurance.mutations import Frames, claim, mutated, requests, wishes
-from bench.faults.rig import scripted_server
+from bench.faults.programs import scripted_server
 from bridge.contract import UserError
 from bridge.operator import messages as operator_wire
 from bridge.operator.port import OperatorPort

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bench.faults.rig import Child
+from bench.faults.programs import Child
 from bench.footprint import Footprint, footprint_of
 from bridge.contract import UserError
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bench.faults.rig import BUNDLE, bundle_server, new_trial
+from bench.faults.programs import BUNDLE, bundle_server
+from bench.faults.rig import new_trial
 from bench.latency import INSTRUCTION, record_observations
 from bridge.contract import Observation, UserError
 from bridge.ranges import PositiveFloat, PositiveInt

@@ -1,13 +1,16 @@
 """A simulated robot at work for long, among faults at random: it must outlast them all.
 
-Servers die and come back, hang, the network is bad, people stop and release. At the end the robot
+Servers die and come back, hang, or forget it, the network is bad, messages never end, the loop is
+suspended, people pause, stop and release. At the end the robot
 stands upright, everything that reached its motors was within limits, and nothing has leaked.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,16 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.faults.cases.clients import push_out
+from bench.faults.cases.orders import ORDERS, give
+from bench.faults.endless import send_without_end, stranger
+from bench.faults.programs import Child, bundle_server
 from bench.faults.proxy import Impairment, ImpairmentProxy
-from bench.faults.rig import (
-    Child,
-    FaultTrial,
-    Rig,
-    bundle_server,
-    command,
-    new_trial,
-    robot_at_work,
-)
+from bench.faults.rig import FaultTrial, Rig, command, new_trial, robot_at_work
 from bench.faults.trace import verdict
 from bench.footprint import Footprint, footprint_of
 from bridge.contract import UserError
@@ -47,6 +46,7 @@ INSTRUCTIONS = (
 )
 _IN_PLACE = 5
 _FAR_M = 1.0
+_FLOOD_BYTES = 1 << 30
 _QUIET_S, _FAULT_S = (2.0, 8.0), (0.5, 6.0)
 
 
@@ -87,7 +87,10 @@ class Soak:
 
     def befall(self) -> None:
         """One fault at random, and what an operator does after it."""
-        faults = (self._kill, self._suspend, self._disturb, self._stop)
+        faults = (
+            *(self._kill, self._suspend, self._disturb, self._stop),
+            *(self._suspend_loop, self._flood, self._push_out, self._order),
+        )
         fault: Callable[[], None] = faults[int(self._rng.integers(len(faults)))]
         self.doing = fault.__name__.strip("_")
         self.counts[self.doing] += 1
@@ -156,6 +159,27 @@ class Soak:
         self.rig.operator.stop()
         self.rig.at(Level.SAFE_STAND)
         self._pass_time()
+
+    def _suspend_loop(self) -> None:
+        """SIGSTOP of this very process, and SIGCONT a while later, by another one."""
+        seconds = float(self._rng.uniform(0.1, 1.0))
+        this = os.getpid()
+        script = f"kill -STOP {this}; sleep {seconds:.2f}; kill -CONT {this}"
+        subprocess.run(["sh", "-c", script], check=True)
+
+    def _flood(self) -> None:
+        """A message to the server that never ends."""
+        with stranger(self._trial.policy_address) as line:
+            send_without_end(line, 1000, _FLOOD_BYTES)
+
+    def _push_out(self) -> None:
+        self._instruct()  # a robot that asks for nothing does not learn that it was forgotten
+        push_out(self.rig, self._trial.policy_address)
+
+    def _order(self) -> None:
+        """Pause, stop and release in some order."""
+        for order in self._rng.permutation(ORDERS):
+            give(self.rig, str(order))
 
     def _pass_time(self) -> None:
         time.sleep(float(self._rng.uniform(*_FAULT_S)))

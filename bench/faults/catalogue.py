@@ -5,20 +5,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 
-from bench.faults import body, disk, instructions, network, process, security, server, values
+from bench.faults.cases import (
+    body,
+    clients,
+    disk,
+    driver,
+    instructions,
+    listeners,
+    network,
+    numbers,
+    orders,
+    parents,
+    process,
+    security,
+    server,
+    values,
+)
 from bench.faults.rig import FaultTrial, new_trial
 from bench.faults.trace import FaultOutcome
 from bridge.contract import UserError
 
+GROUPS = (
+    *(server, network, values, security, body, disk, instructions, process),
+    *(parents, listeners, clients, driver, orders, numbers),
+)
 FAULTS: dict[str, Callable[[FaultTrial], FaultOutcome]] = {
-    **server.FAULTS,
-    **network.FAULTS,
-    **values.FAULTS,
-    **security.FAULTS,
-    **body.FAULTS,
-    **disk.FAULTS,
-    **instructions.FAULTS,
-    **process.FAULTS,
+    name: fault for group in GROUPS for name, fault in group.FAULTS.items()
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from bridge.wire import sockets
 
@@ -51,6 +52,65 @@ def send_without_end(line: socket.socket, frame_bytes: int, most_bytes: int) -> 
     except OSError:
         pass
     return sent
+
+
+class Relay:
+    """Passes on what two ends of an ipc address say, until the one that listens never ends.
+
+    Who connects to `address` reaches whoever listens at `behind`.
+    """
+
+    def __init__(self, address: str, behind: str) -> None:
+        self._behind = behind
+        self._file = sockets.ipc_file(address)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self._file))
+        self._listener.listen()
+        self._lines: list[socket.socket] = []
+        self._turn = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def flood(self, frame_bytes: int, most_bytes: int) -> int:
+        """Sends all who connected a message without end; how many bytes were taken."""
+        with self._turn:  # nothing of the other end comes in between
+            return sum(send_without_end(line, frame_bytes, most_bytes) for line in self._lines)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._listener.close()
+        for line in self._lines:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # it was closed, or nobody is behind it any more
+            while True:
+                line, _ = self._listener.accept()
+                beyond = _opened(self._behind)
+                beyond.settimeout(None)
+                with self._turn:
+                    self._lines = [line]
+                for ends in ((line, beyond, nullcontext()), (beyond, line, self._turn)):
+                    threading.Thread(target=_pass_on, args=ends, daemon=True).start()
+
+
+def _pass_on(
+    source: socket.socket, sink: socket.socket, turn: AbstractContextManager[object]
+) -> None:
+    """libzmq hands over whole frames at once, as far as they are short."""
+    with suppress(OSError):
+        while content := source.recv(_AT_ONCE):
+            with turn:
+                sink.sendall(content)
+    for line in (source, sink):
+        with suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
 
 def _opened(address: str) -> socket.socket:

@@ -1,9 +1,9 @@
 """The other end of a fault, as a process of its own: servers that misbehave, a viewer that watches.
 
     python -m bench.faults.peer policy ADDRESS [--model-id ID] [--normalisation-id ID]
-        [--keys FOLDER]
+        [--body g1|stranger] [--keys FOLDER]
     python -m bench.faults.peer frames ADDRESS
-    python -m bench.faults.peer viewer ADDRESS
+    python -m bench.faults.peer viewer|commander ADDRESS
     python -m bench.faults.peer gr00t|openpi ADDRESS
 
 The instruction names the mischief: "walk" is none. Every mischief begins after a few honest
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,17 +25,20 @@ import zmq
 
 from bench.doubles import (
     BACKWARDS_M_S,
+    BODIES,
     ELBOW,
     HONEST_ANSWERS,
     ScriptedPolicy,
-    WalkPolicy,
+    TellingPolicy,
     commands_with,
     walk_commands,
 )
+from bench.faults.rig import command
 from bridge.compat.adapter import Endpoint
 from bridge.compat.gr00t import serve_gr00t
 from bridge.compat.openpi import serve_openpi
 from bridge.contract import Status
+from bridge.operator.client import Operator
 from bridge.wire import messages, sockets
 from bridge.wire.keys import server_keys
 from bridge.wire.messages import ArraySpec, ServerInfo
@@ -140,27 +144,40 @@ def watch(address: str) -> None:
             viewer.recv()
 
 
+def keep_commanding(address: str) -> None:
+    """Lets a robot walk, says once that it has been told to, and keeps the lease."""
+    with Operator(address, "bert") as bert:
+        command(bert, "walk")
+        print("ready", flush=True)
+        signal.pause()
+
+
+_OPERATORS = {"viewer": watch, "commander": keep_commanding}
+
+
 def main() -> None:
     """Plays the part that the command line names, until it is killed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("policy", "frames", "viewer", *_FOREIGN))
+    parser.add_argument("kind", choices=("policy", "frames", *_OPERATORS, *_FOREIGN))
     parser.add_argument("address")
     parser.add_argument("--model-id", default=SCRIPT)
     parser.add_argument("--normalisation-id", default=SCRIPT)
+    parser.add_argument("--body", choices=BODIES, default="g1")
     parser.add_argument("--keys", type=Path)
     told = parser.parse_args()
     if told.kind == "frames":
         serve_frames(told.address)
-    elif told.kind == "viewer":
-        watch(told.address)
+    elif told.kind in _OPERATORS:
+        _OPERATORS[told.kind](told.address)
     elif told.kind in _FOREIGN:
         info, door = ServerInfo(SCRIPT, SCRIPT), Endpoint(told.address)
-        _FOREIGN[told.kind](WalkPolicy(), G1, door, info, lambda place: print(place, flush=True))
+        _FOREIGN[told.kind](TellingPolicy(), G1, door, info, lambda place: print(place, flush=True))
     else:
         info = ServerInfo(told.model_id, told.normalisation_id)
         keys = server_keys(told.keys) if told.keys else None
+        body = BODIES[told.body]
         serve_policy(
-            ScriptedPolicy(), G1, told.address, info, lambda place: print(place, flush=True), keys
+            ScriptedPolicy(), body, told.address, info, lambda place: print(place, flush=True), keys
         )
 
 

@@ -6,20 +6,16 @@ peers as processes, sockets, signals, the operator's messages.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from assets import asset_path
 from bench.faults.trace import FaultOutcome, breaches, joint_breaches, verdict
 from bridge.blackbox.recorder import Recorder
 from bridge.contract import Observation, UserError
@@ -35,13 +31,9 @@ from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND, VEL_X
 from sim.scene import sample_scene
 from sim.world import World
 
-BUNDLE = asset_path("models/bundle")
 WAIT_S = 60.0  # room for a busy machine
 RETRY_S = 3.0
-ANSWER_S = 2.0  # for an operator whose robot may be gone
 WALKING_M_S = 0.3
-# -P: no file of the folder in which a user happens to be is taken for a module of ours.
-PYTHON = (sys.executable, "-P")
 
 
 @dataclass(frozen=True)
@@ -190,12 +182,7 @@ class Rig:
         return self.noted[first:]
 
     def await_true(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            self._check()
-            if time.monotonic() > deadline:
-                raise TimeoutError("what should happen never did")
-            time.sleep(0.01)
+        await_true(condition, self._check)
 
     # --- judging ---
 
@@ -232,6 +219,25 @@ class Rig:
             self.robot.world.close()
         except BaseException as error:  # shown to whoever waits for this robot
             self._error = error
+
+
+def await_true(condition: Callable[[], bool], check: Callable[[], None] = lambda: None) -> None:
+    """Waits for a condition; TimeoutError if it never comes. `check` may raise meanwhile."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        check()
+        if time.monotonic() > deadline:
+            raise TimeoutError("what should happen never did")
+        time.sleep(0.01)
+
+
+def refusal(attempt: Callable[[], object]) -> str:
+    """What the attempt is told; it must not succeed."""
+    try:
+        attempt()
+    except UserError as error:
+        return str(error)
+    return "nothing: it was let in"
 
 
 def command(operator: Operator, instruction: str) -> None:
@@ -319,76 +325,3 @@ def robot_at_work(
         stack.callback(rig.close)
         stack.callback(operator.close)
         yield rig
-
-
-# --- processes ---
-
-
-class Child(subprocess.Popen[str]):
-    """A process of ours, and the first line that it `said`."""
-
-    said = ""
-
-
-@contextmanager
-def running(command: Sequence[str], **environment: str) -> Iterator[Child]:
-    """A program as a process that has said its first line; killed at the end.
-
-    UserError with its last words if it ends instead.
-    """
-    process = Child(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    try:
-        assert process.stdout is not None
-        process.said = process.stdout.readline().strip()
-        if not process.said:
-            said = process.communicate()[1].strip().splitlines() or ["nothing"]
-            raise UserError(said[-1].removeprefix("hitogata: "))
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def bundle_server(trial: FaultTrial) -> AbstractContextManager[Child]:
-    """The shipped bundle, served where the trial expects its policy."""
-    return running((*trial.hitogata, "serve", str(BUNDLE), "--address", trial.policy_address))
-
-
-def scripted_server(address: str, *options: str) -> AbstractContextManager[Child]:
-    """A policy that walks, or misbehaves as its instruction says, behind the real server."""
-    return peer("policy", address, *options)
-
-
-def frames_server(address: str) -> AbstractContextManager[Child]:
-    """What looks like a policy server and sends frames that none would."""
-    return peer("frames", address)
-
-
-def peer(*arguments: str) -> AbstractContextManager[Child]:
-    """The other end of a fault, as a process of its own."""
-    return running((*PYTHON, "-m", "bench.faults.peer", *arguments))
-
-
-@contextmanager
-def robot_process(trial: FaultTrial) -> Iterator[tuple[Child, Operator]]:
-    """`hitogata simulate` as a process, walking by a scripted policy, and who commands it.
-
-    Its black box is in the trial's folder, in box/.
-    """
-    policy, place, box = trial.policy_address, trial.robot_address, str(trial.folder / "box")
-    reach = ("--connect", policy, "--address", place, "--recordings", box)
-    with (
-        scripted_server(policy),
-        running((*trial.hitogata, "simulate", *reach)) as robot,
-        Operator(place, "anna", ANSWER_S) as operator,
-    ):
-        command(operator, "walk")
-        seen(operator, walking)
-        yield robot, operator

@@ -12,8 +12,9 @@ others  not told by the kernel: one ends that has been busy for some looks witho
         the memory has grown so; such a peer is a process of this user, and may fail but hardly
         hides
 
-Of more than MOST_CONNECTIONS the one that has been silent for longest ends. An ended connection is
-one that broke, to both ends. Without Linux' /proc nothing is looked at.
+Of more than MOST_CONNECTIONS the one that has been silent for longest ends, and of those from which
+no message ever came before all others. An ended connection is one that broke, to both ends.
+Without Linux' /proc nothing is looked at.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class _Connection:
         self.fd, self.address = fd, address
         self.held = 0  # bytes, by the last look; where they are not told, those found unread
         self.taken = 0  # by the socket's own thread
-        self.heard_s = time.monotonic()
+        self.spoke, self.heard_s = False, time.monotonic()
         self._line = unix.socket(fileno=fd)
         self.counted = self._line.family != unix.AF_UNIX
         self._cookie = self._line.getsockopt(unix.SOL_SOCKET, _SO_COOKIE, 8)
@@ -99,7 +100,7 @@ class _Connection:
         """Whether it ends for itself; of the process' memory, now and at the last look."""
         taken, self._seen_taken = self.taken - self._seen_taken, self.taken
         if taken:
-            self.heard_s = time.monotonic()
+            self.spoke, self.heard_s = True, time.monotonic()
         try:
             if self.counted:
                 self.held = self._bytes_held(taken)
@@ -234,7 +235,7 @@ class _Guard:
         elif held > MOST_BYTES or memory - self._calm > MOST_GROWTH:
             max(counted, key=lambda each: each.held).end(_ENDLESS)
         if len(self.connections) > MOST_CONNECTIONS:
-            silent = min(self.connections.values(), key=lambda each: each.heard_s)
+            silent = min(self.connections.values(), key=lambda each: (each.spoke, each.heard_s))
             silent.end(f"more than {MOST_CONNECTIONS} are connected, and it was silent for longest")
 
 

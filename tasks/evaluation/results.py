@@ -79,13 +79,7 @@ def write_results(
     `sources` keeps the same four for each figure, because several commands fill one file, and what
     else there is to say `about` the measurement, such as model, embodiment, seed and tries.
     """
-    path = Path(path)
-    source = {
-        "command": command,
-        "commit": _commit(),
-        "machine": _machine(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    path, source = Path(path), source_of(command)
     with turn_in(path.parent):
         kept = read_results(path)
         told = dict.fromkeys(figures, source | dict(about or {}))
@@ -97,6 +91,16 @@ def write_results(
                 "sources": {**kept.get("sources", {}), **told},
             },
         )
+
+
+def source_of(command: str) -> dict[str, str]:
+    """Where a measurement of this moment comes from: command, commit, machine, date."""
+    return {
+        "command": command,
+        "commit": _commit(),
+        "machine": _machine(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def check_results(path: Path) -> None:

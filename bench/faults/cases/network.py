@@ -6,17 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.faults.peer import OVERTAKEN
+from bench.faults.programs import frames_server, scripted_server
 from bench.faults.proxy import Impairment, ImpairmentProxy
-from bench.faults.rig import (
-    FaultTrial,
-    Noted,
-    Rig,
-    frames_server,
-    levels,
-    robot_at_work,
-    scripted_server,
-    upright,
-)
+from bench.faults.rig import FaultTrial, Noted, Rig, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
 from bridge.control.safety import Level
 from robots.g1.embodiment import VEL_X

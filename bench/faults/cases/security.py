@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +10,10 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bench.faults.rig import (
-    WAIT_S,
-    FaultTrial,
-    Rig,
-    levels,
-    robot_at_work,
-    scripted_server,
-    upright,
-)
+from bench.faults.programs import scripted_server
+from bench.faults.rig import WAIT_S, FaultTrial, Rig, levels, refusal, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
-from bridge.contract import Observation, UserError
+from bridge.contract import Observation
 from bridge.control.safety import Level
 from bridge.embodiment import Embodiment
 from bridge.operator import messages
@@ -51,14 +44,14 @@ class Lab:
 def no_key(trial: FaultTrial) -> FaultOutcome:
     """A client of ours without keys at a server with keys."""
     with _lab(trial) as lab:
-        told = _refusal(lambda: RemotePolicy(lab.address, G1))
+        told = refusal(lambda: RemotePolicy(lab.address, G1))
         return _undisturbed(lab.rig, told, remedy_told="--keys FOLDER" in told)
 
 
 def wrong_key(trial: FaultTrial) -> FaultOutcome:
     """A client whose key the server does not allow."""
     with _lab(trial) as lab:
-        told = _refusal(lambda: RemotePolicy(lab.address, G1, keys=lab.keys("eve")))
+        told = refusal(lambda: RemotePolicy(lab.address, G1, keys=lab.keys("eve")))
         return _undisturbed(lab.rig, told, remedy_told="hitogata keys allow" in told)
 
 
@@ -76,8 +69,8 @@ def observer_commands(trial: FaultTrial) -> FaultOutcome:
     with _lab(trial) as lab:
         port = lab.rig.node.port
         with Operator(port.addresses.commands, "eve", WAIT_S) as eve:
-            unclaimed = _refusal(lambda: eve.instruct("walk backwards"))
-            held = _refusal(eve.claim)
+            unclaimed = refusal(lambda: eve.instruct("walk backwards"))
+            held = refusal(eve.claim)
         forged = messages.Instruct(
             session=STRANGE_SESSION, epoch=1, sequence=9, stops=0, text="walk backwards"
         )
@@ -141,7 +134,7 @@ def strange_operator(trial: FaultTrial) -> FaultOutcome:
         rig.walk()
         for own in (None, eve):
             with Operator(trial.robot_address, "eve", STRANGER_S, own) as stranger:
-                told += [_refusal(stranger.claim), _refusal(stranger.cut)]
+                told += [refusal(stranger.claim), refusal(stranger.cut)]
                 shown.append(stranger.telemetry(STRANGER_S))
         return _undisturbed(
             rig,
@@ -189,15 +182,6 @@ def _undisturbed(rig: Rig, told: str, **facts: bool) -> FaultOutcome:
         upright=upright(rig.noted),
         **facts,
     )
-
-
-def _refusal(attempt: Callable[[], object]) -> str:
-    """What the attempt is told; it must not succeed."""
-    try:
-        attempt()
-    except UserError as error:
-        return str(error)
-    return "nothing: it was let in"
 
 
 def _hello(protocol: int = wire.PROTOCOL, body: Embodiment = G1) -> wire.Hello:

@@ -14,15 +14,8 @@ import zmq
 
 from bench.doubles import ELBOW
 from bench.faults.peer import FRAMES, GIBIBYTE
-from bench.faults.rig import (
-    FaultTrial,
-    Rig,
-    frames_server,
-    levels,
-    robot_at_work,
-    scripted_server,
-    upright,
-)
+from bench.faults.programs import frames_server, scripted_server
+from bench.faults.rig import FaultTrial, Rig, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
 from bench.footprint import footprint_of
 from bridge.control.safety import Level

@@ -6,16 +6,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from bench.faults.rig import (
-    FaultTrial,
-    Rig,
-    bundle_server,
-    command,
-    levels,
-    robot_at_work,
-    scripted_server,
-    upright,
-)
+from bench.faults.programs import bundle_server, scripted_server
+from bench.faults.rig import FaultTrial, Rig, command, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
 from bridge.contract import Status, UserError
 from bridge.control.safety import Level

@@ -7,21 +7,21 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from assets import asset_path
+from bench.faults.programs import BUNDLE, PYTHON, Child, robot_process, running
 from bench.faults.rig import (
-    BUNDLE,
-    PYTHON,
     WAIT_S,
-    Child,
     FaultTrial,
     command,
     levels,
+    refusal,
     robot_at_work,
-    robot_process,
-    running,
     seen,
     upright,
 )
@@ -29,10 +29,12 @@ from bench.faults.trace import FaultOutcome, breaches_of, verdict
 from bridge.blackbox.recording import read_recording
 from bridge.contract import UserError
 from bridge.control.safety import Level
+from sim.scene import Scene
+from sim.world import World
 
 KILLS = 50
 MOST_LOST_S = 1.0
-PREFILL = "prefill.onnx"
+PREFILL, DECODE = "prefill.onnx", "decode.onnx"
 
 
 def disk_full(trial: FaultTrial) -> FaultOutcome:
@@ -107,14 +109,12 @@ def killed_checkpointing(trial: FaultTrial) -> FaultOutcome:
     )
 
 
-def corrupted_model(trial: FaultTrial) -> FaultOutcome:
-    """A bit of a graph of the bundle has flipped."""
+def damaged_model(damage: Callable[[Path], object], told: str, trial: FaultTrial) -> FaultOutcome:
+    """A file of the bundle is damaged, cut, missing or another: no server opens it."""
     bundle = trial.folder / "bundle"
     shutil.copytree(BUNDLE, bundle)
-    content = bytearray((bundle / PREFILL).read_bytes())
-    content[len(content) // 2] ^= 1
-    (bundle / PREFILL).write_bytes(content)
-    return _not_served(trial, "altered", str(bundle))
+    damage(bundle)
+    return _not_served(trial, told, str(bundle))
 
 
 def missing_provider(trial: FaultTrial) -> FaultOutcome:
@@ -123,12 +123,71 @@ def missing_provider(trial: FaultTrial) -> FaultOutcome:
     return _not_served(trial, "--strict-gpu", str(BUNDLE), "--strict-gpu", **hidden)
 
 
+def damaged_walker(trial: FaultTrial) -> FaultOutcome:
+    """The walker's file is cut, missing or another graph: no robot begins."""
+    good, bad = asset_path("models/walker.onnx"), trial.folder / "walker.onnx"
+    told = [refusal(partial(World, Scene(), walker_path=bad, render=False))]
+    for content in (good.read_bytes()[:-1000], (BUNDLE / PREFILL).read_bytes(), b""):
+        bad.write_bytes(content)
+        told.append(refusal(partial(World, Scene(), walker_path=bad, render=False)))
+    wrong = [line for line in told if str(bad) not in line]
+    return verdict(wrong, "never moved: nothing was begun", told[1], "nothing")
+
+
+def second_robot(option: str, remedy: str, trial: FaultTrial) -> FaultOutcome:
+    """A second robot is started where one works, at its address or in its black box: refused."""
+    with robot_process(trial) as (robot, operator):
+        reach = {"--address": trial.robot_address, "--recordings": str(trial.folder / "box")}
+        own = {option: reach[option]}
+        others = {"--address": f"ipc://{trial.folder}/b.sock", "--recordings": str(trial.folder)}
+        words = [word for pair in {**others, **own}.items() for word in pair]
+        second = (*trial.hitogata, "simulate", "--connect", trial.policy_address, *words)
+        told = refusal(lambda: running(second).__enter__())
+        since_s = seen(operator, lambda now: True).time_s
+        read = seen(operator, lambda now: now.time_s > since_s + 1.0)
+        robot.send_signal(signal.SIGTERM)
+        ended = robot.wait(WAIT_S)
+    [*_, last] = sorted((trial.folder / "box").glob("recording-*.npz"))
+    wrong = breaches_of(read_recording(last))
+    wrong += ["it did not walk on"] * (read.level != Level.RUN)
+    wrong += ["it did not end well"] * bool(ended)
+    wrong += ["no remedy was told"] * (remedy not in told)
+    return verdict(wrong, "walked on", told)
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _swap(bundle: Path) -> None:
+    first, second = bundle / PREFILL, bundle / DECODE
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def _cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "corrupted": (lambda bundle: _flip(bundle / PREFILL), "altered"),
+    "swapped_graphs": (_swap, "altered"),
+    "missing_graph": (lambda bundle: (bundle / DECODE).unlink(), DECODE),
+    "cut_manifest": (lambda bundle: _cut(bundle / "manifest.json"), "manifest.json"),
+}
 FAULTS = {
     "disk_full": disk_full,
     "disk_killed_recording": killed_recording,
     "disk_killed_checkpointing": killed_checkpointing,
-    "model_corrupted": corrupted_model,
+    **{f"model_{kind}": partial(damaged_model, *terms) for kind, terms in DAMAGES.items()},
     "model_missing_provider": missing_provider,
+    "walker_damaged": damaged_walker,
+    "process_same_address": partial(second_robot, "--address", "choose another"),
+    "process_same_black_box": partial(second_robot, "--recordings", "choose another folder"),
 }
 
 

@@ -8,19 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from bench.faults.rig import (
-    WAIT_S,
-    FaultTrial,
-    Noted,
-    Rig,
-    levels,
-    peer,
-    robot_at_work,
-    robot_process,
-    scripted_server,
-    seen,
-    upright,
-)
+from bench.faults.programs import peer, robot_process, scripted_server
+from bench.faults.rig import WAIT_S, FaultTrial, Noted, Rig, levels, robot_at_work, seen, upright
 from bench.faults.trace import FaultOutcome, breaches_of, verdict
 from bridge.blackbox.recording import Recording, read_recording
 from bridge.control.safety import Level

@@ -7,15 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from bench.faults.rig import (
-    FaultTrial,
-    Noted,
-    Rig,
-    levels,
-    robot_at_work,
-    scripted_server,
-    upright,
-)
+from bench.faults.programs import scripted_server
+from bench.faults.rig import FaultTrial, Noted, Rig, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
 from bridge.control.safety import Level
 

@@ -10,15 +10,8 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
-from bench.faults.rig import (
-    FaultTrial,
-    Rig,
-    bundle_server,
-    levels,
-    robot_at_work,
-    scripted_server,
-    upright,
-)
+from bench.faults.programs import bundle_server, scripted_server
+from bench.faults.rig import FaultTrial, Rig, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
 from bridge.contract import UserError
 from bridge.control.safety import Level
@@ -84,6 +77,12 @@ def swapped_statistics(trial: FaultTrial) -> FaultOutcome:
     return _refused(trial, "--normalisation-id", values, "the first statistics are")
 
 
+def another_body(trial: FaultTrial) -> FaultOutcome:
+    """The server comes back with a policy for another kind of robot."""
+    values = "command field 19 differs, nothing here and torso_pitch_rad at the server"
+    return _refused(trial, "--body", values, "a policy for this robot is")
+
+
 def suspended(trial: FaultTrial) -> FaultOutcome:
     """SIGSTOP for ten seconds, then SIGCONT: what the server says afterwards is void."""
     place = trial.policy_address
@@ -136,6 +135,7 @@ FAULTS = {
     "server_replaced": replaced,
     "server_suspended": suspended,
     "server_slow": slow,
+    "server_another_body": another_body,
     "model_swapped_statistics": swapped_statistics,
 }
 
