@@ -17,7 +17,7 @@ from policy.runtime.legacy import release_0_1
 def replay(recording: Positional[Path], out: Path = Path("out/replay.png")) -> None:
     """Shows what a recording of the black box holds, and draws it.
 
-    Example: hitogata replay out/blackbox/recording-000001.npz
+    Example: hitogata replay out/recordings/recording-000001.npz
 
     Args:
         recording: A recording, or the folder of one whose process was killed.

@@ -19,7 +19,7 @@ step train "$folder/demos" --out "$folder/policy" --steps 4 --batch-size 8 --thr
 step export "$folder/policy" --out "$folder/bundle" --samples 6
 step evaluate --bundle "$folder/bundle" --families walk --episodes 2 --processes 1 \
   --out "$folder/evaluation" --results "$results"
-step bench --bundle "$folder/bundle" --checkpoint "$folder/policy" --chunks 5 --results "$results"
+step bench --bundle "$folder/bundle" --eager --chunks 5 --results "$results"
 
 address=ipc://$folder/policy.sock
 hitogata serve "$folder/bundle" --address "$address" &

@@ -314,7 +314,7 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="sent is"):
         read_recording(damaged)
     for nothing in (tmp_path / "none.npz", tmp_path):
-        with pytest.raises(UserError, match=r"cannot be read|there is no recording"):
+        with pytest.raises(UserError, match=r"cannot be read|there is no journal"):
             read_recording(nothing)
 
 

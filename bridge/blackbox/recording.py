@@ -215,7 +215,7 @@ def read_recording(path: str | Path, unnamed: Embodiment | None = None) -> Recor
     path = Path(path)
     if path.is_dir():
         return _from_journal(path, unnamed)
-    remedy = "choose another recording, or the folder that it is in"
+    remedy = "choose another recording"
     arrays = read_npz(path, remedy)
     with reading(path, remedy):
         return _from_arrays(arrays, unnamed)
@@ -228,7 +228,7 @@ def _from_journal(folder: Path, unnamed: Embodiment | None) -> Recording:
         raise UserError(f"another release has recorded in {folder}: read it with that") from error
     bodies = [record.embodiment for record in records if isinstance(record, BodyRecord)]
     if not any(isinstance(record, PeriodRecord) for record in records):
-        raise UserError(f"there is no recording in {folder}: choose a file in it, or another")
+        raise UserError(f"there is no journal in {folder}: choose an .npz file in it, or another")
     body = bodies[0] if bodies else unnamed
     if body is None:
         raise UserError(f"{folder} does not say of which robot it is: see `hitogata replay`")
