@@ -125,7 +125,7 @@ def table(
     figures: dict[str, tuple[Any, str]], rows: tuple[tuple[str, str, str, str], ...] = ROWS
 ) -> str:
     """The Markdown table of the figures of `rows`; unmeasured ones say so."""
-    lines = ["| what | at least | measured | command |", "|---|---|---|---|"]
+    lines = ["| what | aim | measured | command |", "|---|---|---|---|"]
     for key, what, target, form in rows:
         value, command = figures.get(key, (None, ""))
         measured = "not yet measured" if value is None else f"**{_write(value, form)}**"
