@@ -24,8 +24,7 @@ BUS = "the bus is gone"
 
 @dataclass(frozen=True)
 class Seen:
-    """What a driver says instead of the truth, the level that the robot shall be at, and a word
-    that its operator shall read."""
+    """What a driver says instead of the truth, and the level and words that shall come of it."""
 
     say: Callable[[Observation], Observation]
     level: Level

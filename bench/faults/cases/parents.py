@@ -1,5 +1,4 @@
-"""Faults of programs with children: told to end, killed, suspended. No child outlives them, and a
-loop that is lost comes back and waits."""
+"""Faults of programs with children, and of loops that are watched: ended, killed, suspended."""
 
 from __future__ import annotations
 
