@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from bridge.contract import ActionChunk, Observation, Status
-from bridge.embodiment import CommandField, Embodiment
+from bridge.embodiment import CommandField
 from robots.g1.embodiment import (
     ARM_POS,
     ARMS,
@@ -58,13 +58,13 @@ COMMANDS: dict[str, Callable[[], np.ndarray]] = {
 class Puppet:
     """A robot whose joints follow at once; remembers when it was given the newest command."""
 
-    def __init__(self, body: Embodiment = G1) -> None:
-        self._body, self._joints = body, np.zeros(N_JOINTS, np.float32)
+    def __init__(self) -> None:
+        self._joints = np.zeros(N_JOINTS, np.float32)
         self._image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self.applied_s = 0.0
 
     def observe(self) -> Observation:
-        state = self._body.state(
+        state = G1.state(
             joint_pos_rad=self._joints,
             joint_vel_rad_s=0,
             base_ang_vel_rad_s=0,
@@ -73,7 +73,7 @@ class Puppet:
             elapsed_s=0,
             odometry=0,
         )
-        return Observation(self._body, time.monotonic(), state, {"head": self._image})
+        return Observation(G1, time.monotonic(), state, {"head": self._image})
 
     def apply(self, command: np.ndarray) -> None:
         self.applied_s = time.monotonic()

@@ -18,15 +18,15 @@ N_OBSERVATIONS = 20
 TURN_RAD_S = 0.5
 
 
-def record_observations(n: int = N_OBSERVATIONS, seed: int = 0) -> list[Observation]:
+def record_observations() -> list[Observation]:
     """What a robot sees and feels while it turns on the spot, one every 0.1 s."""
-    world = World(sample_scene(np.random.default_rng(seed)), seed=seed)
+    world = World(sample_scene(np.random.default_rng(0)), seed=0)
     command = STAND_COMMAND.copy()
     command[YAW_RATE] = TURN_RAD_S
     warm_up(world, STAND_COMMAND)
     world.begin_instruction()
     observations = []
-    for _ in range(n):
+    for _ in range(N_OBSERVATIONS):
         observations.append(world.observe())
         warm_up(world, command, 1 / CHUNK_HZ)
     world.close()

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from bench.doubles import InstantPolicy
 from bridge.compat.adapter import Endpoint
-from bridge.compat.openpi import serve_openpi
+from bridge.compat.openpi import packed, serve_openpi
 from bridge.contract import Observation
 from bridge.wire import messages
 from bridge.wire.client import RemotePolicy
@@ -125,8 +125,8 @@ def _openpi_trip() -> Generator[Trip, None, None]:
 
         def trip() -> None:
             sent = {
-                "observation/image": _packed(observation.images["head"]),
-                "observation/state": _packed(observation.state),
+                "observation/image": packed(observation.images["head"]),
+                "observation/state": packed(observation.state),
                 "prompt": INSTRUCTION,
             }
             socket.send(msgspec.msgpack.encode(sent))
@@ -137,16 +137,6 @@ def _openpi_trip() -> Generator[Trip, None, None]:
             commands.reshape(actions[b"shape"])
 
         yield trip
-
-
-def _packed(array: np.ndarray) -> dict[bytes, Any]:
-    """An array as openpi's client packs it."""
-    return {
-        b"__ndarray__": True,
-        b"data": array.tobytes(),
-        b"dtype": array.dtype.str,
-        b"shape": array.shape,
-    }
 
 
 def _frames() -> tuple[list[bytes], list[bytes]]:

@@ -220,10 +220,9 @@ class Embodiment:
     @cached_property
     def limits(self) -> Limits:
         """The limits of a command."""
-        names = ("low", "high", "rate", "rate_change")
         bounds = {
             name: _read_only([getattr(field, name) for field in self.commands], np.float64)
-            for name in names
+            for name in ("low", "high", "rate", "rate_change")
         }
         return Limits(**bounds, period_s=self.period_s)
 

@@ -59,10 +59,10 @@ def out_of_range(value: Any, hint: Any, path: str = "") -> Iterator[tuple[str, s
         if Ascending in constraints and values[0] > values[1]:
             yield path, f"is {values[0]:g} {values[1]:g}: give the lower one first"
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        bounds = [each for each in constraints if each is not MayBeInfinite]
+        bounds = [_judged(value, each) for each in constraints if each is not MayBeInfinite]
         finite = isfinite(value) or (MayBeInfinite in constraints and value == inf)
-        if not (finite and all(_holds(value, each) for each in bounds)):
-            asked = " and ".join(map(_words, bounds)) or "that is finite"
+        if not (finite and all(kept for kept, _ in bounds)):
+            asked = " and ".join(words for _, words in bounds) or "that is finite"
             yield path, f"is {value}: give a number {asked}"
 
 
@@ -80,25 +80,14 @@ def constraints_of(hint: Any) -> tuple[Any, list[Any]]:
     return inner, [each for each in found if each in known or isinstance(each, Ge | Gt | Le | Lt)]
 
 
-def _holds(value: Any, constraint: Ge | Gt | Le | Lt) -> bool:
+def _judged(value: Any, constraint: Ge | Gt | Le | Lt) -> tuple[bool, str]:
+    """Whether a value keeps a constraint, and that constraint in words."""
     match constraint:
         case Ge(low):
-            return value >= low
+            return value >= low, f"of at least {low}"
         case Gt(low):
-            return value > low
+            return value > low, f"above {low}"
         case Le(high):
-            return value <= high
+            return value <= high, f"of at most {high}"
         case Lt(high):
-            return value < high
-
-
-def _words(constraint: Ge | Gt | Le | Lt) -> str:
-    match constraint:
-        case Ge(low):
-            return f"of at least {low}"
-        case Gt(low):
-            return f"above {low}"
-        case Le(high):
-            return f"of at most {high}"
-        case Lt(high):
-            return f"below {high}"
+            return value < high, f"below {high}"

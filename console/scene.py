@@ -1,6 +1,6 @@
 """What the console shows of a robot: the model of its scene, posed as telemetry says, and pictures.
 
-A browser with a graphics card draws MuJoCo's model itself (`console_studio`); for the others one
+A browser with a graphics card draws MuJoCo's model itself (`console/studio.py`); for the others one
 picture is drawn here, for all of them.
 """
 

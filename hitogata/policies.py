@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,22 +18,18 @@ BUNDLE = asset_path("models/bundle")
 HITOGATA = (sys.executable, "-P", "-m", "hitogata")
 
 
-@contextlib.contextmanager
-def serving(bundle: Path, *options: str) -> Iterator[str]:
+def serving(bundle: Path, *options: str) -> AbstractContextManager[str]:
     """The address of a bundle served by a process of our own, with options of `serve`."""
 
     def command_at(address: str) -> list[str]:
         return [*HITOGATA, "serve", str(bundle), "--address", address, *options]
 
-    with child_server(command_at) as address:
-        yield address
+    return child_server(command_at)
 
 
-def policy_address(
-    connect: str | None, bundle: Path, *options: str
-) -> contextlib.AbstractContextManager[str]:
+def policy_address(connect: str | None, bundle: Path, *options: str) -> AbstractContextManager[str]:
     """The address of a server that is there already, or else of one of our own."""
-    return contextlib.nullcontext(connect) if connect else serving(bundle, *options)
+    return nullcontext(connect) if connect else serving(bundle, *options)
 
 
 def policies_of(path: Path) -> Callable[[], Policy]:

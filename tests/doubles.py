@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,13 +163,17 @@ def observe(time_s: float = 0.0, level: int = 7) -> Observation:
     return Observation(G1, time_s, state, {"head": image})
 
 
+class Served(subprocess.Popen[str]):
+    """A server process, and where clients reach it."""
+
+    address = ""
+
+
 @contextmanager
-def running_server(
-    address: str, model_id: str = INFO.model_id, keys: Path | None = None
-) -> Iterator[subprocess.Popen]:
-    """A server process, given back once it says that clients can connect; killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, address, model_id, *([str(keys)] if keys else [])],
+def served(*arguments: str) -> Iterator[Served]:
+    """What `python ARGUMENTS` serves, once it says where; it is killed at the end."""
+    process = Served(
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -178,11 +182,18 @@ def running_server(
     )
     try:
         assert process.stdout is not None
-        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
+        process.address = process.stdout.readline().split(" at ")[-1].split(" on ")[0].strip()
         yield process
     finally:
         process.kill()
         process.communicate()
+
+
+def running_server(
+    address: str, model_id: str = INFO.model_id, keys: Path | None = None
+) -> AbstractContextManager[Served]:
+    """An EchoPolicy on our own wire, in a process."""
+    return served(__file__, address, model_id, *([str(keys)] if keys else []))
 
 
 @contextmanager

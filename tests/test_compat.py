@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +16,13 @@ import pytest
 from bridge.compat import gr00t, openpi
 from bridge.compat.adapter import Endpoint, ForeignClient, numbers, picture, read_token
 from bridge.contract import ActionChunk, Observation, Status, UserError
-from bridge.wire.messages import ServerInfo, WireError
+from bridge.wire.messages import WireError
 from hitogata import commandline
 from hitogata.__main__ import COMMANDS
 from robots.g1.embodiment import ARM_POS, CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STAND_COMMAND
+from tests.doubles import INFO
 
-ROOT = Path(__file__).parents[1]
 SERVER = __file__  # run as a program, it serves an EchoPolicy
-INFO = ServerInfo("model-1", "norm-1")
 LANGUAGE = "annotation.human.task_description"
 JOINTS = np.linspace(-1, 1, N_JOINTS, dtype=np.float32)
 LEGS_WAIST_ARMS = {"left_leg": 6, "right_leg": 6, "waist": 3, "left_arm": 7, "right_arm": 7}
@@ -68,33 +62,6 @@ def seen(told: dict[str, Any]) -> Observation:
     """The observation that the policy tells of."""
     state = np.array(json.loads(told["understood"]["state"]), np.float32)
     return Observation(G1, 0.0, state, {"head": np.zeros(0)})
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server process and where clients reach it."""
-
-    process: subprocess.Popen[str]
-    address: str
-
-
-@contextmanager
-def served(*arguments: str) -> Iterator[Served]:
-    """What `python ARGUMENTS` serves, once it says where; it is killed at the end."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield Served(process, process.stdout.readline().split(" at ")[-1].split(" on ")[0].strip())
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def check_fault(line: str, complaint: str = "") -> None:

@@ -22,19 +22,17 @@ from bridge.compat.adapter import Endpoint
 from bridge.compat.gr00t import MOST_CLIENTS, serve_gr00t
 from bridge.contract import Observation, Status, UserError
 from robots.g1.embodiment import CHUNK_STEPS, G1, IMAGE_SIZE, N_JOINTS, STATE_DIM
+from tests.doubles import INFO, ROOT, served
 from tests.test_compat import (
-    INFO,
     JOINTS,
     LANGUAGE,
     LEGS_WAIST_ARMS,
-    ROOT,
     SERVER,
     EchoPolicy,
     check_fault,
     decode,
     encode,
     seen,
-    served,
 )
 
 
@@ -307,9 +305,9 @@ def test_survives_what_is_no_request(address: str) -> None:
 def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
     with served(SERVER, "gr00t") as server, req(server.address) as socket:
         call(socket, "ping")
-        server.process.send_signal(number)
-        assert server.process.communicate(timeout=60) == ("stopped\n", "")
-        assert server.process.returncode == 0
+        server.send_signal(number)
+        assert server.communicate(timeout=60) == ("stopped\n", "")
+        assert server.returncode == 0
 
 
 def test_an_address_in_use(address: str) -> None:

@@ -58,7 +58,7 @@ def place(tmp_path) -> str:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
     with running_server(f"ipc://{tmp_path_factory.mktemp('link')}/p.sock") as process:
-        yield process.address  # type: ignore[attr-defined]
+        yield process.address
 
 
 @pytest.fixture

@@ -23,16 +23,8 @@ from bridge.compat.adapter import Endpoint
 from bridge.compat.openpi import serve_openpi
 from bridge.contract import Status, UserError
 from robots.g1.embodiment import CHUNK_STEPS, COMMAND_FIELDS, G1, STATE_DIM
-from tests.test_compat import (
-    INFO,
-    JOINTS,
-    SERVER,
-    EchoPolicy,
-    check_fault,
-    decode,
-    encode,
-    served,
-)
+from tests.doubles import INFO, served
+from tests.test_compat import JOINTS, SERVER, EchoPolicy, check_fault, decode, encode
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +260,9 @@ def test_the_client_of_openpi(openpi_python: Path) -> None:
 def test_signals_end_the_server_cleanly(number: signal.Signals) -> None:
     with served(SERVER, "openpi") as server, client(server.address) as connection:
         connection.recv()
-        server.process.send_signal(number)
-        assert server.process.communicate(timeout=60) == ("stopped\n", "")
-        assert server.process.returncode == 0
+        server.send_signal(number)
+        assert server.communicate(timeout=60) == ("stopped\n", "")
+        assert server.returncode == 0
 
 
 def test_an_address_in_use(address: str) -> None:

@@ -41,7 +41,7 @@ def ends(tmp_path_factory) -> dict[str, Path]:
 def secured(ends) -> Iterator[str]:
     """A server with keys, at every address of this machine."""
     with running_server("tcp://0.0.0.0:*", keys=ends["lab"]) as process:
-        port = process.address.rpartition(":")[2]  # type: ignore[attr-defined]
+        port = process.address.rpartition(":")[2]
         yield f"tcp://127.0.0.1:{port}"
 
 

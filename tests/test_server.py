@@ -31,7 +31,7 @@ NOTICED_S = 3.0
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
     with running_server(f"ipc://{tmp_path_factory.mktemp('server')}/policy.sock") as process:
-        yield process.address  # type: ignore[attr-defined]
+        yield process.address
 
 
 @contextmanager

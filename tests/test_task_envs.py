@@ -1,6 +1,7 @@
 """Families of tasks as environments of Gymnasium: told in words, judged as an evaluation does."""
 
 import gc
+import importlib.util
 import subprocess
 import sys
 import warnings
@@ -25,6 +26,7 @@ from tasks.user_task import read_catalogue
 from tests.test_success import RED_CUBE, SCENE, truth
 
 ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "docs" / "examples" / "learn_to_go.py"
 STAND = to_action(STAND_COMMAND)
 RAISED_BOTH = truth().hands_m + np.array([0, 0, 1])
 
@@ -297,3 +299,18 @@ def test_closing_leaves_nothing_behind():
     before = opened_and_closed()
     after = opened_and_closed()
     assert (after.threads, after.files) == (before.threads, before.files)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("stable_baselines3") is None, reason="no Stable-Baselines3"
+)
+def test_the_example_runs():
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "--steps", "200", "--episodes", "1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "200 steps: return" in done.stdout

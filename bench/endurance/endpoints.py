@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 import zmq
 from websockets.exceptions import ConnectionClosed
 
+from bench.doubles import Puppet
 from bench.endurance.growth import measured
 from bench.endurance.mutations import mutated, replies
 from bench.faults.endless import send_without_end, stranger
@@ -28,12 +30,12 @@ from bench.faults.foreign import (
 from bench.faults.programs import console_process, peer
 from bench.faults.rig import new_trial
 from bench.faults.trace import breaches
-from bridge.contract import ActionChunk, Observation, UserError
+from bridge.contract import ActionChunk, UserError
 from bridge.control.safety import Safety
 from bridge.operator import messages as operator_wire
 from bridge.operator.client import Operator
 from bridge.wire.client import MalformedReply, RemotePolicy
-from robots.g1.embodiment import G1, IMAGE_SIZE, PERIOD_S, STAND_COMMAND, STATE_DIM, STATE_FIELDS
+from robots.g1.embodiment import G1, PERIOD_S, STAND_COMMAND
 
 LOOK_EVERY = 500
 _UNFINISHED_BYTES = 100_000
@@ -42,9 +44,9 @@ _WAIT_S = 30.0
 _encode = msgspec.msgpack.encode
 
 
-def leave_unfinished(address: str, kind: bytes = b"DEALER") -> None:
+def leave_unfinished(address: str) -> None:
     """A peer that goes in the midst of a message."""
-    with stranger(address, kind) as line:
+    with stranger(address, b"DEALER") as line:
         send_without_end(line, 1000, _UNFINISHED_BYTES)
 
 
@@ -53,18 +55,15 @@ def leave_unfinished(address: str, kind: bytes = b"DEALER") -> None:
 
 def fuzz_client(frames: int, rng: np.random.Generator) -> dict[str, float]:
     """The robot's client, whose server answers with mutated replies, and the safety behind it."""
-    state = np.zeros(STATE_DIM, np.float32)
-    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    refused = 0
+    still, refused = Puppet().observe(), 0
     with (
         _mutating_server(rng) as address,
         RemotePolicy(address, G1, timeout_s=_WAIT_S) as policy,
         measured(frames) as (count, figures),
     ):
         for number in count():
-            seen = Observation(G1, float(number), state, {"head": image})
             try:
-                chunk = policy.act("walk", seen)
+                chunk = policy.act("walk", replace(still, time_s=float(number)))
             except MalformedReply:
                 refused += 1
             except UserError as error:
@@ -119,17 +118,13 @@ def _mutating_server(rng: np.random.Generator) -> Iterator[str]:
 
 def played(chunk: ActionChunk) -> list[np.ndarray]:
     """What a chunk that could be read sends to the motors of an upright robot."""
-    state = np.zeros(STATE_DIM, np.float32)
-    state[STATE_FIELDS.index("gravity_z")] = -1.0
-    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    safety = Safety(G1)
+    upright, safety = Puppet().observe(), Safety(G1)
     safety.expect(0.0, chunks=True)
     safety.accept(chunk, 0.0)
     sent = [STAND_COMMAND, STAND_COMMAND]
     for period in range(_PLAYED_PERIODS):
         now_s = period * PERIOD_S
-        body = Observation(G1, now_s, state, {"head": image})
-        sent.append(safety.step(now_s, body).command)
+        sent.append(safety.step(now_s, replace(upright, time_s=now_s)).command)
     return sent
 
 

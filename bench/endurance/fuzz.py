@@ -34,15 +34,6 @@ FRAMES = 100_000
 HANGS_MS, ASK_AGAIN_MS = 30_000, 1000
 
 
-# --- mutation ---
-
-
-# --- valid messages, to be mutated ---
-
-
-# --- what listens ---
-
-
 def fuzz(
     hitogata: Sequence[str], frames: int = FRAMES, seed: int = 0
 ) -> dict[str, dict[str, float]]:

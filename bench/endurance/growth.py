@@ -13,8 +13,6 @@ from bridge.contract import UserError
 MOST_GROWTH_MB = 20.0
 # Descriptors or threads beyond those of the beginning: a connection or two.
 MOST_LEFT, SETTLE_S = 6, 20.0
-
-
 _WARM_UP = 2000
 
 

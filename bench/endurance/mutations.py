@@ -13,14 +13,9 @@ from bridge.wire import messages as wire
 from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
 _MOST_MUTATIONS = 4
-
-
 _SESSION = "s" * 16
-
-
 # Bytes that begin something in msgpack, or end a range.
 _TELLING = (0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xC0, 0xC1, 0xC6, 0xCB, 0xDB, 0xDD, 0xDF, 0xFF)
-
 
 Frames = list[bytes]
 

@@ -216,13 +216,12 @@ def soak(hitogata: Sequence[str], config: SoakConfig = SoakConfig()) -> dict[str
     grown = _growth(before, after) if before and after else {}
     wrong = sorted(soaked.wrong) + _leaks(grown)
     outcome = verdict(wrong, f"upright after {minutes:.3g} minutes", told)
-    counters = {name: int(soaked.rig.node.loop.safety.counters[name]) for name in _SHOWN}
     return {
         **asdict(outcome),
         "minutes": minutes,
         "faults": dict(soaked.counts),
         **grown,
-        **counters,
+        **soaked.rig.node.loop.safety.counters,
     }
 
 
@@ -244,6 +243,3 @@ def _leaks(grown: dict[str, Any]) -> list[str]:
         if last > first:
             found.append(f"{last - first} {kind} leaked")
     return found
-
-
-_SHOWN = ("rejected", "clamped", "slowed", "holds", "stands", "damps")

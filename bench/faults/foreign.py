@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,18 +25,11 @@ def gr00t_request(value: float = 0.0, words: str = "walk") -> bytes:
     zeros = np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     state = {limb.name: np.full((1, 1, len(limb.joints)), value, np.float32) for limb in G1.limbs}
     seen = {
-        "video": {gr00t.video_keys(G1)[0]: npy(zeros)},
-        "state": {name: npy(array) for name, array in state.items()},
+        "video": {gr00t.video_keys(G1)[0]: gr00t.npy_item(zeros)},
+        "state": {name: gr00t.npy_item(array) for name, array in state.items()},
         "language": {gr00t.LANGUAGE_KEY: [[words]]},
     }
     return _encode({"endpoint": "get_action", "data": {"observation": seen}})
-
-
-def npy(array: np.ndarray) -> dict[str, Any]:
-    """An array as GR00T's client packs it."""
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return {"__ndarray_class__": True, "as_npy": stream.getvalue()}
 
 
 @contextmanager
@@ -54,7 +46,9 @@ def openpi_request(value: float = 0.0, words: str = "walk", width: int = STATE_D
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     state = np.full(width, value, np.float32)
     seen = {openpi.image_names(G1)[0]: image, "observation/state": state}
-    return _encode({**{name: _packed(array) for name, array in seen.items()}, "prompt": words})
+    return _encode(
+        {**{name: openpi.packed(array) for name, array in seen.items()}, "prompt": words}
+    )
 
 
 def web_line(address: str) -> ClientConnection:
@@ -67,11 +61,6 @@ def page_told(page: ClientConnection, do: str, **terms: Any) -> str:
     page.send(json.dumps({"do": do, "number": 7, **terms}))
     told = (json.loads(news) for news in page if isinstance(news, str))
     return next(each["fault"] for each in told if each.get("number") == 7)
-
-
-def _packed(array: np.ndarray) -> dict[bytes, Any]:
-    told = {b"data": array.tobytes(), b"dtype": array.dtype.str, b"shape": array.shape}
-    return {b"__ndarray__": True, **told}
 
 
 def fill_in_pieces(address: str) -> None:

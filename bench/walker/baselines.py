@@ -28,7 +28,6 @@ BASELINES = {
     "holosoma_ppo": "models/loco/g1_29dof/ppo_g1_29dof.onnx",
     "holosoma_fastsac": "models/loco/g1_29dof/fastsac_g1_29dof.onnx",
 }
-BASELINE_OBSERVATION_DIM = 100
 BASELINE_ACTION_SCALE = 0.25
 BASELINE_PERIOD_S = 1.0
 BASELINE_STILL = 0.01  # m/s or rad/s: a slower command is a stand

@@ -38,6 +38,11 @@ from bridge.embodiment import Embodiment
 from bridge.files import read_npz, reading, text_array, write_npz
 
 FORMAT = 2
+# Arrays of a recording that its file has under the same names.
+_AS_THEY_ARE = (
+    *("time_s", "level", "state", "has_state", "asked", "has_asked", "sent"),
+    *("image_time_s", "image_camera"),
+)
 _FLOAT = np.dtype("<f4")
 
 
@@ -193,19 +198,11 @@ def write_recording(path: str | Path, recording: Recording) -> None:
     write_npz(
         path,
         header=text_array(header),
-        time_s=recording.time_s,
-        level=recording.level,
         cause=np.array([index[cause] for cause in recording.causes], np.int32),
-        state=recording.state,
-        has_state=recording.has_state,
-        asked=recording.asked,
-        has_asked=recording.has_asked,
-        sent=recording.sent,
         counters=counts.reshape(len(names), len(recording.time_s)).T,
-        image_time_s=recording.image_time_s,
-        image_camera=recording.image_camera,
         image_end=np.cumsum([len(png) for png in recording.pngs], dtype=np.int64),
         images=np.frombuffer(b"".join(recording.pngs), np.uint8),
+        **{name: getattr(recording, name) for name in _AS_THEY_ARE},
     )
 
 
@@ -279,19 +276,6 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], unnamed: Embodiment | None) -
         written_at=header["written_at"],
         **{name: arrays[name] for name in _AS_THEY_ARE},
     )
-
-
-_AS_THEY_ARE = (
-    "time_s",
-    "level",
-    "state",
-    "has_state",
-    "asked",
-    "has_asked",
-    "sent",
-    "image_time_s",
-    "image_camera",
-)
 
 
 def _rows(contents: Sequence[bytes], width: int) -> tuple[np.ndarray, np.ndarray]:

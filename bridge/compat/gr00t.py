@@ -194,7 +194,7 @@ class _Server:
         if batched:
             commands = commands[None]
         parts = self._action_parts.items()
-        return {prefix + key: _npy(commands[..., places]) for key, places in parts}
+        return {prefix + key: npy_item(commands[..., places]) for key, places in parts}
 
 
 def video_keys(body: Embodiment) -> list[str]:
@@ -272,7 +272,8 @@ def _array(given: Mapping[str, _Npy | _Words], name: str) -> np.ndarray:
     return array.T if reverse else array
 
 
-def _npy(array: np.ndarray) -> dict[str, Any]:
+def npy_item(array: np.ndarray) -> dict[str, Any]:
+    """An array as GR00T packs it, at both ends."""
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
     return {"__ndarray_class__": True, "as_npy": stream.getvalue()}

@@ -55,8 +55,6 @@ _MAX_FRAMES_WAITING = 4
 _Array = Annotated[dict[bytes, msgspec.Raw], msgspec.Meta(max_length=4)]
 _Dtype = Annotated[str, msgspec.Meta(max_length=_DTYPE_CHARACTERS)]
 _Shape = Annotated[list[int], msgspec.Meta(max_length=8)]
-
-
 _Observation = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=64)]
 
 
@@ -174,8 +172,8 @@ class _Server:
             chunk = client.ask(instruction, seen)
             infer_ms = (time.monotonic() - begin_s) * 1000
         return {
-            "actions": _packed(np.asarray(chunk.commands, np.float32)),
-            "state": _packed(seen.state),
+            "actions": packed(np.asarray(chunk.commands, np.float32)),
+            "state": packed(seen.state),
             "status": chunk.status.name,
             "status_probability": float(chunk.status_probability),
             "understood": dict(chunk.understood),
@@ -221,7 +219,8 @@ def _array(name: str, content: msgspec.Raw) -> np.ndarray:
     return array_of(name, unpacked(item[b"data"], bytes), dtype, unpacked(item[b"shape"], _Shape))
 
 
-def _packed(array: np.ndarray) -> dict[bytes, Any]:
+def packed(array: np.ndarray) -> dict[bytes, Any]:
+    """An array as openpi packs it, at both ends."""
     return {
         b"__ndarray__": True,
         b"data": array.tobytes(),

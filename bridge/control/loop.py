@@ -129,7 +129,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Tick:
-    """One control period: what was known, what was ordered, and `asked`, what the policy wanted.
+    """One control period: what was known, and what was ordered.
 
     `chunk` is the newest accepted one, `rejected` why an answer was not, in this very period.
     """

@@ -139,7 +139,7 @@ class Safety:
     # --- events ---
 
     def restart(self, start: np.ndarray) -> None:
-        """Another body is there, with the command `start` (18,) in force; latched levels stay."""
+        """Another body is there, with the command `start` (COMMANDS,) in force; latches stay."""
         self._limiter = Limiter(self._limits, start)
         self._eased: tuple[float, np.ndarray] = (0.0, start.copy())
         self._body: Observation | None = None

@@ -314,10 +314,8 @@ def _episode_rows(folder: Path) -> list[dict[str, Any]]:
 
 def _task_indices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Task to its number, in order of first appearance: what the rows alone can restore."""
-    tasks: dict[str, int] = {}
-    for row in rows:
-        tasks.setdefault(row["tasks"][0], len(tasks))
-    return tasks
+    tasks = dict.fromkeys(row["tasks"][0] for row in rows)
+    return {task: number for number, task in enumerate(tasks)}
 
 
 def _features(body: Embodiment) -> dict[str, Any]:

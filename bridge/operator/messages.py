@@ -301,7 +301,7 @@ def listen(
 ) -> Socket:
     """A robot's socket; UserError for an address that is taken or unusable.
 
-    With keys, within their `authenticator`.
+    With keys, within their `authenticator`. Whoever makes the context closes it then.
     """
     socket = _open(context, kind, address, stops)
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
@@ -310,12 +310,7 @@ def listen(
     if keys is not None:
         secure_server(socket, keys)
     flood.watch(socket, address)
-    try:
-        sockets.bind(socket, address)
-    except UserError:
-        flood.release(context)
-        socket.close()
-        raise
+    sockets.bind(socket, address)
     if keys is not None:
         check_secured(socket)
     return socket
@@ -341,12 +336,7 @@ def connect(
         socket.setsockopt(zmq.SUBSCRIBE, topic)
     else:  # what keeps one frame needs no guard
         flood.watch(socket, address)
-    try:
-        sockets.connect(socket, address)
-    except UserError:
-        flood.release(context)
-        socket.close()
-        raise
+    sockets.connect(socket, address)
     return socket
 
 

@@ -24,11 +24,9 @@ PROTOCOL = 2
 LINE_CHARACTERS = 500
 _MAX_ARRAYS = 9  # a state, and a picture of each camera
 _ROUNDING = 1e-3  # how far float32 may take a probability beyond 1
-_DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
-_NAMES: dict[np.dtype, Literal["float32", "uint8"]] = {
-    _DTYPES["float32"]: "float32",
-    _DTYPES["uint8"]: "uint8",
-}
+_DType = Literal["float32", "uint8"]
+_DTYPES: dict[_DType, np.dtype] = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
+_NAMES: dict[np.dtype, _DType] = {dtype: name for name, dtype in _DTYPES.items()}
 _Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 _Id = Annotated[str, msgspec.Meta(max_length=200)]
 _Text = Annotated[str, msgspec.Meta(max_length=64 << 10)]
@@ -53,7 +51,7 @@ class ServerInfo:
 class ArraySpec(msgspec.Struct, frozen=True):
     """Type and shape of one raw frame."""
 
-    dtype: Literal["float32", "uint8"]
+    dtype: _DType
     shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=4)]
 
 
@@ -75,23 +73,25 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     normalisation_id: _Id | None = None
 
 
-class Act(Message, frozen=True, kw_only=True, tag="act"):
+class Numbered(Message, frozen=True, kw_only=True):
+    """A request within a session, or its reply."""
+
+    session: _Id
+    sequence: int
+
+
+class Act(Numbered, frozen=True, kw_only=True, tag="act"):
     """Asks for a chunk.
 
     Arrays: state (STATE,) float32, and uint8 the pictures of all cameras that the policy knows.
     """
 
-    session: _Id
-    sequence: int
     observed_at_s: float
     instruction: _Text
 
 
-class Reset(Message, frozen=True, kw_only=True, tag="reset"):
+class Reset(Numbered, frozen=True, kw_only=True, tag="reset"):
     """Asks the policy to forget what came before."""
-
-    session: _Id
-    sequence: int
 
 
 class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
@@ -128,11 +128,9 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
         )
 
 
-class Chunk(Message, frozen=True, kw_only=True, tag="chunk"):
+class Chunk(Numbered, frozen=True, kw_only=True, tag="chunk"):
     """Answers Act, with its stamp; arrays: commands (STEPS, COMMANDS) float32."""
 
-    session: _Id
-    sequence: int
     observed_at_s: float
     status: Status
     status_probability: float
@@ -143,21 +141,16 @@ class Chunk(Message, frozen=True, kw_only=True, tag="chunk"):
     reason: _Id = ""
 
 
-class Done(Message, frozen=True, kw_only=True, tag="done"):
+class Done(Numbered, frozen=True, kw_only=True, tag="done"):
     """Answers Reset."""
 
-    session: _Id
-    sequence: int
 
-
-class Fault(Message, frozen=True, kw_only=True, tag="fault"):
+class Fault(Numbered, frozen=True, kw_only=True, tag="fault"):
     """This one request failed; `message` is for the user. Unreadable requests have sequence -1.
 
     `over`: and so will all others of its session, which the server does not know any more.
     """
 
-    session: _Id
-    sequence: int
     message: _Text
     over: bool = False
 

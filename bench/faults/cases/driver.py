@@ -24,7 +24,7 @@ BUS = "the bus is gone"
 
 @dataclass(frozen=True)
 class Seen:
-    """What a driver says instead of the truth, and the level and words that shall come of it."""
+    """What a driver says instead of the truth, and what robot and operator shall make of it."""
 
     say: Callable[[Observation], Observation]
     level: Level

@@ -1,4 +1,4 @@
-"""Faults of programs with children, and of loops that are watched: ended, killed, suspended."""
+"""Faults of programs with children, told to end, killed or suspended: no child outlives them."""
 
 from __future__ import annotations
 
