@@ -191,11 +191,19 @@ def floor_table(figures: dict[str, tuple[Any, str]]) -> str:
 
 
 def fault_table(figures: dict[str, tuple[Any, str]]) -> str:
-    """The Markdown table of all faults, and what they did to robot, operator and data."""
-    lines = ["| fault | passed | the robot | the operator read | lost |", "|---|---|---|---|---|"]
+    """The Markdown table of all faults: what they did to robot, operator and data, and the tries.
+
+    Each row is of the first try at its commit; tries are those at that commit.
+    """
+    heads = ("fault", "passed", "the robot", "the operator read", "lost", "tries", "commit", "date")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in figures.get("faults", ({}, ""))[0].items():
-        told = (str(row[part]).replace("|", "/") for part in ("robot", "operator", "lost"))
-        lines.append(f"| {name} | {'yes' if row['passed'] else '**no**'} | {' | '.join(told)} |")
+        told = [str(row[part]).replace("|", "/") for part in ("robot", "operator", "lost")]
+        commit, date = (row["tries"][-1][part] for part in ("commit", "date"))
+        same = [each for each in row["tries"] if each["commit"] == commit]
+        passed = "yes" if row["passed"] else "**no**"
+        count = f"{sum(each['passed'] for each in same)} of {len(same)}"
+        lines.append(f"| {' | '.join((name, passed, *told, count, commit, date[:10]))} |")
     return "\n".join(lines)
 
 

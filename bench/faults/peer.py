@@ -3,7 +3,7 @@
     python -m bench.faults.peer policy ADDRESS [--model-id ID] [--normalisation-id ID]
         [--body g1|stranger] [--keys FOLDER]
     python -m bench.faults.peer frames ADDRESS
-    python -m bench.faults.peer viewer|commander ADDRESS
+    python -m bench.faults.peer viewer|commander|crowd ADDRESS
     python -m bench.faults.peer gr00t|openpi ADDRESS
 
 The instruction names the mischief: "walk" is none. Every mischief begins after a few honest
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from robots.g1.embodiment import G1, VEL_X
 # Around every answer come those to the question before, and they would walk backwards.
 OVERTAKEN = "overtaken"
 GIBIBYTE = 1 << 30
+MOST_SESSIONS = 64  # that a server keeps
 SCRIPT = "script"
 
 _FOREIGN = {"gr00t": serve_gr00t, "openpi": serve_openpi}
@@ -144,6 +146,20 @@ def watch(address: str) -> None:
             viewer.recv()
 
 
+def greet_without_end(address: str) -> None:
+    """Greets a server as more clients than it keeps, all between two questions of a robot."""
+    hello = messages.pack(messages.Hello(protocol=messages.PROTOCOL, embodiment=G1))
+    with zmq.Context() as context:
+        clients = [context.socket(zmq.DEALER) for _ in range(MOST_SESSIONS)]
+        for client in clients:
+            client.connect(address)
+        print("ready", flush=True)
+        while True:
+            for client in clients:
+                client.send_multipart(hello)
+            time.sleep(0.2)
+
+
 def keep_commanding(address: str) -> None:
     """Lets a robot walk, says once that it has been told to, and keeps the lease."""
     with Operator(address, "bert") as bert:
@@ -152,13 +168,13 @@ def keep_commanding(address: str) -> None:
         signal.pause()
 
 
-_OPERATORS = {"viewer": watch, "commander": keep_commanding}
+_OTHERS = {"viewer": watch, "commander": keep_commanding, "crowd": greet_without_end}
 
 
 def main() -> None:
     """Plays the part that the command line names, until it is killed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("policy", "frames", *_OPERATORS, *_FOREIGN))
+    parser.add_argument("kind", choices=("policy", "frames", *_OTHERS, *_FOREIGN))
     parser.add_argument("address")
     parser.add_argument("--model-id", default=SCRIPT)
     parser.add_argument("--normalisation-id", default=SCRIPT)
@@ -167,8 +183,8 @@ def main() -> None:
     told = parser.parse_args()
     if told.kind == "frames":
         serve_frames(told.address)
-    elif told.kind in _OPERATORS:
-        _OPERATORS[told.kind](told.address)
+    elif told.kind in _OTHERS:
+        _OTHERS[told.kind](told.address)
     elif told.kind in _FOREIGN:
         info, door = ServerInfo(SCRIPT, SCRIPT), Endpoint(told.address)
         _FOREIGN[told.kind](TellingPolicy(), G1, door, info, lambda place: print(place, flush=True))

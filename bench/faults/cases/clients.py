@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
-import zmq
 
 from bench.doubles import STRANGER
 from bench.faults.foreign import gr00t_line, gr00t_request, openpi_request, web_line
@@ -29,10 +28,8 @@ from bench.faults.rig import (
 from bench.faults.trace import FaultOutcome, verdict
 from bridge.control.policy_link import PolicyLink
 from bridge.control.safety import Level
-from bridge.wire import messages as wire
 from robots.g1.embodiment import G1
 
-MOST_SESSIONS = 64  # that a server keeps
 WHILE_S, APART_S = 1.0, 0.2
 ANOTHER = "another session"
 
@@ -88,22 +85,9 @@ def two_foreign(wire: str, trial: FaultTrial) -> FaultOutcome:
 
 def push_out(rig: Rig, address: str) -> None:
     """Greets a server as so many others that it forgets the robot, and its link begins anew."""
-    hello = wire.pack(wire.Hello(protocol=wire.PROTOCOL, embodiment=G1))
     link, before = rig.node.loop.link, rig.node.loop.link.session
-    with ExitStack() as crowd:
-        context = crowd.enter_context(zmq.Context())
-        others = [crowd.enter_context(context.socket(zmq.DEALER)) for _ in range(MOST_SESSIONS)]
-        for other in others:
-            other.linger = 0
-            other.connect(address)
-
-        def forgotten() -> bool:
-            for other in others:  # all must come between two questions of the robot
-                other.send_multipart(hello)
-            rig.rest(0.2)
-            return link.session != before
-
-        rig.await_true(forgotten)
+    with peer("crowd", address):
+        rig.await_true(lambda: link.session != before)
 
 
 def pushed_out(trial: FaultTrial) -> FaultOutcome:
