@@ -27,9 +27,9 @@ from robots.g1.embodiment import G1
 from tests.doubles import await_true
 from tests.test_operator import free_port
 
-# The guard promises 64 on a machine that gives it a hundred looks a second; without it there are
-# hundreds after a second.
-MOST_MB = 128.0
+# The guard promises 64 on a machine that gives it a hundred looks a second; on a busy one 145 were
+# seen. Without it there is all that was sent, or 32 times as much in frames of no bytes.
+MOST_MB = 512.0
 ENDLESS = 1 << 30
 ADDRESSES = ("ipc", "tcp")
 
