@@ -199,7 +199,10 @@ def fault_table(figures: dict[str, tuple[Any, str]]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in figures.get("faults", ({}, ""))[0].items():
         told = [str(row[part]).replace("|", "/") for part in ("robot", "operator", "lost")]
-        commit, date = (row["tries"][-1][part] for part in ("commit", "date"))
+        firsts: dict[str, str] = {}
+        for each in row["tries"]:
+            firsts.setdefault(each["commit"], each["date"])
+        commit, date = [*firsts.items()][-1]  # the last to be tried for the first time
         same = [each for each in row["tries"] if each["commit"] == commit]
         passed = "yes" if row["passed"] else "**no**"
         count = f"{sum(each['passed'] for each in same)} of {len(same)}"
