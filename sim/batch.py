@@ -6,11 +6,10 @@ import mujoco
 import numpy as np
 from mujoco import batch
 
-from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES, WAIST_PITCH
+from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES, SIDES, WAIST_PITCH
 from robots.g1.facts import facts
 from robots.rotations import gravity_in_base, yaw_of
 
-SIDES = ("left", "right")
 # Lower than the deepest squat of the walker (0.5 m), further over than any stumble that it saves.
 FALLEN_HEIGHT_M = 0.45
 FALLEN_TILT_COS = 0.5

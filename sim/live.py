@@ -144,7 +144,8 @@ def run_live(
         if ready is not None:
             ready(config.address)
         heart = Heartbeat()
-        while not stopping.is_set() and not _is_over(robot, config):
+        end_s = config.seconds or math.inf
+        while not stopping.is_set() and robot.time_s < end_s:
             node.step(pace.overruns)
             heart.beat()
             pace.wait(port.sleep)
@@ -154,7 +155,3 @@ def run_live(
             node.step(pace.overruns)
         robot.close()
     return node
-
-
-def _is_over(robot: LiveRobot, config: SimulateConfig) -> bool:
-    return config.seconds is not None and robot.time_s >= config.seconds

@@ -22,6 +22,7 @@ from robots.g1.embodiment import (
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
 from robots.g1.getup import DAMPING_RATIO, STIFFNESS_RATIO, GetUp
 from robots.g1.walker import Walker
+from robots.rotations import to_heading
 from sim.batch import Body
 from sim.odometry import Odometry
 from sim.render.camera import HeadCamera
@@ -221,16 +222,11 @@ class World:
         """Whether it lies, or is about to: `sim.batch.Body.fallen`."""
         return bool(self._body.fallen())
 
-    def visible(self, index: int) -> bool:
-        """Whether the head camera sees an object, and nothing hides most of it."""
-        return bool(self._look()[0][index])
-
     def snapshot(self) -> WorldView:
         """The moment as an expert may see it."""
         x, y, yaw = base = self.base_pose()
-        cos, sin = np.cos(yaw), np.sin(yaw)
         positions = self.data.xpos[self._objects]
-        dx, dy = positions[:, 0] - x, positions[:, 1] - y
+        ahead, left = to_heading(positions[:, 0] - x, positions[:, 1] - y, yaw)
         visible, extent, location = self._look()
         return WorldView(
             time_s=self.time_s,
@@ -238,7 +234,7 @@ class World:
             arm_targets=self._command[ARMS].copy(),
             colours=tuple(thing.colour for thing in self.scene.objects),
             shapes=tuple(thing.shape for thing in self.scene.objects),
-            object_pos_m=np.stack([cos * dx + sin * dy, -sin * dx + cos * dy, positions[:, 2]], 1),
+            object_pos_m=np.stack([ahead, left, positions[:, 2]], axis=1),
             visible=visible,
             extent_px=extent,
             image_location=location,

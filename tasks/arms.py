@@ -13,10 +13,9 @@ from math import atan2, hypot, pi, radians, sin
 
 import numpy as np
 
-from robots.g1.embodiment import ARM_HOME_RAD
+from robots.g1.embodiment import ARM_HOME_RAD, SIDES
 from sim.ik import N_JOINTS_OF_AN_ARM, POINTING_START, ArmSolver
 
-SIDES = ("left", "right")
 # Roll and yaw turn the other way in a mirror, pitch and elbow do not.
 MIRROR = np.array([1, -1, -1, 1, -1, 1, -1], dtype=np.float64)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from robots.g1.embodiment import SIDES
+from robots.rotations import to_heading
 from sim.scene import Scene
 from sim.world import World
-from tasks.arms import SIDES
 from tasks.language.intent import Intent
 
 HOLD_S = 1.0
@@ -165,8 +166,8 @@ class Success(ABC):
     def displacement(self, truth: PrivilegedState) -> tuple[float, float, float]:
         """Forward m, left m and turned rad (not wrapped) since `begin`, in its heading frame."""
         dx, dy = np.subtract(truth.base[:2], self._start.base[:2])
-        cos, sin = np.cos(self._start.base[2]), np.sin(self._start.base[2])
-        return float(cos * dx + sin * dy), float(-sin * dx + cos * dy), self._yaw
+        forward, left = to_heading(dx, dy, self._start.base[2])
+        return float(forward), float(left), self._yaw
 
     def stayed(self, truth: PrivilegedState) -> bool:
         """Whether the robot is still about where it began."""

@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from robots.g1.embodiment import ARM_HOME_RAD, ARM_JOINTS
+from robots.g1.embodiment import ARM_HOME_RAD, ARM_JOINTS, SIDES
 from robots.g1.facts import joint_facts
 from sim.robot import robot_spec
 from tasks import arms
@@ -18,7 +18,7 @@ def model():
 def settled(model: mujoco.MjModel, targets: np.ndarray) -> mujoco.MjData:
     """The state where motors at `targets` (14,) carry the arms of a robot that cannot move."""
     data = mujoco.MjData(model)
-    joints = [model.joint(f"{side}_{name}_joint").id for side in arms.SIDES for name in ARM_JOINTS]
+    joints = [model.joint(f"{side}_{name}_joint").id for side in SIDES for name in ARM_JOINTS]
     qpos, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
     stiffness = joint_facts("kp_nm_rad")[-len(joints) :]
     data.qpos[:7] = [0, 0, 0, 1, 0, 0, 0]
@@ -37,7 +37,7 @@ def hand(data: mujoco.MjData, side: str) -> tuple[np.ndarray, np.ndarray]:
     return wrist.xpos + 0.1 * axis - data.body(f"{side}_shoulder_roll_link").xpos, axis
 
 
-@pytest.mark.parametrize("side", arms.SIDES)
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("target", [(1.5, 0.4, -0.65), (0.6, -0.1, -0.65), (3.0, 0.0, -0.6)])
 def test_a_pointing_hand_lies_on_the_line_to_its_target(model, side, target):
     data = settled(model, arms.both_arms({side: arms.pointing(side, target)}))
@@ -49,9 +49,7 @@ def test_a_pointing_hand_lies_on_the_line_to_its_target(model, side, target):
     assert np.rad2deg(np.arccos(place @ towards / np.linalg.norm(place))) < 3
 
 
-@pytest.mark.parametrize(
-    ("sides", "least_m"), [(("left",), 0.2), (("right",), 0.2), (arms.SIDES, 0.17)]
-)
+@pytest.mark.parametrize(("sides", "least_m"), [(("left",), 0.2), (("right",), 0.2), (SIDES, 0.17)])
 @pytest.mark.parametrize("phase_s", [0.0, 0.3, 0.9])
 def test_raised_and_waving_hands_are_above_the_shoulder(model, sides, least_m, phase_s):
     for pose in (arms.raised(sides), arms.waving(sides, phase_s)):
@@ -72,7 +70,7 @@ def test_a_wave_swings_a_raised_hand_aside(model):
 
 def test_hands_hang_below_the_pelvis_at_home(model):
     data = settled(model, ARM_HOME_RAD)
-    for side in arms.SIDES:
+    for side in SIDES:
         place, _ = hand(data, side)
         assert place[2] + data.body(f"{side}_shoulder_roll_link").xpos[2] < 0
 

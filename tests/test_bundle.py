@@ -22,7 +22,6 @@ from policy.runtime.bundle import (
     load_manifest,
     open_bundle,
     packaged_encoder,
-    verify_bundle,
     write_bundle,
 )
 from policy.runtime.graphs import (
@@ -85,11 +84,11 @@ def alter_manifest(bundle: Path, **changes: object) -> None:
 
 
 def test_a_whole_bundle_is_read_back(bundle: Path) -> None:
-    manifest = verify_bundle(bundle)
+    manifest = open_bundle(bundle).manifest
     assert dataclasses.replace(manifest, files={}) == MANIFEST
     assert set(manifest.files) == set(REQUIRED_FILES)
     sizes = {name: len(content) for name, content in files().items()}
-    assert manifest.policy_bytes() == sum(sizes.values()) - sizes["text_encoder.onnx"] - len(b"{}")
+    assert {name: record.size for name, record in manifest.files.items()} == sizes
 
 
 @pytest.mark.parametrize("name", REQUIRED_FILES)
@@ -98,21 +97,21 @@ def test_one_altered_byte_is_refused(bundle: Path, name: str) -> None:
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} was altered .*export the bundle again"):
-        verify_bundle(bundle)
+        open_bundle(bundle)
 
 
 @pytest.mark.parametrize("name", REQUIRED_FILES)
 def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
-        verify_bundle(bundle)
+        open_bundle(bundle)
 
 
 def test_the_packaged_encoder_need_not_lie_in_a_bundle(tmp_path: Path) -> None:
     own = {name: content for name, content in files().items() if name not in ENCODER_FILES}
     manifest = dataclasses.replace(MANIFEST, files=packaged_encoder())
     write_bundle(tmp_path, own, manifest)
-    assert set(verify_bundle(tmp_path).files) == set(REQUIRED_FILES)
+    assert set(open_bundle(tmp_path).manifest.files) == set(REQUIRED_FILES)
     assert encoder_folder(tmp_path, load_manifest(tmp_path)) == TEXT_ENCODER_FOLDER
 
 
@@ -127,12 +126,12 @@ def test_an_altered_encoder_of_the_package_is_refused(tmp_path: Path, monkeypatc
         (tmp_path / name).write_bytes(b"altered")
     monkeypatch.setattr("policy.runtime.bundle.TEXT_ENCODER_FOLDER", tmp_path)
     with pytest.raises(UserError, match=rf"{ENCODER_FILES[0]} was altered"):
-        verify_bundle(tmp_path / "bundle")
+        open_bundle(tmp_path / "bundle")
 
 
 def test_the_shipped_bundle_is_whole() -> None:
     folder = asset_path("models/bundle")
-    assert encoder_folder(folder, verify_bundle(folder)) == TEXT_ENCODER_FOLDER
+    assert encoder_folder(folder, open_bundle(folder).manifest) == TEXT_ENCODER_FOLDER
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
@@ -151,7 +150,7 @@ def test_a_link_to_something_else_is_refused(bundle: Path) -> None:
     (bundle / "words.onnx").unlink()
     (bundle / "words.onnx").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="is missing"):
-        verify_bundle(bundle)
+        open_bundle(bundle)
 
 
 def test_what_was_checked_is_what_is_run(bundle: Path) -> None:
@@ -171,7 +170,7 @@ def earlier(bundle: Path, contract: str) -> None:
 
 def test_bundles_of_release_0_1_are_for_its_g1(bundle: Path) -> None:
     earlier(bundle, "258f4b459637")
-    known = verify_bundle(bundle).embodiment
+    known = open_bundle(bundle).manifest.embodiment
     assert known == G1 and known.embodiment_hash == G1.embodiment_hash
     added = dataclasses.replace(G1, cameras=(*G1.cameras, Camera("wrist", 48, 64)))
     assert added.lacks(known) is None
@@ -185,13 +184,13 @@ def test_a_contract_of_no_release_is_refused(bundle: Path) -> None:
 
 def test_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        verify_bundle(tmp_path / "nowhere")
+        open_bundle(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not a bundle"):
-        verify_bundle(tmp_path)
+        open_bundle(tmp_path)
     for content in (b"", b"\xff\xfe", b"[]", b'{"model_id": 3}'):
         (tmp_path / MANIFEST_FILE).write_bytes(content)
         with pytest.raises(UserError, match=r"manifest\.json cannot be read .*: copy or export"):
-            verify_bundle(tmp_path)
+            open_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret.onnx", "/etc/passwd", "a/b.onnx", "..", "a\\b"])
@@ -199,7 +198,7 @@ def test_no_path_leaves_the_folder(bundle: Path, name: str) -> None:
     records = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
     alter_manifest(bundle, files=records | {name: {"sha256": "0", "size": 0}})
     with pytest.raises(UserError, match="outside its folder"):
-        verify_bundle(bundle)
+        open_bundle(bundle)
 
 
 def test_an_incomplete_manifest_is_refused(bundle: Path) -> None:
@@ -207,7 +206,7 @@ def test_an_incomplete_manifest_is_refused(bundle: Path) -> None:
     del records["decode.onnx"]
     alter_manifest(bundle, files=records)
     with pytest.raises(UserError, match=r"does not list decode\.onnx"):
-        verify_bundle(bundle)
+        open_bundle(bundle)
 
 
 def refusal(folder: Path, name: str, content: onnx.ModelProto | bytes) -> str:
@@ -215,7 +214,7 @@ def refusal(folder: Path, name: str, content: onnx.ModelProto | bytes) -> str:
     raw = content if isinstance(content, bytes) else content.SerializeToString()
     write_bundle(folder, files() | {name: raw}, MANIFEST)
     with pytest.raises(UserError, match=rf"{name} cannot be used: .*export the bundle") as caught:
-        verify_bundle(folder)
+        open_bundle(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -296,7 +295,7 @@ def test_a_manifest_that_promises_something_else_is_refused(
     shutil.copytree(asset_path("models/bundle"), tmp_path / "bundle")
     alter_manifest(tmp_path / "bundle", **{"format": 3, "embodiment": G1.to_dict()} | changes)
     with pytest.raises(UserError, match=complaint):
-        verify_bundle(tmp_path / "bundle")
+        open_bundle(tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "text_encoder.onnx"])
@@ -315,4 +314,4 @@ def test_an_interrupted_write_is_no_bundle(bundle: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match="disk full"):
         write_bundle(bundle, files(), MANIFEST)
     with pytest.raises(UserError, match="not a bundle"):
-        verify_bundle(bundle)
+        open_bundle(bundle)

@@ -21,19 +21,21 @@ from policy.export.bundle_writer import (
     fingerprint,
     round_weights,
 )
-from policy.export.packing import dequantize_rows, pack_weights, quantize_rows
+from policy.export.packing import pack_weights
 from policy.export.parity import Sample, measure_parity
 from policy.export.restore import UNKEPT, restore_model
 from policy.model.action_codec import BANDS
 from policy.model.moe import mixtures
+from policy.model.quantize import Packed, unpack
 from policy.model.stages import TorchParts
 from policy.model.vla import Model, ModelConfig
 from policy.runtime.bundle import (
     DECODE_FILE,
+    POLICY_FILES,
     PREFILL_FILE,
     WEIGHTS_FILE,
     WORDS_FILE,
-    verify_bundle,
+    open_bundle,
 )
 from policy.runtime.disambiguation import no_prior, prior_for
 from policy.runtime.onnx_policy import OnnxParts, OnnxPolicy
@@ -169,19 +171,8 @@ def test_codes_in_the_graph_are_those_of_training(model: Model, graphs: Graphs) 
     experts = next(node for node in graph.node if node.op_type == "QMoE")
     codes, scales = arrays[experts.input[2]], arrays[experts.input[3]]
     up = round_weights(model).blocks[0].experts.up.numpy()
-    for expert in range(4):
-        np.testing.assert_array_equal(dequantize_rows(codes[expert], scales[expert]), up[expert])
-
-
-def test_what_is_rounded_is_packed_without_loss() -> None:
-    weight = np.random.default_rng(0).normal(size=(32, 128)).astype(np.float32)
-    weight[3, :64] = 0
-    codes, scales = quantize_rows(weight, 64)
-    rounded = dequantize_rows(codes, scales)
-    assert np.abs(rounded - weight).max() <= scales.max() / 2 + 1e-6
-    again, _ = quantize_rows(rounded, 64)
-    np.testing.assert_array_equal(again, codes)
-    assert not rounded[3, :64].any()
+    packed = Packed(torch.from_numpy(codes.copy()), torch.from_numpy(scales.copy()))
+    np.testing.assert_array_equal(unpack(packed).numpy(), up)
 
 
 def test_an_unrounded_matrix_is_left_alone() -> None:
@@ -215,10 +206,11 @@ def test_a_bundle_is_written_and_runs(model: Model, samples, tmp_path: Path) -> 
     export_bundle(model, tmp_path, samples, {"dataset": "none", "steps": 0})
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
-    manifest = verify_bundle(tmp_path)
+    manifest = open_bundle(tmp_path).manifest
     assert manifest.provenance == {"dataset": "none", "steps": 0}
     assert manifest.slots == {name: list(values) for name, values in SLOTS}
-    ratio = manifest.policy_bytes() / manifest.quantization["float32_bytes"]
+    size = sum(manifest.files[name].size for name in POLICY_FILES)
+    ratio = size / manifest.quantization["float32_bytes"]
     assert manifest.quantization["size_ratio"] == pytest.approx(ratio)
     # Graphs weigh the same for any width; a model of real size stays under 0.35.
     weights = manifest.files[WEIGHTS_FILE].size

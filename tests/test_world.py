@@ -135,7 +135,7 @@ def test_objects_in_the_heading_frame_by_hand():
     # Facing +y from (1, 0): the first is one metre to the right, the second ahead and left.
     assert view.object_pos_m[:, :2] == pytest.approx(np.array([[0, -1], [3, 1]]), abs=1e-9)
     assert view.object_pos_m[:, 2] == pytest.approx([0.15, 0.15])
-    assert view.visible.tolist() == [False, True] and world.visible(1)
+    assert view.visible.tolist() == [False, True]
     assert view.extent_px[0] == 0 < view.extent_px[1]
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from assets import asset_path
-from bench.faults.rig import FaultTrial, command, seen, walking
+from bench.faults.rig import FaultTrial, Rig, command, robot_at_work, seen, walking
 from bridge.contract import UserError
 from bridge.operator.client import Operator
 
@@ -86,6 +86,17 @@ def simulated(trial: FaultTrial, *options: str) -> AbstractContextManager[Child]
     place, box = trial.robot_address, str(trial.folder / "box")
     command = (*trial.hitogata, "simulate", "--address", place, "--recordings", box)
     return running((*command, "--speed", SPEED, *options))
+
+
+@contextmanager
+def walking_robot(
+    trial: FaultTrial, instruction: str = "walk", render: bool = False
+) -> Iterator[Rig]:
+    """A robot in this process that walks by a scripted policy; see `robot_at_work`."""
+    place = trial.policy_address
+    with scripted_server(place), robot_at_work(trial, place, render) as rig:
+        rig.walk(instruction)
+        yield rig
 
 
 @contextmanager

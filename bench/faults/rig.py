@@ -200,6 +200,11 @@ class Rig:
         wrong += joint_breaches(self.robot.joint_targets[:])
         return verdict(wrong, robot, operator, lost)
 
+    def undisturbed(self, told: str, **facts: bool) -> FaultOutcome:
+        """The outcome of what a walking robot does not notice, within a second more."""
+        facts["kept_running"] = levels(self.rest(1.0)) == {Level.RUN}
+        return self.outcome("walked on", told, "nothing", upright=upright(self.noted), **facts)
+
     def close(self) -> None:
         self._stopping.set()
         self._thread.join()

@@ -18,9 +18,17 @@ import onnx
 
 from assets.inference import ort
 from bridge.contract import UserError
-from robots.g1.embodiment import ARM_HOME_RAD, ARMS, CONTROL_HZ, JOINT_NAMES, N_ARM_JOINTS, N_JOINTS
+from robots.g1.embodiment import (
+    ARM_HOME_RAD,
+    ARM_SPEED_RAD_S,
+    ARMS,
+    CONTROL_HZ,
+    JOINT_NAMES,
+    N_ARM_JOINTS,
+    N_JOINTS,
+)
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import Walker, follow_arms
+from robots.g1.walker import Walker, towards
 
 BASELINE_PACKAGE = "holosoma_inference"
 OURS = "ours"
@@ -163,7 +171,7 @@ class HolosomaWalker:
         self._action = np.clip(np.asarray(action), -100, 100)
         targets = joint_facts("home_rad") + BASELINE_ACTION_SCALE * self._action
         arms = np.where(np.isnan(self._arms), joint_pos[:, _ARMS], self._arms)
-        self._arms = np.where(own, targets[:, _ARMS], follow_arms(arms, wanted))
+        self._arms = np.where(own, targets[:, _ARMS], towards(arms, wanted, ARM_SPEED_RAD_S))
         targets[:, _ARMS] = self._arms
         return targets
 

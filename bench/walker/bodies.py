@@ -11,8 +11,7 @@ import mujoco
 import numpy as np
 
 from bridge.contract import UserError
-from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES
-from sim.batch import SIDES
+from robots.g1.embodiment import CONTROL_HZ, JOINT_NAMES, SIDES
 from sim.robot import robot_spec, touch_with_feet_alone
 from sim.scene import COLLISION_GROUP
 

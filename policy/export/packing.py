@@ -1,8 +1,8 @@
 """Small weights in an exported graph: matrices and tables in eight bits, block by block.
 
-A code q of one byte stands for (q - 128) * scale, one scale per block of input features. Weights
-that were fake-quantized in training keep their codes exactly, because the largest value of a block
-is always code 1 or 255. Operators are those of ONNX Runtime's docs/ContribOperators.md.
+Codes and scales are those of `policy.model.quantize`. Weights that were fake-quantized in training
+keep their codes exactly, because the largest value of a block is always code 1 or 255. Operators
+are those of ONNX Runtime's docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -12,33 +12,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-BLOCK = 64
-ZERO_POINT = 128
-MAX_CODE = 127
+from policy.model.quantize import BLOCK, ZERO_POINT, pack, unpack
+
 # Below this a tensor weighs too little for its rounding to be worth it.
 MIN_ELEMENTS = 4096
 # Where a tensor may begin in a file of weights: a cache line.
 ALIGNMENT = 64
 CONTRIB_DOMAIN = "com.microsoft"
-
-
-def quantize_rows(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (rows, columns) uint8 and scales (rows, columns / block) float32 of a matrix."""
-    rows, columns = weight.shape
-    blocks = weight.astype(np.float32).reshape(rows, columns // block, block)
-    scales = np.abs(blocks).max(axis=2) / MAX_CODE
-    safe = np.where(scales == 0, 1, scales)[..., None]
-    codes = np.clip(np.rint(blocks / safe), -MAX_CODE, MAX_CODE) + ZERO_POINT
-    return codes.astype(np.uint8).reshape(rows, columns), scales.astype(np.float32)
-
-
-def dequantize_rows(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """The (rows, columns) float32 matrix that `quantize_rows` stands for."""
-    rows, columns = codes.shape
-    values = codes.reshape(rows, scales.shape[1], -1).astype(np.float32) - ZERO_POINT
-    return (values * scales[..., None]).reshape(rows, columns)
 
 
 def pack_weights(
@@ -55,12 +38,12 @@ def pack_weights(
     for index, node in enumerate(graph.node):
         for name in node.input:
             weight = weights.get(name)
-            pack = _PACKERS.get(node.op_type)
-            if pack is None or weight is None or not _is_large(weight):
+            packer = _PACKERS.get(node.op_type)
+            if packer is None or weight is None or not _is_large(weight):
                 continue
             if only_rounded and not is_rounded(weight, block):
                 continue
-            replacement = pack(graph, node, name, weight, block)
+            replacement = packer(graph, node, name, weight, block)
             if replacement is not None:
                 packed[index] = replacement
     nodes = [new for i, node in enumerate(graph.node) for new in packed.get(i, [node])]
@@ -77,8 +60,8 @@ def is_rounded(weight: np.ndarray, block: int = BLOCK) -> bool:
     """Whether a MatMul's weight (inputs, outputs) lies on the eight-bit grid of its blocks."""
     if weight.ndim != 2 or weight.shape[0] % block:
         return False
-    codes, scales = quantize_rows(weight.T, block)
-    return bool(np.allclose(dequantize_rows(codes, scales), weight.T, rtol=1e-5, atol=1e-7))
+    rows = torch.tensor(weight.T, dtype=torch.float32)
+    return torch.allclose(unpack(pack(rows, block)), rows, rtol=1e-5, atol=1e-7)
 
 
 def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -141,9 +124,9 @@ def _pack_matmul(
     if node.input[1] != name or weight.ndim != 2 or weight.shape[0] % block:
         return None
     columns, rows = weight.shape
-    codes, scales = quantize_rows(weight.T, block)
-    _store(graph, f"{name}.codes", codes.reshape(rows, columns // block, block))
-    _store(graph, f"{name}.scales", scales)
+    codes, scales = pack(torch.tensor(weight.T), block)
+    _store(graph, f"{name}.codes", codes.unflatten(1, (-1, block)).numpy())
+    _store(graph, f"{name}.scales", scales.numpy())
     return [
         helper.make_node(
             "MatMulNBits",
@@ -167,9 +150,9 @@ def _pack_gather(
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     if node.input[0] != name or weight.ndim != 2 or axis != 0:
         return None
-    codes, scales = quantize_rows(weight, weight.shape[1])
-    _store(graph, f"{name}.codes", (codes.astype(np.int16) - ZERO_POINT).astype(np.int8))
-    _store(graph, f"{name}.scales", scales)
+    codes, scales = pack(torch.tensor(weight), weight.shape[1])
+    _store(graph, f"{name}.codes", (codes.short() - ZERO_POINT).to(torch.int8).numpy())
+    _store(graph, f"{name}.scales", scales.numpy())
     indices, output = node.input[1], node.output[0]
     return [
         helper.make_node("Gather", [f"{name}.codes", indices], [f"{output}.codes"]),

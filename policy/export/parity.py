@@ -54,8 +54,9 @@ def measure_parity(
     decodes from its own tokens, 18 a step, as it does on the robot.
     """
     read = Reader(encoder, model.embodiment, dict(model.config.slots))
-    shipped = _answers(OnnxParts(_serialized(graphs)), read, samples)
-    chosen = _chosen_by_graph(graphs, read, samples)
+    parts = OnnxParts({name: graph.SerializeToString() for name, graph in graphs.items()})
+    shipped = _answers(parts, read, samples)
+    chosen = _chosen_by_graph(graphs[PREFILL_FILE], parts, read, samples)
     report: dict[str, Any] = {"samples": len(samples)}
     for name, rounded in (("rounded", True), ("float32", False)):
         reference = copy.deepcopy(model).eval().requires_grad_(False)
@@ -119,23 +120,18 @@ def _answers(parts: Parts, read: Reader, samples: Sequence[Sample]) -> Answers:
     return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
-def _serialized(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
-    return {name: graph.SerializeToString() for name, graph in graphs.items()}
-
-
 def _chosen_by_graph(
-    graphs: Mapping[str, onnx.ModelProto], read: Reader, samples: Sequence[Sample]
+    prefill: onnx.ModelProto, parts: Parts, read: Reader, samples: Sequence[Sample]
 ) -> np.ndarray:
     """Which experts each position of the prefix goes to: (N, layers, positions, experts) bool."""
     watched = onnx.ModelProto()
-    watched.CopyFrom(graphs[PREFILL_FILE])
+    watched.CopyFrom(prefill)
     weights = [node.input[1] for node in watched.graph.node if node.op_type == "QMoE"]
     for name in weights:
         watched.graph.output.append(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         )
     session = ort.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
-    parts = OnnxParts(_serialized(graphs))
     rows = []
     for sample in samples:
         word, _ = read(parts, sample.instruction)

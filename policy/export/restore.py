@@ -16,7 +16,6 @@ from onnx import numpy_helper
 from torch import nn
 
 from bridge.contract import UserError
-from policy.export.packing import dequantize_rows
 from policy.model.moe import MoE
 from policy.model.quantize import Packed, unpack
 from policy.model.vla import Model, ModelConfig, example_inputs
@@ -114,7 +113,7 @@ def _dense_weights(graph: onnx.GraphProto, stored: dict[str, np.ndarray]) -> Ite
         name = node.input[1]
         if node.op_type == "MatMulNBits":
             codes, scales = stored[name], stored[node.input[2]]
-            yield dequantize_rows(codes.reshape(len(codes), -1), scales)
+            yield _unpacked(codes.reshape(len(codes), -1), scales)
         elif name in stored and stored[name].ndim == 2:
             yield stored[name].T
 
@@ -133,9 +132,12 @@ def _experts(found: dict[str, np.ndarray], model: Model) -> dict[str, np.ndarray
             continue
         for part in ("up", "down"):
             codes, scales = (found[f"{name}.{part}_{kind}"] for kind in ("codes", "scales"))
-            packed = Packed(torch.from_numpy(codes.copy()), torch.from_numpy(scales.copy()))
-            weights[f"{name}.{part}"] = unpack(packed).numpy()
+            weights[f"{name}.{part}"] = _unpacked(codes, scales)
     return weights
+
+
+def _unpacked(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return unpack(Packed(torch.tensor(codes), torch.tensor(scales))).numpy()
 
 
 def _coordinates_weight(stored: dict[str, np.ndarray], model: Model) -> np.ndarray:

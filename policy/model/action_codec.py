@@ -87,13 +87,3 @@ class ActionCodec(nn.Module):
         bands = tokens.shape[-2]
         values = self.origin[:bands] + tokens * self.step[:bands]
         return self.basis[:bands].T @ values
-
-    def decode_coefficients(self, values: Tensor) -> Tensor:
-        """Chunks (..., 16, 18) of coefficients (..., 6, 18) in units of half the bins' range."""
-        half = self.step * (BINS / 2)
-        return self.basis.T @ (self.origin + half * (1 + values))
-
-
-def band_zero_step(codec: ActionCodec) -> np.ndarray:
-    """How far apart neighbouring tokens of band 0 lie, per command dimension, in its own unit."""
-    return codec.step[0].numpy() / math.sqrt(codec.basis.shape[1])

@@ -8,6 +8,7 @@ decode     a few bands and the cache -> their tokens, the chunk so far, the long
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,15 +24,17 @@ from policy.runtime.decoding import decode_bands
 OVERCONFIDENCE = 2.0
 
 
-class Read(nn.Module):
+class _Part(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+
+class Read(_Part):
     """The part that runs once per instruction; slots (1, S) are classes, 0 = not mentioned.
 
     `prior` (1, C) is added to the logits of all slots; `chances` (1, C) are what comes out.
     """
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, states: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         word, slots = self.model.read(states, mask, prior)
@@ -42,12 +45,8 @@ class Read(nn.Module):
         return word, classes, torch.cat(chances, dim=-1)
 
 
-class Prefill(nn.Module):
+class Prefill(_Part):
     """The part that runs once per observation."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self, word: Tensor, image: Tensor, state: Tensor
@@ -55,15 +54,11 @@ class Prefill(nn.Module):
         return self.model.prefill(word, image, state)
 
 
-class Decode(nn.Module):
+class Decode(_Part):
     """The part that runs once per decoding step, up to the commands (1, 16, 18) in SI units.
 
     A chunk is the sum of its bands, so each step adds its own to `commands`.
     """
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self,
@@ -85,28 +80,9 @@ class TorchParts:
     """The parts run by torch, as `policy.runtime.onnx_policy.Parts`."""
 
     def __init__(self, model: Model) -> None:
-        self._words, self._prefill, self._decode = Read(model), Prefill(model), Decode(model)
-
-    def words(
-        self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray
-    ) -> Sequence[np.ndarray]:
-        return _run(self._words, states, mask, prior)
-
-    def prefill(
-        self, word: np.ndarray, image: np.ndarray, state: np.ndarray
-    ) -> Sequence[np.ndarray]:
-        return _run(self._prefill, word, image, state)
-
-    def decode(
-        self,
-        bands: np.ndarray,
-        previous: np.ndarray,
-        known: np.ndarray,
-        commands: np.ndarray,
-        keys: np.ndarray,
-        values: np.ndarray,
-    ) -> Sequence[np.ndarray]:
-        return _run(self._decode, bands, previous, known, commands, keys, values)
+        self.words, self.prefill, self.decode = (
+            partial(_run, part(model)) for part in (Read, Prefill, Decode)
+        )
 
 
 @torch.inference_mode()

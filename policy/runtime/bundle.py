@@ -87,13 +87,9 @@ class Manifest:
     files: dict[str, FileRecord] = field(default_factory=dict)
     format: int = FORMAT
 
-    def policy_bytes(self) -> int:
-        """Size of the policy's own graphs and weights, without the text encoder."""
-        return sum(self.files[name].size for name in POLICY_FILES)
-
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder has a bundle's manifest; `verify_bundle` tells whether it is a sound one."""
+    """Whether a folder has a bundle's manifest; `open_bundle` tells whether it is a sound one."""
     return (folder / MANIFEST_FILE).is_file()
 
 
@@ -202,11 +198,6 @@ def open_bundle(folder: Path) -> Bundle:
                 f"bundle file {paths[name]} cannot be used: {reason}; {_REMEDY}"
             ) from error
     return Bundle(manifest, files, graphs)
-
-
-def verify_bundle(folder: Path) -> Manifest:
-    """The manifest of a bundle of which all was checked."""
-    return open_bundle(folder).manifest
 
 
 def _read(path: Path, record: FileRecord) -> bytes:

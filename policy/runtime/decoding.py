@@ -6,14 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# As `Parts.decode`.
-DecodeStep = Callable[
-    [np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], Sequence[np.ndarray]
-]
-
 
 def decode_bands(
-    decode: DecodeStep,
+    decode: Callable[..., Sequence[np.ndarray]],
     keys: np.ndarray,
     values: np.ndarray,
     shape: tuple[int, int],
@@ -24,8 +19,9 @@ def decode_bands(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (B, n, C) and commands (B, T, C) after a prefill's `keys` and `values`.
 
-    `shape` is (T, C); n is `bands`, a multiple of `bands_per_step`; fewer where `late`, asked after
-    each step, says so: what is there by then is a smooth, coarser chunk.
+    `decode` is that of `policy.runtime.onnx_policy.Parts`. `shape` is (T, C); n is `bands`, a
+    multiple of `bands_per_step`; fewer where `late`, asked after each step, says so: what is there
+    by then is a smooth, coarser chunk.
     """
     commands = np.zeros((batch, *shape), np.float32)
     tokens: list[np.ndarray] = []

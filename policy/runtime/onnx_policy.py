@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
@@ -43,7 +43,8 @@ Blind = Literal["text", "image"]
 UNINFORMATIVE_INSTRUCTION = "go to the object"
 UNINFORMATIVE_GREY = 127
 
-Arrays = Sequence[np.ndarray]
+# A part of a model, from arrays to arrays in the order of its graph's inputs and outputs.
+Part = Callable[..., Sequence[np.ndarray]]
 
 
 class Reading(NamedTuple):
@@ -56,24 +57,22 @@ class Reading(NamedTuple):
 class Parts(Protocol):
     """The three parts of a model, as in `policy.model.stages`; batch size is one throughout."""
 
-    def words(self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray) -> Arrays:
+    @property
+    def words(self) -> Part:
         """Token states, mask, prior (1, C) -> word vector, slots (1, S) int64, chances (1, C)."""
         ...
 
-    def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
+    @property
+    def prefill(self) -> Part:
         """Word, image (1, 96, 96, 3), state (1, 86) -> cache, status, experts, visibility (1,)."""
         ...
 
-    def decode(
-        self,
-        bands: np.ndarray,
-        previous: np.ndarray,
-        known: np.ndarray,
-        commands: np.ndarray,
-        keys: np.ndarray,
-        values: np.ndarray,
-    ) -> Arrays:
-        """The next bands -> tokens (1, n, 18), commands (1, 16, 18), keys, values."""
+    @property
+    def decode(self) -> Part:
+        """Next bands, previous tokens, which are known, commands so far, cache (keys, values).
+
+        -> tokens (1, n, 18), commands (1, 16, 18), keys, values.
+        """
         ...
 
 
@@ -249,40 +248,19 @@ class OnnxParts:
     def __init__(
         self, graphs: Mapping[str, bytes], threads: int = 2, strict_gpu: bool = False
     ) -> None:
-        self._prefill, self.device = open_session(graphs[PREFILL_FILE], threads, strict_gpu)
-        on_cuda = "CUDAExecutionProvider" in self._prefill.get_providers()
+        prefill, self.device = open_session(graphs[PREFILL_FILE], threads, strict_gpu)
+        on_cuda = "CUDAExecutionProvider" in prefill.get_providers()
         providers = None if on_cuda else ["CPUExecutionProvider"]
-        self._words, _ = open_session(graphs[WORDS_FILE], threads, strict_gpu, providers)
-        self._decode, _ = open_session(graphs[DECODE_FILE], threads, strict_gpu, providers)
-
-    def words(self, states: np.ndarray, mask: np.ndarray, prior: np.ndarray) -> Arrays:
-        return _run(self._words, {"states": states, "mask": mask, "prior": prior})
-
-    def prefill(self, word: np.ndarray, image: np.ndarray, state: np.ndarray) -> Arrays:
-        return _run(self._prefill, {"word": word, "image": image, "state": state})
-
-    def decode(
-        self,
-        bands: np.ndarray,
-        previous: np.ndarray,
-        known: np.ndarray,
-        commands: np.ndarray,
-        keys: np.ndarray,
-        values: np.ndarray,
-    ) -> Arrays:
-        feeds = {
-            "bands": bands,
-            "previous": previous,
-            "known": known,
-            "commands": commands,
-            "keys": keys,
-            "values": values,
-        }
-        return _run(self._decode, feeds)
+        words, _ = open_session(graphs[WORDS_FILE], threads, strict_gpu, providers)
+        decode, _ = open_session(graphs[DECODE_FILE], threads, strict_gpu, providers)
+        self.words, self.prefill, self.decode = map(_part, (words, prefill, decode))
 
 
-def _run(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Arrays:
-    return cast(Arrays, session.run(None, feeds))
+def _part(session: ort.InferenceSession) -> Part:
+    names = [port.name for port in session.get_inputs()]
+    return lambda *arrays: cast(
+        Sequence[np.ndarray], session.run(None, dict(zip(names, arrays, strict=True)))
+    )
 
 
 def open_session(

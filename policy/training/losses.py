@@ -20,10 +20,8 @@ VELOCITY_WEIGHT = 4.0
 # Neighbouring bins are nearly as right as the right one: classification with a histogram about the
 # target (Imani and White 2018, arXiv:1806.04613).
 NEIGHBOURS = ((-2, 0.05), (-1, 0.2), (0, 0.5), (1, 0.2), (2, 0.05))
-STATUS_WEIGHT = 0.3
-SLOTS_WEIGHT = 0.5
-VELOCITY_HEAD_WEIGHT = 1.0
-LOCATION_WEIGHT = 0.5
+# Of the losses, by name.
+WEIGHTS = {"action": 1.0, "status": 0.3, "slots": 0.5, "velocity": 1.0, "location": 0.5}
 # How far, in cells, a location is blurred: pictures are shifted by a pixel, objects have size.
 LOCATION_BLUR = 0.6
 
@@ -65,30 +63,28 @@ def losses(output: Output, batch: Batch, codec: ActionCodec, weights: Tensor) ->
         action = action_loss(output.bands, codec.encode(batch.commands), codec)
     else:
         action = chunk_loss(output.bands, batch.commands, codec)
-    status = F.cross_entropy(output.status, batch.status, weight=weights)
-    slots = slots_loss(output.slots, batch.slots)
-    velocity = F.smooth_l1_loss(output.velocity, mean_velocity(batch.commands, codec), beta=0.2)
-    location = location_loss(output.target_location, batch.target_location)
-    found = {"action": action, "status": status, "slots": slots}
-    found |= {"velocity": velocity, "location": location}
-    weights_of = {
-        "action": 1.0,
-        "status": STATUS_WEIGHT,
-        "slots": SLOTS_WEIGHT,
-        "velocity": VELOCITY_HEAD_WEIGHT,
-        "location": LOCATION_WEIGHT,
-    }
-    total = sum((weights_of[name] * loss for name, loss in found.items()), torch.zeros(()))
-    return found | {"total": total}
+    return _with_total(
+        {
+            "action": action,
+            "status": F.cross_entropy(output.status, batch.status, weight=weights),
+            "slots": slots_loss(output.slots, batch.slots),
+            "velocity": F.smooth_l1_loss(
+                output.velocity, mean_velocity(batch.commands, codec), beta=0.2
+            ),
+            "location": location_loss(output.target_location, batch.target_location),
+        }
+    )
 
 
 def perception_losses(location: Tensor, slots: list[Tensor], batch: Batch) -> dict[str, Tensor]:
     """What scores instruction and image encoder alone, and the weighted sum as "total"."""
-    found = {
-        "slots": slots_loss(slots, batch.slots),
-        "location": location_loss(location, batch.target_location),
-    }
-    return found | {"total": SLOTS_WEIGHT * found["slots"] + LOCATION_WEIGHT * found["location"]}
+    asked = location_loss(location, batch.target_location)
+    return _with_total({"slots": slots_loss(slots, batch.slots), "location": asked})
+
+
+def _with_total(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    total = sum((WEIGHTS[name] * loss for name, loss in found.items()), torch.zeros(()))
+    return found | {"total": total}
 
 
 def slots_loss(slots: list[Tensor], classes: Tensor) -> Tensor:

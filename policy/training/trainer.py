@@ -47,7 +47,7 @@ from policy.training.checkpoint import (
     save_checkpoint,
 )
 from policy.training.losses import (
-    SLOTS_WEIGHT,
+    WEIGHTS,
     losses,
     perception_losses,
     slots_loss,
@@ -253,7 +253,7 @@ class Trainer:
         if config.no_text:
             states = torch.zeros_like(states)
         loss = slots_loss(self.model.read(states, mask)[1], classes)
-        return {"reading": loss, "total": SLOTS_WEIGHT * loss}
+        return {"reading": loss, "total": WEIGHTS["slots"] * loss}
 
     def _looking(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of instruction and image encoder alone."""

@@ -133,23 +133,6 @@ def hold_heading(
     return asked, (asked[..., 2] - velocity[..., 2]) / HEADING_GAIN_1_S
 
 
-def follow_arms(
-    arms: np.ndarray, wanted: np.ndarray, speed: float | np.ndarray = ARM_SPEED_RAD_S
-) -> np.ndarray:
-    """(..., 14) rad: arm targets one control period later, no faster than `speed` rad/s."""
-    return _towards(arms, wanted, speed)
-
-
-def follow_height(height: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(...) m: the pelvis height one control period later, no faster than HEIGHT_RATE_M_S."""
-    return _towards(height, np.clip(wanted, LOWEST_M, HIGHEST_M), HEIGHT_RATE_M_S)
-
-
-def follow_pitch(pitch: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(...) rad: the torso's pitch one control period later, no faster than BOW_RATE_RAD_S."""
-    return _towards(pitch, np.clip(wanted, 0.0, DEEPEST_BOW_RAD), BOW_RATE_RAD_S)
-
-
 @lru_cache
 def _joint_range() -> tuple[np.ndarray, np.ndarray]:
     """(29,) rad least and most of every joint."""
@@ -157,7 +140,7 @@ def _joint_range() -> tuple[np.ndarray, np.ndarray]:
     return low.copy(), high.copy()  # each in one piece
 
 
-def _towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
+def towards(now: np.ndarray, wanted: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
     """What is wanted, or as near to it as `rate` per second allows in one control period."""
     step = rate / CONTROL_HZ
     return now + np.minimum(np.maximum(wanted - now, -step), step)
@@ -209,9 +192,11 @@ class ControlLaw:
         """
         self.velocity = command[..., :BASE_HEIGHT].copy()
         arms = np.where(np.isnan(self.arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self.arms)
-        self.arms[...] = follow_arms(arms, command[..., ARMS], arm_speed)
-        self.height[...] = follow_height(self.height, command[..., BASE_HEIGHT])
-        self.pitch[...] = follow_pitch(self.pitch, torso_pitch)
+        height = np.clip(command[..., BASE_HEIGHT], LOWEST_M, HIGHEST_M)
+        pitch = np.clip(torso_pitch, 0.0, DEEPEST_BOW_RAD)
+        self.arms[...] = towards(arms, command[..., ARMS], arm_speed)
+        self.height[...] = towards(self.height, height, HEIGHT_RATE_M_S)
+        self.pitch[...] = towards(self.pitch, pitch, BOW_RATE_RAD_S)
         self.posture = gait.posture(self.height, self.pitch)
         self.joint_offset = joint_offsets(joint_pos, self.posture)
         self.capture = gait.capture_offset(gravity, ang_vel, self.joint_offset, joint_vel)
@@ -258,11 +243,7 @@ class ControlLaw:
 
 
 class Walker:
-    """The walker of one robot, or of `n`: the network within its control law.
-
-    `clamped` counts the robots' steps whose velocity, height or pitch was out of the trained
-    range, or whose arms were told to go beyond their joints' ranges.
-    """
+    """The walker of one robot, or of `n`: the network within its control law."""
 
     takes_posture = True
 
@@ -283,7 +264,6 @@ class Walker:
                 f"walker {path} is no ONNX file; train one with: hitogata walk"
             ) from error
         _check_walker(path, self._session)
-        self.clamped = 0
         self._law = ControlLaw(n)
 
     def reset(self, robots: np.ndarray | None = None) -> None:
@@ -315,7 +295,6 @@ class Walker:
         ):
             if not np.isfinite(values).all():
                 raise ValueError(f"the walker was given {name} that are not finite")
-        self.clamped += int(_is_outside(command, torso_pitch).sum())
         command = np.clip(command, G1.limits.low, G1.limits.high)
         observation = self._law.observe(
             command, np.asarray(torso_pitch), joint_pos, joint_vel, ang_vel, gravity
@@ -323,14 +302,6 @@ class Walker:
         rows = observation.reshape(-1, OBSERVATION_DIM)
         action = self._session.run(None, {"observation": rows})[0]
         return self._law.act(action.reshape(self._law.action.shape))
-
-
-def _is_outside(command: np.ndarray, pitch: float | np.ndarray) -> np.ndarray:
-    """(...) bool: whether a command asks for more than the walker can do."""
-    limits, rounding = G1.limits, 1e-6  # a metre in float32 is rounded
-    outside = (command < limits.low - rounding) | (command > limits.high + rounding)
-    bowed = (np.asarray(pitch) < -rounding) | (np.asarray(pitch) > DEEPEST_BOW_RAD + rounding)
-    return outside.any(axis=-1) | bowed
 
 
 def _check_walker(path: Path, session: ort.InferenceSession) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robots.g1 import gait
+from robots.rotations import to_heading
 
 # Home-keeping weights: hip pitch, roll, yaw, knee, ankle pitch, roll per leg, then the waist.
 POSE_WEIGHTS = np.array([0.01, 1, 5, 0.01, 5, 5] * 2 + [50, 50, 50])
@@ -57,11 +58,11 @@ def walk_rewards(
     rise = s.sole_pos[..., 2] + gait.SOLE_RADIUS_M - gait.foot_height(s.lift)
     expected_contact = np.where(s.moving[:, None], s.phases < 0.5, True)
     gap = s.sole_pos[:, 0, :2] - s.sole_pos[:, 1, :2]
-    lateral = np.abs(-np.sin(s.yaw) * gap[:, 0] + np.cos(s.yaw) * gap[:, 1])
+    lateral = np.abs(to_heading(gap[:, 0], gap[:, 1], s.yaw)[1])
     slip = np.sum(s.contact * np.linalg.norm(s.sole_vel[..., :2], axis=-1), axis=1)
     mid = s.sole_pos[..., :2].mean(axis=1) - s.base_pos
-    ahead = np.cos(s.yaw) * mid[:, 0] + np.sin(s.yaw) * mid[:, 1] - SOLE_AHEAD_M
-    aside = -np.sin(s.yaw) * mid[:, 0] + np.cos(s.yaw) * mid[:, 1]
+    ahead, aside = to_heading(mid[:, 0], mid[:, 1], s.yaw)
+    ahead = ahead - SOLE_AHEAD_M
     terms = {
         # A lean shows here long before the fall that it leads to. Later it would only reward rest.
         "over_feet": 0.7 * (1 - difficulty) * np.exp(-(ahead**2 + aside**2) / 0.01),

@@ -172,7 +172,7 @@ class WalkRunner(OnPolicyRunner):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.alg.actor.load_state_dict(part("actor."))
         self.alg.critic.load_state_dict(part("critic."))
@@ -209,16 +209,9 @@ class WalkRunner(OnPolicyRunner):
 
 def runner_config(config: WalkTrainConfig) -> dict[str, Any]:
     """rsl-rl's configuration of a run."""
-    network = {
-        "class_name": "MLPModel",
-        "hidden_dims": list(config.hidden),
-        "activation": "elu",
-    }
-    gaussian = {
-        "class_name": "GaussianDistribution",
-        "init_std": config.initial_std,
-        "std_type": "log",
-    }
+    network = {"class_name": "MLPModel", "hidden_dims": list(config.hidden), "activation": "elu"}
+    gaussian = {"class_name": "GaussianDistribution", "std_type": "log"}
+    gaussian |= {"init_std": config.initial_std}
     return {
         "num_steps_per_env": config.steps_per_iteration,
         "save_interval": config.save_every,
@@ -303,8 +296,6 @@ def _check_start(start: Path, config: WalkTrainConfig) -> None:
 
 def export_walker(runner: OnPolicyRunner, path: Path) -> None:
     """Writes the actor's mean as ONNX: `observation` (n, 86) -> `action` (n, 15)."""
-    import io
-
     import onnx
 
     model = runner.alg.actor.as_onnx(verbose=False).to("cpu").eval()
@@ -322,6 +313,4 @@ def export_walker(runner: OnPolicyRunner, path: Path) -> None:
     for key, value in {"joints": ",".join(JOINT_NAMES), "rate_hz": "50"}.items():
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto)
-    buffer = io.BytesIO()
-    onnx.save_model(proto, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, proto.SerializeToString())

@@ -140,14 +140,14 @@ def _set_flags(scene: mujoco.MjvScene, on: bool) -> None:
 class HeadCamera(_Painter):
     """The robot's camera: IMAGE_SIZE square, as plain and as fast as OpenGL can draw."""
 
-    def __init__(self, model: mujoco.MjModel, size: int = IMAGE_SIZE) -> None:
+    def __init__(self, model: mujoco.MjModel) -> None:
         camera = mujoco.MjvCamera()
         camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         camera.fixedcamid = model.camera(HEAD_CAMERA).id
         quality = model.vis.quality
         quality.offsamples, quality.shadowsize = 0, 0
         quality.numslices, quality.numstacks, quality.numquads = HEAD_SLICES, HEAD_STACKS, 1
-        super().__init__(model, size, size, camera)
+        super().__init__(model, IMAGE_SIZE, IMAGE_SIZE, camera)
         self.option.geomgroup[[SHELL_GROUP, COLLISION_GROUP]] = 0
         _set_flags(self.scene, False)
 
@@ -155,16 +155,9 @@ class HeadCamera(_Painter):
 class ThirdPerson(_Painter):
     """A view from behind and above that follows the robot, with shadows and smooth edges."""
 
-    def __init__(
-        self,
-        model: mujoco.MjModel,
-        size: tuple[int, int] = VIEW_SIZE,
-        distance_m: float = 3.2,
-        azimuth_deg: float = 150.0,
-        elevation_deg: float = -22.0,
-    ) -> None:
+    def __init__(self, model: mujoco.MjModel, size: tuple[int, int] = VIEW_SIZE) -> None:
         camera = mujoco.MjvCamera()
-        camera.distance, camera.azimuth, camera.elevation = distance_m, azimuth_deg, elevation_deg
+        camera.distance, camera.azimuth, camera.elevation = 3.2, 150.0, -22.0  # m, degrees
         quality = model.vis.quality
         quality.offsamples, quality.shadowsize = 4, 1024
         quality.numslices, quality.numstacks, quality.numquads = 20, 10, 4

@@ -20,9 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from bridge.contract import ActionChunk, UserError
 from bridge.files import write_bytes
 from robots.g1.embodiment import CONTROL_HZ
-from sim.render.camera import HeadCamera, ThirdPerson
+from sim.render.camera import VIEW_SIZE, HeadCamera, ThirdPerson
 
-VIEW_SIZE = (640, 480)
 HEAD_SIZE = 480
 CAPTION_HEIGHT = 48
 FONT_SIZE = 20
@@ -60,7 +59,7 @@ def write_poses_video(
     The file appears whole or not at all; raises UserError where it cannot be written.
     """
     views = [
-        _titled(_drawn(model, ThirdPerson(model, VIEW_SIZE), poses[::EVERY]), name)
+        _titled(_drawn(model, ThirdPerson(model), poses[::EVERY]), name)
         for name, poses in runs.items()
     ]
     pictures = (np.hstack(pictures) for pictures in zip(*map(list, views), strict=True))
@@ -150,7 +149,7 @@ def _pictures(
     # One camera after the other: they share an OpenGL context and the model's drawing options.
     poses = [frame.qpos for frame in shown]
     eyes = list(_drawn(model, HeadCamera(model), poses))
-    views = _drawn(model, ThirdPerson(model, VIEW_SIZE), poses)
+    views = _drawn(model, ThirdPerson(model), poses)
     for frame, seen, view in zip(shown, eyes, views, strict=True):
         yield shot(seen, view, instruction, f"{frame.time_s:5.1f} s   {_said(frame)}")
 

@@ -22,6 +22,7 @@ from robots.g1.embodiment import (
     CHUNK_STEPS,
     G1,
     N_ARM_JOINTS,
+    SIDES,
     VELOCITY_HIGH,
     VELOCITY_LOW,
 )
@@ -31,6 +32,7 @@ from tasks import arms
 from tasks.catalogue import Catalogue
 from tasks.demonstrations.relabel import LabelConfig, RecordedFrame, absent_pairs, relabel
 from tasks.episode import ExpertPolicy, Rollout, context_of, warm_up
+from tasks.language.grammar import pick
 from tasks.language.intent import Intent
 from tasks.success import wrapped
 from tasks.task import Task
@@ -121,7 +123,8 @@ class _Take:
         self.rng, self.config, self.policy, self._catalogue = rng, config, policy, catalogue
         self._tasks = [catalogue[name] for name in families]
         self._trial = self._draw_task().trial(rng)
-        self.world = World(self._trial.scene, seed=_seed(rng), walker_path=walker_path)
+        seed = int(rng.integers(2**31))
+        self.world = World(self._trial.scene, seed=seed, walker_path=walker_path)
         self.frames: list[RecordedFrame] = []
         self._observations: list[Observation] = []
         self._actions: list[np.ndarray] = []
@@ -206,7 +209,7 @@ class _Take:
     def _stand_near_object(self) -> None:
         """On the inner side of an object, where no other is near, facing it more or less."""
         rng, scene = self.rng, self.world.scene
-        thing = scene.objects[int(rng.integers(len(scene.objects)))]
+        thing = pick(scene.objects, rng)
         inward = np.arctan2(-thing.y_m, -thing.x_m) + rng.uniform(-1.0, 1.0)
         distance = rng.uniform(0.45, 1.2)
         x, y = thing.x_m + distance * np.cos(inward), thing.y_m + distance * np.sin(inward)
@@ -288,10 +291,10 @@ class _Teacher:
 
 def random_arms(rng: np.random.Generator) -> np.ndarray:
     """(14,) targets between home and one of the poses that gestures lead to, with noise."""
-    side = arms.SIDES[int(rng.integers(2))]
+    side = pick(SIDES, rng)
     aim = (2.0 * np.cos(angle := rng.uniform(-0.6, 0.6)), 2.0 * np.sin(angle), -0.6)
     pointing = arms.both_arms({side: arms.pointing(side, aim)})
-    goals = (arms.raised((side,)), pointing, arms.raised(arms.SIDES))
+    goals = (arms.raised((side,)), pointing, arms.raised(SIDES))
     goal = goals[rng.choice(len(goals), p=(0.35, 0.45, 0.2))]
     share = rng.uniform(0.2, 1.0)
     return (1 - share) * ARM_HOME_RAD + share * goal + rng.normal(0, 0.1, N_ARM_JOINTS)
@@ -299,10 +302,5 @@ def random_arms(rng: np.random.Generator) -> np.ndarray:
 
 def _absent(meaning: Intent, scene: Scene, rng: np.random.Generator) -> Intent:
     there = {(thing.colour, thing.shape) for thing in scene.objects}
-    pairs = absent_pairs(there)
-    colour, shape = pairs[int(rng.integers(len(pairs)))]
+    colour, shape = pick(absent_pairs(there), rng)
     return replace(meaning, colour=colour, shape=shape)
-
-
-def _seed(rng: np.random.Generator) -> int:
-    return int(rng.integers(2**31))

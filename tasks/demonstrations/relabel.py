@@ -19,10 +19,12 @@ import numpy as np
 from bridge.data.labels import Labels
 from bridge.ranges import NonNegativeFloat, PositiveInt, Share
 from robots.g1.embodiment import CHUNK_HZ
+from robots.rotations import to_heading
 from sim.world import WorldView
 from tasks import expert as experts
 from tasks.catalogue import OUT_OF_SCOPE, Catalogue
 from tasks.expert import Context
+from tasks.language.grammar import pick
 from tasks.language.intent import COLOURS, SHAPES, UNKNOWN, Intent
 from tasks.language.language import Language
 
@@ -178,9 +180,9 @@ def _absent_object(view: WorldView, rng: np.random.Generator, config: LabelConfi
     missing = absent_pairs(pairs)
     seen = [pairs[i] for i in np.flatnonzero(view.visible)]
     if seen and rng.random() < config.alike:
-        like = seen[int(rng.integers(len(seen)))]
+        like = pick(seen, rng)
         missing = [pair for pair in missing if (pair[0] == like[0]) != (pair[1] == like[1])]
-    return _Thing(*missing[int(rng.integers(len(missing)))])
+    return _Thing(*pick(missing, rng))
 
 
 def absent_pairs(there: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -210,10 +212,7 @@ def earlier_start(
     start = int(rng.integers(t + 1))
     x0, y0, yaw0 = frames[start].base
     x, y, yaw = frames[t].base
-    cos, sin = np.cos(yaw0), np.sin(yaw0)
-    odometry = np.array(
-        [cos * (x - x0) + sin * (y - y0), -sin * (x - x0) + cos * (y - y0), yaw - yaw0]
-    )
+    odometry = np.array([*to_heading(x - x0, y - y0, yaw0), yaw - yaw0])
     return replace(
         frames[t].context,
         elapsed_s=(t - start) / CHUNK_HZ,

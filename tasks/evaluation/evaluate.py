@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bridge.contract import Policy, UserError
-from bridge.files import check_writable, read_json, write_bytes, write_json
+from bridge.files import check_writable, read_json, write_bytes, write_json, write_text
 from bridge.options import differences, plain
 from bridge.ranges import PositiveInt, Seed, Workers, check_ranges
 from sim.render.video import Frame, clip_frames, draw_clip
@@ -20,8 +20,9 @@ from sim.scene import Scene, scene_spec
 from sim.world import World
 from tasks.episode import ExpertPolicy, run_episode, warm_up
 from tasks.evaluation.floors import FLOORS
-from tasks.evaluation.report import Clip, rank, write_report
+from tasks.evaluation.report import Clip, page, rank
 from tasks.evaluation.results import command_line, paired_difference, wilson_interval
+from tasks.language.grammar import pick
 from tasks.language.language import SPLITS
 from tasks.task import Trial
 from tasks.user_task import read_catalogue
@@ -106,8 +107,8 @@ def evaluate(
     def leave(clips: Sequence[Clip]) -> dict[str, Any]:
         figures = figures_of(rows, config)
         if folder is not None and rows:
-            page = Path(folder, "report.html")
-            write_report(page, rows, figures, known or {}, command_line(), clips)
+            content = page(rows, figures, known or {}, command_line(), clips)
+            write_text(Path(folder, "report.html"), content)
             write_bytes(Path(folder, "success.png"), draw_success(figures))
         return figures
 
@@ -237,7 +238,7 @@ def _swapped(trial: Trial, rng: np.random.Generator) -> Trial:
     """The same scene, another of its objects named."""
     meaning = trial.meaning
     others = [thing for thing in trial.scene.objects if not meaning.fits(thing)]
-    other = others[int(rng.integers(len(others)))]
+    other = pick(others, rng)
     return replace(trial, meaning=replace(meaning, colour=other.colour, shape=other.shape))
 
 

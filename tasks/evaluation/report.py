@@ -6,15 +6,13 @@ import base64
 import datetime
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.files import write_text
 from tasks.evaluation.results import wilson_interval
 from tasks.language.intent import COLOURS, SHAPES
 
@@ -63,18 +61,6 @@ class Clip:
     webp: bytes
 
 
-def write_report(
-    path: Path | str,
-    rows: Sequence[Row],
-    figures: Mapping[str, Any],
-    known: Mapping[str, Any],
-    command: str,
-    clips: Sequence[Clip] = (),
-) -> None:
-    """Writes the page of an evaluation's rows and figures; `known` are figures of earlier ones."""
-    write_text(path, page(rows, figures, known, command, clips))
-
-
 def page(
     rows: Sequence[Row],
     figures: Mapping[str, Any],
@@ -82,7 +68,7 @@ def page(
     command: str,
     clips: Sequence[Clip] = (),
 ) -> str:
-    """The whole page, as HTML."""
+    """The page of an evaluation, as HTML; `known` are figures of earlier ones."""
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"<h1>Evaluation</h1><p><code>{escape(command)}</code></p>",
@@ -197,18 +183,18 @@ def _confusions(rows: Sequence[Row]) -> str:
         return ""
     parts = ["<p>Rows: asked for. Columns: reached at the end.</p>"]
     for trait, values in (("colour", COLOURS), ("shape", SHAPES)):
-        counts = confusion(rows, trait, values)
-        parts.append(_matrix(trait, values, counts))
+        cells = [
+            [_shaded(n, row.sum(), BLUE if i == j else RED) for j, n in enumerate(row)]
+            for i, row in enumerate(confusion(rows, trait, values))
+        ]
+        parts.append(_matrix((trait, *values, NOWHERE), values, cells))
     return "\n".join(parts)
 
 
-def _matrix(trait: str, values: Sequence[str], counts: np.ndarray) -> str:
-    head = "".join(f"<th>{value}</th>" for value in (trait, *values, NOWHERE))
-    lines = []
-    for i, (value, row) in enumerate(zip(values, counts, strict=True)):
-        cells = "".join(_shaded(n, row.sum(), BLUE if i == j else RED) for j, n in enumerate(row))
-        lines.append(f"<tr><th>{value}</th>{cells}</tr>")
-    return f'<table class="matrix"><tr>{head}</tr>{"".join(lines)}</table>'
+def _matrix(head: Sequence[str], names: Sequence[Any], cells: Sequence[Sequence[str]]) -> str:
+    """A table of cells in HTML, a name before each of its lines."""
+    lines = [f"<th>{name}</th>{''.join(row)}" for name, row in zip(names, cells, strict=True)]
+    return _rows([_head(head), *lines], ' class="matrix"')
 
 
 def _shaded(count: int, total: int, rgb: str) -> str:
@@ -238,13 +224,10 @@ def _experts(rows: Sequence[Row]) -> str:
         return ""
     parts = ["<p>Rows: layers. Columns: experts. Shares of the choices, in percent.</p>"]
     for family, shares in used.items():
-        names = (family.replace("_", " "), *map(str, range(1, shares.shape[1] + 1)))
-        head = "".join(f"<th>{escape(name)}</th>" for name in names)
-        lines = [
-            f"<tr><th>{i}</th>{''.join(_shaded(round(100 * x), 100, BLUE) for x in layer)}</tr>"
-            for i, layer in enumerate(shares, 1)
-        ]
-        parts.append(f'<table class="matrix"><tr>{head}</tr>{"".join(lines)}</table>')
+        layers, experts = (range(1, n + 1) for n in shares.shape)
+        head = (family.replace("_", " "), *map(str, experts))
+        cells = [[_shaded(round(100 * x), 100, BLUE) for x in layer] for layer in shares]
+        parts.append(_matrix(head, layers, cells))
     return "\n".join(parts)
 
 
@@ -336,13 +319,15 @@ def _table(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
         kind = ' class="number"' if isinstance(value, int | float) else ""
         return f"<td{kind}>{escape(str(value))}</td>"
 
-    return f"<table>{_line(head, lambda value: f'<th>{escape(value)}</th>')}" + (
-        "".join(_line(row, cell) for row in body) + "</table>"
-    )
+    return _rows([_head(head), *("".join(map(cell, row)) for row in body)])
 
 
-def _line(values: Sequence[Any], cell: Callable[[Any], str]) -> str:
-    return f"<tr>{''.join(map(cell, values))}</tr>"
+def _head(names: Iterable[str]) -> str:
+    return "".join(f"<th>{escape(name)}</th>" for name in names)
+
+
+def _rows(rows: Iterable[str], kind: str = "") -> str:
+    return f"<table{kind}>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def _svg(height: float, label: str, marks: Sequence[str]) -> str:

@@ -18,10 +18,10 @@ from bridge.contract import UserError
 from bridge.files import check_writable, read_json, write_json
 from bridge.locks import turn_in
 
-_Z_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
+Z_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
-def wilson_interval(successes: int, trials: int, z: float = _Z_95) -> tuple[float, float]:
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a success rate; (0, 1) when nothing was tried.
 
     Source: E. B. Wilson, JASA 22 (1927). Stays inside 0..1 and is honest near 0 and 1.
@@ -30,9 +30,9 @@ def wilson_interval(successes: int, trials: int, z: float = _Z_95) -> tuple[floa
         raise ValueError(f"{successes} successes in {trials} trials")
     if trials == 0:
         return 0.0, 1.0
-    rate, weight = successes / trials, z * z / trials
+    rate, weight = successes / trials, Z_95 * Z_95 / trials
     centre = rate + weight / 2
-    half = z * math.sqrt(rate * (1 - rate) / trials + weight / (4 * trials))
+    half = Z_95 * math.sqrt(rate * (1 - rate) / trials + weight / (4 * trials))
     low, high = (centre - half) / (1 + weight), (centre + half) / (1 + weight)
     return max(low, 0.0), min(high, 1.0)
 

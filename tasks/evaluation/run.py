@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def carry_out(stage: PreparedRun, policy: Policy, config: RunConfig) -> EpisodeO
 
     If the policy fails, the robot is left standing before the error goes on.
     """
-    with _window(stage.world) if config.view else _nothing() as show:
+    with _window(stage.world) if config.view else nullcontext(lambda: None) as show:
         try:
             outcome, frames = perform(stage, policy, config.time_limit_s, show)
         except UserError:
@@ -181,11 +181,6 @@ def verdict(outcome: EpisodeOutcome, meaning: Intent | None) -> str:
     else:
         right = outcome.success
     return f"{'yes' if right else 'no'}: {describe(meaning)}"
-
-
-@contextmanager
-def _nothing() -> Iterator[Callable[[], None]]:
-    yield lambda: None
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bridge.contract import Status
-from robots.g1.embodiment import ARM_HOME_RAD, ARMS, STAND_COMMAND, STANDING_HEIGHT_M
+from robots.g1.embodiment import ARM_HOME_RAD, ARMS, SIDES, STAND_COMMAND, STANDING_HEIGHT_M
 from tasks import arms
-from tasks.arms import SIDES
 from tasks.expert import ExpertState, ExpertTarget, stand, turning, without_target
 from tasks.language.grammar import pick
 from tasks.language.intent import Intent
@@ -258,7 +257,7 @@ def _side(sides: tuple[str, ...], share: float) -> Callable[[np.random.Generator
 def one_raised(rng: np.random.Generator) -> np.ndarray:
     """(18,) a stand with a raised hand: there must be something to lower."""
     command = STAND_COMMAND.copy()
-    command[ARMS] = arms.raised((SIDES[int(rng.integers(2))],))
+    command[ARMS] = arms.raised((pick(SIDES, rng),))
     return command
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
-from bench.faults.programs import scripted_server
-from bench.faults.rig import FaultTrial, Noted, Rig, levels, robot_at_work, upright
+from bench.faults.programs import walking_robot
+from bench.faults.rig import FaultTrial, Noted, levels, upright
 from bench.faults.trace import FaultOutcome
 from bridge.control.safety import Level
 
@@ -19,7 +17,7 @@ SHOVE_M_S = 4.0
 
 def frozen_camera(trial: FaultTrial) -> FaultOutcome:
     """The camera shows the same picture for over half a second."""
-    with _walking(trial, render=True) as rig:
+    with walking_robot(trial, render=True) as rig:
         began_s = rig.noted[-1].time_s
         rig.robot.frozen = True
         read = rig.at(Level.HOLD)
@@ -40,7 +38,7 @@ def frozen_camera(trial: FaultTrial) -> FaultOutcome:
 def clock(jump_s: float, trial: FaultTrial) -> FaultOutcome:
     """The wall clock jumps by an hour in mid-walk: nothing of ours goes by it."""
     honest = time.time
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         time.time = lambda: honest() + jump_s
         try:
             during = rig.rest(2.0)
@@ -59,7 +57,7 @@ def clock(jump_s: float, trial: FaultTrial) -> FaultOutcome:
 
 def overrun(trial: FaultTrial) -> FaultOutcome:
     """The control loop is kept from its work for many periods, three times."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         before = rig.pace.overruns
         during: list[Noted] = []
         for _ in range(3):
@@ -78,7 +76,7 @@ def overrun(trial: FaultTrial) -> FaultOutcome:
 
 def fall(trial: FaultTrial) -> FaultOutcome:
     """A shove throws the robot over: motors only brake, and nobody releases it as it lies."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         rig.robot.push_m_s = SHOVE_M_S
         rig.at(Level.DAMP)
         rig.rest(1.0)
@@ -104,11 +102,3 @@ FAULTS = {
     "body_overrun": overrun,
     "body_fall": fall,
 }
-
-
-@contextmanager
-def _walking(trial: FaultTrial, render: bool = False) -> Iterator[Rig]:
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place, render=render) as rig:
-        rig.walk()
-        yield rig

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.doubles import STRANGER
 from bench.faults.foreign import gr00t_line, gr00t_request, openpi_request, web_line
-from bench.faults.programs import peer, scripted_server
+from bench.faults.programs import peer, scripted_server, walking_robot
 from bench.faults.rig import (
     WAIT_S,
     FaultTrial,
@@ -92,10 +92,8 @@ def push_out(rig: Rig, address: str) -> None:
 
 def pushed_out(trial: FaultTrial) -> FaultOutcome:
     """So many others connect that the server forgets the robot: it is back, but waits."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
-        push_out(rig, place)
+    with walking_robot(trial) as rig:
+        push_out(rig, trial.policy_address)
         read = rig.until(lambda now: now.level == Level.SAFE_STAND and ANOTHER in now.cause)
         quiet = rig.rest(WHILE_S)
         rig.resume(running_on)
@@ -110,11 +108,9 @@ def pushed_out(trial: FaultTrial) -> FaultOutcome:
 
 def two_kinds(trial: FaultTrial) -> FaultOutcome:
     """A robot of another kind comes to the server of one that walks: it is told what differs."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
+    with walking_robot(trial) as rig:
         begun = len(rig.noted)
-        with PolicyLink(place, STRANGER) as link:
+        with PolicyLink(trial.policy_address, STRANGER) as link:
             told = refusal(lambda: link.wait_connected(WAIT_S))
         rig.rest(WHILE_S)
         during = rig.noted[begun:]

@@ -10,8 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from bench.faults.programs import scripted_server
-from bench.faults.rig import FaultTrial, Rig, levels, robot_at_work, upright
+from bench.faults.programs import walking_robot
+from bench.faults.rig import FaultTrial, Rig, levels, upright
 from bench.faults.trace import FaultOutcome
 from bridge.contract import COMMAND_TIMEOUT_S, Observation
 from bridge.control.safety import Level
@@ -33,7 +33,7 @@ class Seen:
 
 def blocks(trial: FaultTrial) -> FaultOutcome:
     """The driver's `observe` blocks in mid-walk: its motors brake by themselves meanwhile."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         robot, done = rig.robot, []
 
         def observe() -> Observation:
@@ -63,7 +63,7 @@ def blocks(trial: FaultTrial) -> FaultOutcome:
 
 def fails(methods: tuple[str, ...], trial: FaultTrial) -> FaultOutcome:
     """Calls of the driver raise from mid-walk on: the robot brakes, and the loop goes on."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         with _instead(rig, **dict.fromkeys(methods, _fail)):
             read = rig.until(lambda now: now.level == Level.DAMP and BUS in now.cause)
             during = rig.rest(AFTER_S)
@@ -80,7 +80,7 @@ def fails(methods: tuple[str, ...], trial: FaultTrial) -> FaultOutcome:
 
 def cannot_begin(trial: FaultTrial) -> FaultOutcome:
     """The driver refuses to begin another instruction: the robot holds until one begins."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         with _instead(rig, begin_instruction=_fail):
             rig.operator.instruct("walk")
             read = rig.until(lambda now: BUS in now.cause)
@@ -99,7 +99,7 @@ def cannot_begin(trial: FaultTrial) -> FaultOutcome:
 def says(kind: str, trial: FaultTrial) -> FaultOutcome:
     """The driver says what cannot be, or nothing that we know, from mid-walk on."""
     strange = SAID[kind]
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         robot = rig.robot
         with _instead(rig, observe=lambda: strange.say(type(robot).observe(robot))):
             if strange.level > Level.RUN:
@@ -161,14 +161,6 @@ FAULTS = {
 
 def _fail(*_: object) -> None:
     raise RuntimeError(BUS)
-
-
-@contextmanager
-def _walking(trial: FaultTrial) -> Iterator[Rig]:
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
-        yield rig
 
 
 @contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import numpy as np
 
-from bench.faults.programs import bundle_server, scripted_server
-from bench.faults.rig import FaultTrial, Rig, command, levels, robot_at_work, upright
+from bench.faults.programs import bundle_server, walking_robot
+from bench.faults.rig import FaultTrial, Rig, command, levels, refusal, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
-from bridge.contract import Status, UserError
+from bridge.contract import Status
 from bridge.control.safety import Level
 from bridge.operator.messages import Telemetry
 from robots.g1.embodiment import VELOCITY_HIGH, YAW_RATE
@@ -44,14 +42,8 @@ def reckless(trial: FaultTrial) -> FaultOutcome:
 
 def empty(trial: FaultTrial) -> FaultOutcome:
     """An instruction without a word: refused, and the robot goes on with the last one."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
-        told = ""
-        try:
-            rig.operator.instruct("   ")
-        except UserError as error:
-            told = str(error)
+    with walking_robot(trial) as rig:
+        told = refusal(lambda: rig.operator.instruct("   "))
         during = rig.rest(1.0)
     return rig.outcome(
         "walked on: an instruction that is none changes nothing",
@@ -64,9 +56,7 @@ def empty(trial: FaultTrial) -> FaultOutcome:
 
 def stop_word(trial: FaultTrial) -> FaultOutcome:
     """Somebody says stop, as words: nobody asks the policy."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
+    with walking_robot(trial) as rig:
         began_s = rig.noted[-1].time_s
         rig.operator.instruct("Stop!")
         read = rig.at(Level.SAFE_STAND)
@@ -94,10 +84,7 @@ FAULTS = {
 
 def _obeyed(trial: FaultTrial, words: str) -> tuple[Rig, Telemetry]:
     """The shipped policy told something, for a few seconds; its rig, and the last telemetry."""
-    place = trial.policy_address
-    with ExitStack() as stack:
-        stack.enter_context(bundle_server(trial))
-        rig = stack.enter_context(robot_at_work(trial, place, render=True))
+    with bundle_server(trial), robot_at_work(trial, trial.policy_address, render=True) as rig:
         command(rig.operator, words)
         rig.resume(released=False)
         rig.rest(LISTEN_S)

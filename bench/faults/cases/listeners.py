@@ -20,7 +20,7 @@ from bench.faults.foreign import (
     page_told,
     web_line,
 )
-from bench.faults.programs import Child, console_process, peer, scripted_server
+from bench.faults.programs import Child, console_process, peer, scripted_server, walking_robot
 from bench.faults.rig import WAIT_S, FaultTrial, Rig, await_true, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome, verdict
 from bench.footprint import footprint_of
@@ -43,7 +43,7 @@ def endless_to_server(trial: FaultTrial) -> FaultOutcome:
 
 def endless_to_robot(door: str, trial: FaultTrial) -> FaultOutcome:
     """A stranger sends the robot a message that never ends: it walks on, and obeys a stop."""
-    with _at_work(trial) as rig:
+    with walking_robot(trial) as rig:
         kind = b"SUB" if door == "telemetry" else b"DEALER"
         address = getattr(rig.node.port.addresses, door)
         grown_mb = _grown(lambda: _flood(address, kind))
@@ -77,7 +77,7 @@ def endless_to_operator(door: str, trial: FaultTrial) -> FaultOutcome:
     """What an operator gets of the robot never ends: it loses that line, and others may stop."""
     front = f"ipc://{trial.folder}/front.sock"
     doors = ("", ".stop", ".telemetry")
-    with _at_work(trial) as rig, ExitStack() as stack:
+    with walking_robot(trial) as rig, ExitStack() as stack:
         relays = {
             each: stack.enter_context(Relay(front + each, trial.robot_address + each))
             for each in doors
@@ -102,14 +102,14 @@ def endless_to_foreign(wire: str, trial: FaultTrial) -> FaultOutcome:
 
 def endless_to_console(trial: FaultTrial) -> FaultOutcome:
     """A page sends the console a message that never ends: another page stops the robot."""
-    with _at_work(trial) as rig, _console(trial) as (console, place):
+    with walking_robot(trial) as rig, _console(trial) as (console, place):
         grown_mb = _grown(lambda: fill_in_pieces(f"ws://{place}/live"), console.pid)
         return _stopped_by_page(rig, place, grown_mb)
 
 
 def crowd_at_console(trial: FaultTrial) -> FaultOutcome:
     """The console has no descriptors left to accept anybody: a page gets in and stops the robot."""
-    with _at_work(trial) as rig, _console(trial) as (console, place), ExitStack() as crowd:
+    with walking_robot(trial) as rig, _console(trial) as (console, place), ExitStack() as crowd:
         _fill(console, place, crowd)
         return _stopped_by_page(rig, place)
 
@@ -125,7 +125,7 @@ def crowd_at_openpi(trial: FaultTrial) -> FaultOutcome:
 
 def crowd_at_stop(trial: FaultTrial) -> FaultOutcome:
     """Silent strangers crowd at the robot's stop door: they push out nobody, and a stop gets in."""
-    with _at_work(trial) as rig, ExitStack() as crowd:
+    with walking_robot(trial) as rig, ExitStack() as crowd:
         for _ in range(CROWD):
             line = crowd.enter_context(socket.socket(socket.AF_UNIX))
             line.connect(rig.node.port.addresses.stop.removeprefix("ipc://"))
@@ -150,13 +150,6 @@ FAULTS = {
     "crowd_at_openpi": crowd_at_openpi,
     "crowd_at_stop": crowd_at_stop,
 }
-
-
-@contextmanager
-def _at_work(trial: FaultTrial) -> Iterator[Rig]:
-    with scripted_server(trial.policy_address), robot_at_work(trial, trial.policy_address) as rig:
-        rig.walk()
-        yield rig
 
 
 @contextmanager

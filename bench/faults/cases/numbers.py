@@ -12,39 +12,33 @@ import numpy as np
 import zmq
 
 from bench.faults.foreign import gr00t_line, gr00t_request, openpi_request, web_line
-from bench.faults.programs import console_process, peer, running, scripted_server
-from bench.faults.rig import WAIT_S, FaultTrial, Rig, levels, refusal, robot_at_work, upright
+from bench.faults.programs import console_process, peer, running, walking_robot
+from bench.faults.rig import WAIT_S, FaultTrial, refusal
 from bench.faults.trace import FaultOutcome, verdict
 from bridge.contract import Observation
-from bridge.control.safety import Level
 from bridge.wire.client import RemotePolicy
 from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
-WHILE_S = 1.0
 NONE = (math.nan, math.inf, -math.inf)
 _OPTIONS = ("--speed", "--seconds", "--seed")
 
 
 def to_server(trial: FaultTrial) -> FaultOutcome:
     """Another client's observation is not finite: it is told, and the robot walks on."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
+    with walking_robot(trial) as rig:
         told: list[str] = []
-        with RemotePolicy(place, G1, timeout_s=WAIT_S) as policy:
+        with RemotePolicy(trial.policy_address, G1, timeout_s=WAIT_S) as policy:
             for value in NONE:
                 state = np.full(STATE_DIM, value, np.float32)
                 image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
                 seen = Observation(G1, 0.0, state, {"head": image})
                 told.append(refusal(lambda seen=seen: policy.act("walk", seen)))
-        return _walks_on(rig, told[0], all_refused=all("finite" in line for line in told))
+        return rig.undisturbed(told[0], all_refused=all("finite" in line for line in told))
 
 
 def to_operator_port(trial: FaultTrial) -> FaultOutcome:
     """Orders and stops whose numbers are none: they are counted, and the robot walks on."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
+    with walking_robot(trial) as rig:
         port = rig.node.port
         known, sent = port.counters["malformed_messages"], 0
         with zmq.Context() as context:
@@ -61,7 +55,7 @@ def to_operator_port(trial: FaultTrial) -> FaultOutcome:
                         stranger.send(msgspec.msgpack.encode(order))
                         sent += 1
         rig.await_true(lambda: port.counters["malformed_messages"] >= known + sent)
-        return _walks_on(rig, f"malformed_messages {sent}")
+        return rig.undisturbed(f"malformed_messages {sent}")
 
 
 def to_foreign(wire: str, trial: FaultTrial) -> FaultOutcome:
@@ -88,24 +82,22 @@ def to_foreign(wire: str, trial: FaultTrial) -> FaultOutcome:
 
 def to_console(trial: FaultTrial) -> FaultOutcome:
     """A page's orders hold numbers that are none: not understood, and the robot walks on."""
-    place = trial.policy_address
     orders = [
         json.dumps({"do": do, "number": 1, "stops": 0, "seed": 1, "text": "walk"} | {field: value})
         for do, field in (("scene", "seed"), ("instruct", "stops"), ("release", "number"))
         for value in NONE
     ]
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
-        with (
-            console_process(trial, "--connect", trial.robot_address) as (_, page),
-            web_line(f"ws://{page}/live") as line,
-        ):
-            for order in orders:
-                line.send(order)
-            told = (json.loads(news) for news in line if isinstance(news, str))
-            faults = (news["fault"] for news in told if news["kind"] == "answer")
-            read = [next(faults) for _ in orders]
-        return _walks_on(rig, read[0], all_refused=set(read) == {"not understood"})
+    with (
+        walking_robot(trial) as rig,
+        console_process(trial, "--connect", trial.robot_address) as (_, page),
+        web_line(f"ws://{page}/live") as line,
+    ):
+        for order in orders:
+            line.send(order)
+        told = (json.loads(news) for news in line if isinstance(news, str))
+        faults = (news["fault"] for news in told if news["kind"] == "answer")
+        read = [next(faults) for _ in orders]
+        return rig.undisturbed(read[0], all_refused=set(read) == {"not understood"})
 
 
 def on_command_line(trial: FaultTrial) -> FaultOutcome:
@@ -128,15 +120,3 @@ FAULTS = {
     "numbers_on_command_line": on_command_line,
 }
 _NUMBERS = ("sequence", "epoch", "stops", "seed", "protocol")
-
-
-def _walks_on(rig: Rig, told: str, **facts: bool) -> FaultOutcome:
-    during = rig.rest(WHILE_S)
-    return rig.outcome(
-        "walked on",
-        told,
-        "nothing",
-        kept_running=levels(during) == {Level.RUN},
-        upright=upright(rig.noted),
-        **facts,
-    )

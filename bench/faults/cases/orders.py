@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
-from bench.faults.programs import ANSWER_S, scripted_commander, scripted_server, simulated
+from bench.faults.programs import (
+    ANSWER_S,
+    scripted_commander,
+    scripted_server,
+    simulated,
+    walking_robot,
+)
 from bench.faults.rig import (
     WAIT_S,
     FaultTrial,
@@ -18,7 +22,6 @@ from bench.faults.rig import (
     command,
     levels,
     refusal,
-    robot_at_work,
     seen,
     upright,
     walking,
@@ -41,7 +44,7 @@ def give(rig: Rig, order: str) -> None:
 
 def in_order(orders: tuple[str, ...], trial: FaultTrial) -> FaultOutcome:
     """Pause, stop and release in some order, then resume: what a stop ended stays ended."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         stopped = 0
         for order in orders:
             give(rig, order)
@@ -65,7 +68,7 @@ def in_order(orders: tuple[str, ...], trial: FaultTrial) -> FaultOutcome:
 
 def pause_alone(trial: FaultTrial) -> FaultOutcome:
     """Pause, release, resume, and no stop among them: the robot walks on, each time."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         for _ in range(2):
             give(rig, "pause")
             rig.until(lambda now: now.level == Level.HOLD and now.instruction == "")
@@ -83,7 +86,7 @@ def pause_alone(trial: FaultTrial) -> FaultOutcome:
 
 def stop_in_a_stop(trial: FaultTrial) -> FaultOutcome:
     """Two people stop it, one while it obeys the other: a release that knows of one is void."""
-    with _walking(trial) as rig, Operator(trial.robot_address, "bert", WAIT_S) as bert:
+    with walking_robot(trial) as rig, Operator(trial.robot_address, "bert", WAIT_S) as bert:
         rig.operator.stop()
         rig.at(Level.SAFE_STAND)
         known = rig.operator.stops
@@ -106,7 +109,7 @@ def stop_in_a_stop(trial: FaultTrial) -> FaultOutcome:
 
 def late_release(trial: FaultTrial) -> FaultOutcome:
     """A release asked before a stop comes after it: it does not undo what it did not know of."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         known = rig.operator.stops
         rig.operator.stop()
         read = rig.at(Level.SAFE_STAND)
@@ -123,7 +126,7 @@ def late_release(trial: FaultTrial) -> FaultOutcome:
 
 def cut_in_a_stand(trial: FaultTrial) -> FaultOutcome:
     """A cut while it comes to a safe stand, then another stop: brakes, and nothing milder."""
-    with _walking(trial) as rig:
+    with walking_robot(trial) as rig:
         rig.operator.stop()
         rig.at(Level.SAFE_STAND)
         rig.operator.cut()
@@ -184,14 +187,6 @@ FAULTS = {
     "lease_suspended": partial(commander_lost, signal.SIGSTOP),
     "lease_killed": partial(commander_lost, signal.SIGKILL),
 }
-
-
-@contextmanager
-def _walking(trial: FaultTrial) -> Iterator[Rig]:
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
-        yield rig
 
 
 def _refused_for_good(rig: Rig, stops: int) -> str:

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from bench.faults.programs import peer, robot_process, scripted_server
-from bench.faults.rig import WAIT_S, FaultTrial, Noted, Rig, levels, robot_at_work, seen, upright
+from bench.faults.programs import peer, robot_process, walking_robot
+from bench.faults.rig import WAIT_S, FaultTrial, Noted, Rig, levels, seen, upright
 from bench.faults.trace import FaultOutcome, breaches_of, verdict
 from bridge.blackbox.recording import Recording, read_recording
 from bridge.control.safety import Level
@@ -42,14 +42,14 @@ def ended(number: int, trial: FaultTrial) -> FaultOutcome:
 
 def stalled_viewer(trial: FaultTrial) -> FaultOutcome:
     """A viewer is suspended while telemetry is published."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk()
-        with peer("viewer", rig.node.port.addresses.telemetry) as viewer:
-            before, _ = _timed(rig, BEFORE_S)
-            viewer.send_signal(signal.SIGSTOP)
-            with_it, during = _timed(rig, STALLED_S)
-            read = rig.until(lambda now: True)
+    with (
+        walking_robot(trial) as rig,
+        peer("viewer", rig.node.port.addresses.telemetry) as viewer,
+    ):
+        before, _ = _timed(rig, BEFORE_S)
+        viewer.send_signal(signal.SIGSTOP)
+        with_it, during = _timed(rig, STALLED_S)
+        read = rig.until(lambda now: True)
     return rig.outcome(
         f"walked on: a second of its time took {before:.2f} s before, {with_it:.2f} s with it",
         f"{read.loop_overruns} overruns in all; another viewer misses nothing",

@@ -11,10 +11,9 @@ import numpy as np
 import zmq
 
 from bench.faults.programs import scripted_server
-from bench.faults.rig import WAIT_S, FaultTrial, Rig, levels, refusal, robot_at_work, upright
+from bench.faults.rig import WAIT_S, FaultTrial, Rig, refusal, robot_at_work
 from bench.faults.trace import FaultOutcome
 from bridge.contract import Observation
-from bridge.control.safety import Level
 from bridge.embodiment import Embodiment
 from bridge.operator import messages
 from bridge.operator.client import Operator
@@ -23,7 +22,6 @@ from bridge.wire.client import RemotePolicy
 from bridge.wire.keys import ClientKeys, allow, client_keys, make_pair, secure_client, server_keys
 from robots.g1.embodiment import G1, IMAGE_SIZE, STATE_DIM
 
-WHILE_S = 1.0
 IGNORED_MS, STRANGER_S = 1500, 1.0
 STRANGE_PROTOCOL = 99
 STRANGE_SESSION = "e" * 16
@@ -45,14 +43,14 @@ def no_key(trial: FaultTrial) -> FaultOutcome:
     """A client of ours without keys at a server with keys."""
     with _lab(trial) as lab:
         told = refusal(lambda: RemotePolicy(lab.address, G1))
-        return _undisturbed(lab.rig, told, remedy_told="--keys FOLDER" in told)
+        return lab.rig.undisturbed(told, remedy_told="--keys FOLDER" in told)
 
 
 def wrong_key(trial: FaultTrial) -> FaultOutcome:
     """A client whose key the server does not allow."""
     with _lab(trial) as lab:
         told = refusal(lambda: RemotePolicy(lab.address, G1, keys=lab.keys("eve")))
-        return _undisturbed(lab.rig, told, remedy_told="hitogata keys allow" in told)
+        return lab.rig.undisturbed(told, remedy_told="hitogata keys allow" in told)
 
 
 def plain_client(trial: FaultTrial) -> FaultOutcome:
@@ -61,7 +59,7 @@ def plain_client(trial: FaultTrial) -> FaultOutcome:
         with _raw(lab.address) as socket:
             socket.send_multipart(wire.pack(_hello()))
             answered = bool(socket.poll(IGNORED_MS))
-        return _undisturbed(lab.rig, "nothing: the stranger is not answered", ignored=not answered)
+        return lab.rig.undisturbed("nothing: the stranger is not answered", ignored=not answered)
 
 
 def observer_commands(trial: FaultTrial) -> FaultOutcome:
@@ -76,8 +74,7 @@ def observer_commands(trial: FaultTrial) -> FaultOutcome:
         )
         reply = _operator_reply(port.addresses.commands, forged)
         same = lab.rig.node.loop.instruction == "walk"
-        return _undisturbed(
-            lab.rig,
+        return lab.rig.undisturbed(
             f"{unclaimed} / {held}",
             told_to_claim="claim it first" in unclaimed,
             holder_told="anna has commanded" in held,
@@ -101,7 +98,7 @@ def wrong_protocol(trial: FaultTrial) -> FaultOutcome:
         both = isinstance(refused, wire.Refused) and isinstance(denied, messages.Denied)
         told = f"{refused} / {denied.message}" if both else f"{refused} / {denied}"
         values_told = told.count(f"{STRANGE_PROTOCOL} here and {wire.PROTOCOL}") == 2
-        return _undisturbed(lab.rig, told, refused=both, both_values_told=values_told)
+        return lab.rig.undisturbed(told, refused=both, both_values_told=values_told)
 
 
 def wrong_image(trial: FaultTrial) -> FaultOutcome:
@@ -116,7 +113,7 @@ def wrong_image(trial: FaultTrial) -> FaultOutcome:
             fault = _reply(socket, wire.pack_observation(welcome.session, 1, "walk", seen))
         both = isinstance(refused, wire.Refused) and isinstance(fault, wire.Fault)
         told = f"{refused} / {fault.message}" if both else f"{refused} / {fault}"
-        return _undisturbed(lab.rig, told, refused=both, size_told=f"{IMAGE_SIZE // 2}" in told)
+        return lab.rig.undisturbed(told, refused=both, size_told=f"{IMAGE_SIZE // 2}" in told)
 
 
 def strange_operator(trial: FaultTrial) -> FaultOutcome:
@@ -136,8 +133,7 @@ def strange_operator(trial: FaultTrial) -> FaultOutcome:
             with Operator(trial.robot_address, "eve", STRANGER_S, own) as stranger:
                 told += [refusal(stranger.claim), refusal(stranger.cut)]
                 shown.append(stranger.telemetry(STRANGER_S))
-        return _undisturbed(
-            rig,
+        return rig.undisturbed(
             f"{told[0]} / {told[2]}",
             nobody_let_in=all("no robot answers" in line for line in told),
             never_cut=all("NOT stopped" in line for line in told[1::2]),
@@ -169,19 +165,6 @@ def _lab(trial: FaultTrial) -> Iterator[Lab]:
     ):
         rig.walk()
         yield Lab(rig, server.said, trial.folder)
-
-
-def _undisturbed(rig: Rig, told: str, **facts: bool) -> FaultOutcome:
-    """The outcome of what a walking robot should not notice."""
-    during = rig.rest(WHILE_S)
-    return rig.outcome(
-        "walked on",
-        told,
-        "nothing",
-        kept_running=levels(during) == {Level.RUN},
-        upright=upright(rig.noted),
-        **facts,
-    )
 
 
 def _hello(protocol: int = wire.PROTOCOL, body: Embodiment = G1) -> wire.Hello:

@@ -6,7 +6,6 @@ import os
 import socket as plain
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,7 @@ import zmq
 
 from bench.doubles import ELBOW
 from bench.faults.peer import FRAMES, GIBIBYTE
-from bench.faults.programs import frames_server, scripted_server
+from bench.faults.programs import frames_server, scripted_server, walking_robot
 from bench.faults.rig import FaultTrial, Rig, levels, robot_at_work, upright
 from bench.faults.trace import FaultOutcome
 from bench.footprint import footprint_of
@@ -57,9 +56,7 @@ def refused(kind: str, trial: FaultTrial) -> FaultOutcome:
 
 def clamped(kind: str, trial: FaultTrial) -> FaultOutcome:
     """Finite answers beyond all limits, from mid-walk on: they are clamped, and counted."""
-    place = trial.policy_address
-    with scripted_server(place), robot_at_work(trial, place) as rig:
-        rig.walk(kind)
+    with walking_robot(trial, kind) as rig:
         during = rig.rest(3.0)
         read = rig.until(lambda seen: True)
     elbow = np.array([command[ELBOW] for command in rig.robot.sent if command is not None])
@@ -97,9 +94,7 @@ def gibibyte_from_the_server(trial: FaultTrial) -> FaultOutcome:
 
 def gibibyte_to_the_server(trial: FaultTrial) -> FaultOutcome:
     """A stranger sends the server 1 GiB, and garbage, while a robot walks by it."""
-    with ExitStack() as stack:
-        server = stack.enter_context(scripted_server("tcp://127.0.0.1:*"))
-        rig = stack.enter_context(robot_at_work(trial, server.said))
+    with scripted_server("tcp://127.0.0.1:*") as server, robot_at_work(trial, server.said) as rig:
         rig.walk()
         _announce_gibibyte(int(server.said.rpartition(":")[2]))
         during = rig.rest(2.0)
