@@ -159,6 +159,7 @@ class _Guard:
 
     def __init__(self) -> None:
         self.connections: dict[int, _Connection] = {}
+        self.early: dict[int, int] = {}  # bytes taken from what no look has seen yet
         self._monitors: dict[zmq.Socket[Any], tuple[zmq.Socket[Any], str, bool]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -218,6 +219,10 @@ class _Guard:
                     self._add(int(recv_monitor_message(monitor)["value"]), address, beats, before)
             except zmq.ZMQError:  # its context ended without a release
                 del self._monitors[socket]
+        early, self.early = self.early, {}
+        for fd, size in early.items():
+            if fd in self.connections:
+                self.connections[fd].taken += size
         suspects: list[_Connection] = []
         for connection in list(self.connections.values()):
             if not connection.alive():
@@ -282,9 +287,11 @@ def taken(first: zmq.Frame, size: int, frames: int) -> None:
         descriptor = int(first.get(zmq.SRCFD))
     except zmq.ZMQError:  # it came through no socket of the system's, as inproc does
         return
-    connection = _guard.connections.get(descriptor)
-    if connection is not None:
-        connection.taken += size + frames * _AROUND_A_FRAME
+    size += frames * _AROUND_A_FRAME
+    if (connection := _guard.connections.get(descriptor)) is not None:
+        connection.taken += size
+    else:
+        _guard.early[descriptor] = _guard.early.get(descriptor, 0) + size
 
 
 def _memory() -> int:
