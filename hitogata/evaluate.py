@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from bridge.contract import UserError
 from bridge.wire.client import Connection, RemotePolicy
 from hitogata.policies import BUNDLE, checkpoint_id, policy_address, torch_policies
 from robots.g1.embodiment import G1
@@ -45,6 +46,15 @@ def evaluate(
         out: Folder for report.html, a row of every episode and a picture.
         results: File of figures to which these are added; without one OUT/results.json.
     """
+    policies = {
+        "--expert": expert,
+        "--checkpoint": checkpoint,
+        "--floor": config.floor,
+        "--connect": server.connect,
+        "--blind": blind,
+    }
+    if len(given := [option for option, value in policies.items() if value]) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
     name = "fp32" if checkpoint else blind and f"no_{blind}"
     config = dataclasses.replace(config, baseline=config.baseline or name)
     results = results or out / "results.json"

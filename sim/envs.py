@@ -16,6 +16,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
+from bridge.contract import UserError
 from robots.g1.embodiment import CHUNK_HZ, COMMAND_DIM, CONTROL_HZ, G1, IMAGE_SIZE, STATE_DIM
 from sim.render.camera import ThirdPerson
 from sim.scene import sample_scene
@@ -89,6 +90,13 @@ def to_action(command: np.ndarray) -> np.ndarray:
     return np.clip(2 * (command - low) / (high - low) - 1, -1, 1).astype(np.float32)
 
 
+def _command_of(action: np.ndarray, space: gymnasium.Space[Any]) -> np.ndarray:
+    """The command of an action; UserError, and nothing has moved, for what is no action."""
+    if np.shape(action) != space.shape or not np.isfinite(action).all():
+        raise UserError(f"an action is finite numbers of shape {space.shape}: see action_space")
+    return to_command(action)
+
+
 class WorldEnv(gymnasium.Env):
     """One G1 in one world after another, commanded ten times a second.
 
@@ -122,7 +130,7 @@ class WorldEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[Observed, float, bool, bool, Info]:
         assert self._episode is not None, "call reset() first"
-        command = to_command(action)
+        command = _command_of(action, self.action_space)
         for _ in range(PERIODS_PER_STEP):
             self._episode.world.apply(self._episode.limited(command))
             self._episode.watch()
@@ -188,6 +196,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self.close_extras()
         self._episodes = [self._new_episode(rng) for rng in self._rngs]
         self._worlds = Worlds([episode.world for episode in self._episodes], self._threads)
+        self.closed = False
         infos: Info = {}
         for i, episode in enumerate(self._episodes):
             infos = self._add_info(infos, episode.info(), i)
@@ -197,7 +206,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[Observed, np.ndarray, np.ndarray, np.ndarray, Info]:
         assert self._worlds is not None, "call reset() first"
-        commands = to_command(actions)
+        commands = _command_of(actions, self.action_space)
         for _ in range(PERIODS_PER_STEP):
             asked = zip(self._episodes, commands, strict=True)
             self._worlds.apply(np.stack([episode.limited(command) for episode, command in asked]))

@@ -124,6 +124,8 @@ def sample_scene(rng: np.random.Generator, n_objects: int | None = None) -> Scen
     to one passes the others clear.
     """
     n = int(rng.integers(N_OBJECTS[0], N_OBJECTS[1] + 1)) if n_objects is None else n_objects
+    if n * LEAST_BEARING_RAD > 2 * np.pi:
+        raise UserError(f"{n} objects do not fit around the robot; take at most 9")
     kinds = rng.choice(len(COLOURS) * len(SHAPES), n, replace=False)
     objects = tuple(
         sample_object(rng, COLOURS[kind // len(SHAPES)], SHAPES[kind % len(SHAPES)], bearing)
@@ -146,8 +148,6 @@ def sample_scene(rng: np.random.Generator, n_objects: int | None = None) -> Scen
 def _sample_bearings(rng: np.random.Generator, n: int) -> np.ndarray:
     """(n,) bearings whose gaps are the least gap plus a random share of what is left of a turn."""
     spare = 2 * np.pi - n * LEAST_BEARING_RAD
-    if spare < 0:
-        raise UserError(f"{n} objects do not fit around the robot; take at most 9")
     gaps = LEAST_BEARING_RAD + spare * rng.dirichlet(np.ones(max(n, 1)))[:n]
     return rng.uniform(-np.pi, np.pi) + np.cumsum(gaps)
 

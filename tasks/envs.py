@@ -68,11 +68,13 @@ class TaskEnvConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that does not exist."""
-        self.catalogue[self.family]
+        task = self.catalogue[self.family]
         for name, valid in (("split", SPLITS), ("reward_type", REWARD_TYPES)):
             if (value := getattr(self, name)) not in valid:
                 raise UserError(f"no {name} {value!r}: choose {' or '.join(valid)}")
         check_ranges(self)
+        if not self.n_objects and any(skill.names_object for skill in task.skills):
+            raise UserError(f"{self.family} names objects: n_objects must be at least 1")
 
     def observation_space(self) -> Dict:
         """What an episode observes.

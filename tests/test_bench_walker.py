@@ -58,6 +58,12 @@ def test_an_interrupted_examination_goes_on(tmp_path, monkeypatch):
     assert len(json.loads(unfinished.read_text(encoding="utf-8"))["over"]) == 2
     with pytest.raises(UserError, match="leave out --resume"):
         bench_walkers(replace(config, resume=True, seed=1), unfinished)
+    whole = unfinished.read_bytes()
+    for damaged in (b"{}", b'{"config": {}, "over": {"a": 1}}', whole[:-9]):
+        unfinished.write_bytes(damaged)
+        with pytest.raises(UserError, match="leave out --resume"):
+            bench_walkers(replace(config, resume=True), unfinished)
+    unfinished.write_bytes(whole)
     tried.append("one that is not counted")
     figures = bench_walkers(replace(config, resume=True, threads=1), unfinished)
     assert figures == {"ours": {"ours": dict.fromkeys(names, 1.0)}}

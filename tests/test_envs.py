@@ -73,6 +73,22 @@ def test_the_scene_passes_gymnasiums_checker_without_a_warning():
     env.close()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [np.float32(0), np.zeros(1), np.zeros((1, 18)), np.zeros(17), np.full(18, np.nan), None],
+    ids=lambda wrong: str(np.shape(wrong)),
+)
+def test_what_is_no_action_moves_nothing(wrong):
+    env = SceneEnv()
+    env.reset(seed=0)
+    with pytest.raises(UserError, match=r"finite numbers of shape \(18,\)"):
+        env.step(wrong)
+    observed, *_ = env.step(to_action(WALK))
+    env.reset(seed=0)
+    assert np.array_equal(observed["state"], env.step(to_action(WALK))[0]["state"])
+    env.close()
+
+
 def test_actions_are_commands_scaled_to_one():
     low, high = command_range()
     assert to_command(-np.ones(18)) == pytest.approx(low)

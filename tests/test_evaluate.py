@@ -76,6 +76,56 @@ def test_another_model_or_config_is_not_gone_on_with(tmp_path: Path, tried: list
     assert tried == [0, 1, 2]
 
 
+def test_altered_rows_are_not_gone_on_with(tmp_path: Path, tried: list[int]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(None, CONFIG, tmp_path, model="a")
+    file = tmp_path / "episodes.json"
+    first, second = json.loads(file.read_text(encoding="utf-8"))
+    for altered in ([{}], [second, first], [first, first], [first, second, first], [first] * 5):
+        file.write_text(json.dumps(altered), encoding="utf-8")
+        with pytest.raises(UserError, match="other episodes than were begun"):
+            evaluate(None, replace(CONFIG, resume=True), tmp_path, model="a")
+    assert tried == [0, 1, 2]
+
+
+def test_a_kill_at_the_beginning_leaves_no_rows_of_other_options(
+    tmp_path: Path, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried.append(-1)  # none is interrupted
+    evaluate(None, CONFIG, tmp_path, model="a")
+    writes = iter([module.write_json])
+
+    def killed(path: Path, content: Any) -> None:
+        next(writes, _killed)(path, content)
+
+    def _killed(path: Path, content: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(None, replace(CONFIG, seed=1), tmp_path, model="a")
+    assert json.loads((tmp_path / "episodes.json").read_text(encoding="utf-8")) == []
+
+
+def test_no_family_is_told() -> None:
+    with pytest.raises(UserError, match="--families names none"):
+        evaluate(None, EvaluateConfig(()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--expert --floor zero",
+        "--floor zero --blind text",
+        "--checkpoint runs/x --blind image",
+        "--connect ipc:///tmp/x --blind text",
+    ],
+)
+def test_two_policies_at_once_are_refused(options: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exclude each other"):
+        commandline.dispatch(COMMANDS, ["evaluate", *options.split(), "--out", str(tmp_path)])
+
+
 def test_a_folder_that_cannot_be_written_is_told_before(tmp_path: Path, tried: list[int]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="could not write"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from hitogata.policies import HITOGATA
 from robots.g1.embodiment import G1, STAND_COMMAND, VEL_X
 from robots.g1.facts import joint_facts
 from tasks.evaluation.results import read_figures
+
+ROOT = Path(__file__).parents[1]
 
 
 def one_of_each(groups: Iterable[Mapping[str, object]]) -> list[str]:
@@ -103,18 +107,23 @@ def test_the_table_shows_failures(tmp_path, monkeypatch):
     def hopeless(trial):
         raise TimeoutError("the robot never showed it")
 
+    def broken(trial):
+        raise KeyError("x")
+
     monkeypatch.setitem(FAULTS, "hopeless", hopeless)
+    monkeypatch.setitem(FAULTS, "broken", broken)
     results = tmp_path / "bridge.json"
     bench_faults(HITOGATA, ["good"], results)
-    with pytest.raises(UserError, match="2 faults failed: read the lines of bad, hopeless"):
-        bench_faults(HITOGATA, ["bad", "hopeless"], results)
+    with pytest.raises(UserError, match="3 faults failed: read the lines of bad, hopeless, broken"):
+        bench_faults(HITOGATA, ["bad", "hopeless", "broken"], results)
     kept = read_figures(results)["faults"]
     assert {name: outcome["passed"] for name, outcome in kept.items()} == {
         "good": True,
         "bad": False,
         "hopeless": False,
+        "broken": False,
     }
-    assert faults_table(kept).row_count == 3
+    assert faults_table(kept).row_count == 4
 
 
 def test_the_first_try_at_a_commit_counts():
@@ -131,6 +140,11 @@ def test_the_first_try_at_a_commit_counts():
     assert (mended["passed"], mended["robot"], len(mended["tries"])) == (True, "stood", 3)
     back = tried_row(mended, outcome(True, "ran"), {"commit": "a", "date": "4"}, 3.0)
     assert back["robot"] == "stood", "that commit has had its first try"
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(tables := importlib.util.module_from_spec(spec))
+    line = tables.fault_table({"faults": ({"fault": back}, "")}).splitlines()[-1]
+    assert line.endswith("| 1 of 1 | b | 3 |"), "and what is told is of the other"
 
 
 def test_a_rerun_adds_to_the_tries_of_its_own_row_alone(tmp_path, monkeypatch):

@@ -144,6 +144,12 @@ def test_an_operator_outlasts_a_robot_whose_answer_does_not_end(tmp_path: Path) 
             assert growth_mb(thread) < MOST_MB
 
 
+def test_a_peer_that_is_gone_before_the_first_look_leaves_its_descriptor_to_libzmq() -> None:
+    with socket.socket() as reset:  # without a peer, as one whose peer reset it at once
+        flood.watch_connection(reset.fileno(), "here")
+        assert reset.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0, "it is still open"
+
+
 def test_whole_messages_however_many_cut_nobody_off(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,30 @@ def test_documents_do_not_dirty_a_commit(tmp_path, monkeypatch):
     assert ends == [False, False, True]
 
 
+def test_a_commit_of_documents_is_no_other_code(tmp_path, monkeypatch):
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+        return done.stdout.decode().strip()
+
+    def committed(name: str) -> str:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name, encoding="utf-8")
+        git("add", ".")
+        git("commit", "-m", name)
+        return git("rev-parse", "--short=12", "HEAD")
+
+    git("init")
+    code = committed("tasks/x.py")
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "tasks" / "x.py"))
+    committed("docs/results/bridge.json")
+    committed("README.md")
+    assert results.source_of("x")["commit"] == code
+    changed = committed("tasks/y.py")
+    assert results.source_of("x")["commit"] == changed != code
+
+
 def test_where_figures_cannot_be_kept_is_told_before(tmp_path):
     (tmp_path / "file").touch()
     for path, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "x.json", "could not")):

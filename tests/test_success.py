@@ -212,6 +212,25 @@ def test_pointing_aims_hand_and_arm_at_the_object(angle_deg, right):
     assert not verdict(meaning)
 
 
+def test_pointing_at_two_objects_at_once_is_pointing_at_neither():
+    aims = np.array([[0.0, 2.0, 0.1], [2.0, 0.0, 0.1]]) - SHOULDERS
+    aims /= np.linalg.norm(aims, axis=1, keepdims=True)
+    state = {"hands": SHOULDERS + 0.45 * aims, "axes": aims}
+    for meaning in (Intent("point_at", "red", "cube"), Intent("point_at", "blue", "ball")):
+        assert not verdict(meaning, **state)
+        for side in ("left", "right"):
+            assert not verdict(replace(meaning, side=side), **state)
+
+
+def test_waving_one_hand_after_the_other_is_not_waving_both():
+    success = success_of(Intent("wave", side="both"))
+    success.begin(truth())
+    for t in np.arange(0, 8, 0.02):
+        hands, waving = HOME_HANDS.copy(), int(t >= 4)
+        hands[waving] = SHOULDERS[waving] + UP + [0, 0.15 * np.sin(2 * np.pi * 0.8 * t), 0]
+        assert not success.watch(truth(t, hands=hands))
+
+
 def test_lowered_hands_are_below_the_waist():
     assert verdict(Intent("lower_arms"))
     assert not verdict(Intent("lower_arms"), hands=np.array([SHOULDERS[0] + UP, HOME_HANDS[1]]))

@@ -275,11 +275,27 @@ def test_a_task_of_ones_own_is_an_environment_in_any_script(tmp_path):
         ({"family": "walk", "split": "test"}, "choose train or heldout"),
         ({"family": "walk", "reward_type": "shaped"}, "choose sparse or dense"),
         ({"family": "walk", "n_objects": -1}, "n_objects"),
+        ({"family": "go_to", "n_objects": 0}, "n_objects must be at least 1"),
     ],
 )
 def test_a_wrong_option_is_told_with_its_remedy(options, remedy):
     with pytest.raises(UserError, match=remedy):
         TaskEnvConfig(**options)
+
+
+def test_more_objects_than_fit_are_told_however_many():
+    for n in (10, 100):
+        with pytest.raises(UserError, match="take at most 9"):
+            TaskEnv("gesture", n_objects=n).reset(seed=0)
+
+
+def test_a_vector_that_was_closed_and_begun_again_closes_again():
+    env = TaskVectorEnv("walk", num_envs=2, threads=1, images=False)
+    for _ in range(2):
+        env.reset(seed=0)
+        env.close()
+        with pytest.raises(AssertionError, match="call reset"):
+            env.step(np.stack([STAND, STAND]))
 
 
 def test_closing_leaves_nothing_behind():

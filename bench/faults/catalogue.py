@@ -44,15 +44,17 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def try_fault(name: str, hitogata: Sequence[str]) -> FaultOutcome:
-    """Tries one fault; what never happens is an outcome too.
+    """Tries one fault; what never happens is an outcome too, and so is a try that breaks.
 
     `hitogata` is the command line that starts the program.
     """
-    with new_trial(hitogata) as trial:
-        try:
+    try:
+        with new_trial(hitogata) as trial:
             return FAULTS[name](trial)
-        except (UserError, TimeoutError) as error:
-            return FaultOutcome(False, f"BUT {error}", "", "unknown")
+    except (UserError, TimeoutError) as error:
+        return FaultOutcome(False, f"BUT {error}", "", "unknown")
+    except Exception as error:  # unforeseen, and yet the first try
+        return FaultOutcome(False, f"BUT {error!r}", "", "unknown")
 
 
 def purpose(name: str) -> str:

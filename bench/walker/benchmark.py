@@ -87,6 +87,14 @@ class WalkBenchConfig:
 
 
 @dataclass(frozen=True)
+class _Unfinished:
+    """The file of an examination that ended early: its options, and the figures of its cases."""
+
+    config: dict[str, Any]
+    over: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Case:
     """A case of the benchmark: a scenario, and the figures that a trace of it gives."""
 
@@ -148,17 +156,17 @@ def _begin(config: WalkBenchConfig, unfinished: Path | None) -> dict[str, dict[s
     """The figures of what need not be examined again, by body, walker and case."""
     if unfinished is None or not (config.resume and unfinished.exists()):
         return {}
-    kept = read_json(unfinished, "leave out --resume", dict[str, Any])
-    if kept["config"] != _deciding(config):
+    kept = read_json(unfinished, "leave out --resume", _Unfinished)
+    if kept.config != _deciding(config):
         raise UserError(f"{unfinished} was begun with other options: leave out --resume")
-    return kept["over"]
+    return kept.over
 
 
 def _keep(
     config: WalkBenchConfig, unfinished: Path | None, over: dict[str, dict[str, Any]]
 ) -> None:
     if unfinished is not None:
-        write_json(unfinished, {"config": _deciding(config), "over": over})
+        write_json(unfinished, vars(_Unfinished(_deciding(config), over)))
 
 
 def _deciding(config: WalkBenchConfig) -> dict[str, Any]:

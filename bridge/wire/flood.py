@@ -79,8 +79,12 @@ class _Connection:
         self.spoke, self.heard_s = False, time.monotonic()
         self._line = unix.socket(fileno=fd)
         self.counted = self._line.family != unix.AF_UNIX
-        self._cookie = self._line.getsockopt(unix.SOL_SOCKET, _SO_COOKIE, 8)
-        self.peer = self._peer()
+        try:
+            self._cookie = self._line.getsockopt(unix.SOL_SOCKET, _SO_COOKIE, 8)
+            self.peer = self._peer()
+        except OSError:  # its peer is gone, and libzmq may not know yet
+            self.forget()
+            raise
         self._memory = memory
         self._beats = _HEARTBEATS if beats else 0
         self._accounted = self._seen_taken = self._busy = 0

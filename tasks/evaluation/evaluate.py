@@ -148,9 +148,13 @@ def _begin(folder: Path | str | None, config: EvaluateConfig, model: str) -> lis
                 f"{folder} was begun with another {', '.join(differ)}: give that, or leave out"
                 " --resume"
             )
-        rows = read_json(Path(folder, "episodes.json"), "leave out --resume", list[dict[str, Any]])
+        kept = Path(folder, "episodes.json")
+        rows = read_json(kept, "leave out --resume", list[dict[str, Any]])
+        begun = [(job.name, job.index, job.swapped) for job in _jobs(config)[: len(rows)]]
+        if [tuple(row.get(k) for k in ("family", "index", "swapped")) for row in rows] != begun:
+            raise UserError(f"{kept} has other episodes than were begun: leave out --resume")
+    _keep(Path(folder), rows)  # first: rows of other options must not stand beside these
     write_json(path, told)
-    _keep(Path(folder), rows)
     return rows
 
 
@@ -170,6 +174,8 @@ def _clips(shown: Sequence[_Tried], robot: Path | None) -> list[Clip]:
 
 def _check(config: EvaluateConfig) -> None:
     check_ranges(config)
+    if not config.families:
+        raise UserError("--families names none: leave it out for all")
     catalogue = read_catalogue(config.tasks)
     for name in config.families:
         if name != SWAP:

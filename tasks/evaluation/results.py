@@ -125,9 +125,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the code that measures, with "-dirty" when code differs from it.
+    """The last commit that changed the code that measures, "-dirty" when code differs from it.
 
-    Documents do not measure: else the first figure that is written would dirty all others.
+    Documents do not measure: else the first figure that is written would dirty all others, and
+    to commit it would make another commit of the same code.
     """
 
     def git(*words: str) -> subprocess.CompletedProcess[str]:
@@ -136,7 +137,8 @@ def _commit() -> str:
 
     documents = (":(top,exclude)docs", ":(top,exclude,glob)*.md")
     try:
-        commit = git("rev-parse", "--short=12", "HEAD").stdout.strip()
+        told = git("log", "-1", "--abbrev=12", "--format=%h", "--", ":/", *documents)
+        commit = told.stdout.strip()
         dirty = git("diff", "--quiet", "HEAD", "--", ":/", *documents).returncode
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

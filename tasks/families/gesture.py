@@ -111,7 +111,10 @@ class Lowered(Success):
 
 
 class Waved(Success):
-    """Swings of the raised hands that are asked for; of any one if the side is not said."""
+    """Swings of the raised hands that are asked for; of any one if the side is not said.
+
+    Of both only while both are raised: to wave one after the other serves every side at once.
+    """
 
     hold_s = 0.0
 
@@ -123,7 +126,10 @@ class Waved(Success):
         yaw = truth.base[2]
         left = np.array([-np.sin(yaw), np.cos(yaw)])
         places_m = (truth.hands_m[:, :2] - truth.base[:2]) @ left
-        for swings, raised, place_m in zip(self._swings, _raised(truth), places_m, strict=True):
+        hands = _raised(truth)
+        if self.meaning.side == "both":
+            hands = hands & hands.all()
+        for swings, raised, place_m in zip(self._swings, hands, places_m, strict=True):
             swings.watch(raised, place_m)
         return super().watch(truth)
 
@@ -143,13 +149,15 @@ class Waved(Success):
 
 
 class Pointed(Success):
-    """A hand, and the line from its shoulder to it, aim at the object."""
+    """A hand, and the line from its shoulder to it, aim at the object, and no hand at another."""
 
     def is_success(self, truth: PrivilegedState) -> bool:
         target = self.target()
         if target is None or not self.stayed(truth):
             return False
-        return bool(np.any(_pointing(truth, target) & _asked(self.meaning)))
+        aimed = np.array([_pointing(truth, i) for i in range(len(self.scene.objects))])
+        astray = aimed.any(axis=0) & ~aimed[target]
+        return bool(np.any(aimed[target] & _asked(self.meaning)) and not astray.any())
 
     def is_mistaken(self, truth: PrivilegedState) -> bool:
         pointing = [_pointing(truth, i).any() for i in range(len(self.scene.objects))]
