@@ -6,7 +6,7 @@ Says slots without knowing what they mean; `tasks.language.intent` gives them me
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -132,13 +132,20 @@ class Grammar:
         usual = self.usual_share > 0 and rng.random() < self.usual_share
         return self._fill(entry[0] if usual else pick(entry, rng), values, said, rng)
 
+    def vocabulary(self) -> set[str]:
+        """Every word that it can say, in lower case."""
+        return {word for text in self._texts() for word in words_of(text)}
+
     def characters(self) -> set[str]:
         """Every character that it can say, and the marks of its patterns."""
+        return set().union(*self._texts())
+
+    def _texts(self) -> Iterator[str]:
+        """All patterns and words, without the names and conditions in them."""
         lists = [*self.imperatives.values(), *self.sentences.values(), self.adverbs, self.frames]
         for entry in self.words.values():
             lists += entry.values() if isinstance(entry, dict) else [entry]
-        texts = (text for some in lists for text in some)
-        return set().union(*(NAME.sub(" ", CONDITIONS.sub(r"\2", text)) for text in texts))
+        return (NAME.sub(" ", CONDITIONS.sub(r"\2", text)) for texts in lists for text in texts)
 
     def slot_of(self, name: str) -> str | None:
         """The slot that decides which of `words[name]` is said, if one does."""

@@ -67,6 +67,11 @@ class Language:
         """The usual wording of a meaning."""
         return self.grammars["train"][0].plainly(meaning.slots())
 
+    def vocabulary(self) -> frozenset[str]:
+        """Every word that may be said, in lower case."""
+        known = (grammar.vocabulary() for split in SPLITS for grammar in self.grammars[split])
+        return frozenset().union(*known)
+
     def characters(self) -> frozenset[str]:
         """Every character that an instruction may have: printable ASCII, and those of its words."""
         said = (grammar.characters() for split in SPLITS for grammar in self.grammars[split])
