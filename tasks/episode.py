@@ -27,6 +27,7 @@ DONE_S = 3.0
 WARM_UP_S = 1.5
 
 PERIODS_PER_STEP = round(CONTROL_HZ / CHUNK_HZ)
+REPLAN_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,13 @@ def run_episode(
     instruction: str,
     success: Success,
     time_limit_s: float,
-    replan_steps: int = 3,
     on_frame: Callable[[Frame], None] | None = None,
 ) -> EpisodeOutcome:
     """Runs until success, a fall, DONE_S after the policy called itself done, or the time is over.
 
-    The policy answers every `replan_steps` chunk steps.
+    The policy answers every `REPLAN_STEPS` chunk steps.
     """
-    rollout = Rollout(world, policy, replan_steps)
+    rollout = Rollout(world, policy, REPLAN_STEPS)
     rollout.instruct(instruction)
     success.begin(true_state(world))
     begun = world.time_s
@@ -140,7 +140,7 @@ def run_episode(
             on_frame(Frame(world.time_s - begun, world.qpos(), rollout.chunk))
 
     while True:
-        rollout.advance(replan_steps, watch)
+        rollout.advance(REPLAN_STEPS, watch)
         said_s = rollout.said_s
         if said_s is not None and (satisfied_s is not None or said_s >= DONE_S):
             break

@@ -19,8 +19,9 @@ from tasks.task import Task
 CHECKED = 60
 
 
-def read_catalogue(files: Sequence[Path], catalogue: Catalogue = SHIPPED) -> Catalogue:
-    """A catalogue with the tasks of files besides its own; UserError for a wrong file."""
+def read_catalogue(files: Sequence[Path]) -> Catalogue:
+    """The shipped catalogue with the tasks of files as well; UserError for a wrong file."""
+    catalogue = SHIPPED
     for file in files:
         catalogue = catalogue.with_task(_read(file))
         _check_words(catalogue, catalogue.tasks[-1])

@@ -23,7 +23,7 @@ from robots.g1.embodiment import (
     STAND_COMMAND,
 )
 from robots.g1.facts import N_LEG_WAIST_JOINTS, joint_facts
-from robots.g1.walker import DEEPEST_BOW_RAD, Walker, joint_targets, walker_observation
+from robots.g1.walker import DEEPEST_BOW_RAD, ControlLaw, Walker
 from sim.locomotion.curves import CurveWriter, draw_curves, read_curves
 from sim.locomotion.env import WalkConfig, WalkEnv
 from sim.locomotion.ppo import MirrorSymmetric, mirror_maps
@@ -58,16 +58,11 @@ def test_a_stand_has_no_clock_and_no_gait():
     rest = np.zeros(1)
     assert not gait.is_stepping(rest, still, upright)
     assert gait.advance_clock(rest, rest, still, upright)[0] == 0.0
-    targets = joint_targets(
-        np.zeros((1, 15)),
-        np.array([0.7]),
-        still,
-        gait.posture(np.array([0.76]), np.array([0.0])),
-        np.array([0.0]),
-        ARM_HOME_RAD[None],
-        np.array([False]),
-    )
-    assert targets[0] == pytest.approx(joint_facts("home_rad"))
+    law = ControlLaw(1)
+    law.phase[...], law.velocity, law.asked, law.capture = 0.7, still, still, upright
+    law.posture, law.stepping = gait.posture(law.height, law.pitch), np.array([False])
+    law.arms[...] = ARM_HOME_RAD
+    assert law.act(np.zeros((1, 15)))[0] == pytest.approx(joint_facts("home_rad"))
 
 
 def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_action():
@@ -94,18 +89,10 @@ def test_a_mirrored_body_reads_the_mirrored_observation_and_gets_the_mirrored_ac
 def _observe(velocity, phase, joints):
     values = np.array([joints[name] for name in JOINT_NAMES])
     upright = np.array([0.0, 0.0, -1.0])
-    return walker_observation(
-        velocity,
-        np.array(0.6),
-        np.array(0.3),
-        phase,
-        values,
-        0 * values,
-        0 * upright,
-        upright,
-        np.zeros(15),
-        np.array(True),
-    )
+    law = ControlLaw()
+    law.asked, law.stepping = velocity, np.array(True)
+    law.height[...], law.pitch[...], law.phase[...] = 0.6, 0.3, phase
+    return law.observation(values, 0 * values, 0 * upright, upright)
 
 
 @pytest.mark.parametrize("pitch", [0.0, 0.3])

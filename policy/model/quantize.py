@@ -33,11 +33,11 @@ def block_scales(weight: Tensor, block: int = BLOCK) -> Tensor:
     return torch.where(largest > 0, largest / MAX_CODE, torch.ones_like(largest))
 
 
-def fake_quantize(weight: Tensor, block: int = BLOCK) -> Tensor:
+def fake_quantize(weight: Tensor) -> Tensor:
     """The weight as its packed form will give it back; its gradient is that of the weight."""
     detached = weight.detach()
-    scales = block_scales(detached, block).unsqueeze(-1)
-    codes = (detached.unflatten(-1, (-1, block)) / scales).round_().clamp_(-MAX_CODE, MAX_CODE)
+    scales = block_scales(detached).unsqueeze(-1)
+    codes = (detached.unflatten(-1, (-1, BLOCK)) / scales).round_().clamp_(-MAX_CODE, MAX_CODE)
     rounded = (codes * scales).flatten(-2)
     return weight + (rounded - detached)
 

@@ -10,7 +10,7 @@ from policy.export.restore import restore_model
 from policy.model.action_codec import BANDS
 from policy.model.stages import TorchParts
 from policy.runtime.bundle import is_bundle
-from policy.runtime.onnx_policy import Blind, GraphPolicy
+from policy.runtime.onnx_policy import GraphPolicy
 from policy.runtime.text_encoder import TextEncoder
 from policy.training.checkpoint import load_model
 
@@ -21,22 +21,13 @@ class TorchPolicy(GraphPolicy):
     Also that of a bundle, its weights as rounded as there.
     """
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        threads: int = 2,
-        tokens_per_step: int | None = None,
-        blind: Blind | None = None,
-    ) -> None:
+    def __init__(self, checkpoint: Path, threads: int = 2) -> None:
         torch.set_num_threads(threads)
-        restored = is_bundle(checkpoint)
-        model = restore_model(checkpoint) if restored else load_model(checkpoint).eval()
+        model = restore_model(checkpoint) if is_bundle(checkpoint) else load_model(checkpoint)
         super().__init__(
             TorchParts(model),
             TextEncoder(threads=threads),
             model.embodiment,
             dict(model.config.slots),
             BANDS,
-            tokens_per_step,
-            blind,
         )

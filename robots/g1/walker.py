@@ -58,61 +58,6 @@ def joint_offsets(joint_pos: np.ndarray, posture: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def walker_observation(
-    velocity: np.ndarray,
-    height: np.ndarray,
-    pitch: np.ndarray,
-    phase: np.ndarray,
-    joint_offset: np.ndarray,
-    joint_vel: np.ndarray,
-    ang_vel: np.ndarray,
-    gravity: np.ndarray,
-    last_action: np.ndarray,
-    stepping: np.ndarray,
-) -> np.ndarray:
-    """(..., 86) float32, the network's input.
-
-    velocity (..., 3) m/s, m/s, rad/s; height (...) m of the pelvis; pitch (...) rad of the torso;
-    phase (...) in [0, 1); joints (..., 29), offsets as of `joint_offsets` and rad/s; angular
-    velocity (..., 3) rad/s and gravity (..., 3) in the IMU frame; action (..., 15); stepping (...)
-    bool: the clock runs.
-    """
-    angle = 2 * np.pi * phase[..., None]
-    stepping = stepping[..., None]
-    # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
-    return np.concatenate(
-        [
-            ang_vel * 0.5,
-            gravity * 3.0,
-            velocity * np.array([2.0, 2.0, 1.0]),
-            np.sin(angle) * stepping,
-            np.cos(angle) * stepping,
-            joint_offset * 4.0,
-            joint_vel * 0.1,
-            last_action,
-            5.0 * (STANDING_HEIGHT_M - height[..., None]),
-            2.0 * pitch[..., None],
-        ],
-        axis=-1,
-    ).astype(np.float32)
-
-
-def joint_targets(
-    action: np.ndarray,
-    phase: np.ndarray,
-    velocity: np.ndarray,
-    posture: np.ndarray,
-    pitch: np.ndarray,
-    arms: np.ndarray,
-    stepping: np.ndarray,
-) -> np.ndarray:
-    """(..., 29) rad: legs and waist at home + posture + reference + scaled action, arms as is."""
-    home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + posture
-    home[..., WAIST_PITCH] -= gait.BOW_SAG * pitch
-    offsets = gait.reference(gait.leg_phases(phase), velocity, stepping)
-    return np.concatenate([home + offsets + action * action_scale(), arms], axis=-1)
-
-
 def hold_heading(
     heading_error: np.ndarray, velocity: np.ndarray, ang_vel: np.ndarray, capture: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +133,7 @@ class ControlLaw:
         """(..., 86) float32: what the network reads as a control period begins.
 
         Posture and arms begin to follow an (..., 18) command and a (...) rad torso pitch within
-        their ranges; the rest is as of `walker_observation`.
+        their ranges; the rest is as of `observation`.
         """
         self.velocity = command[..., :BASE_HEIGHT].copy()
         arms = np.where(np.isnan(self.arms), joint_pos[..., N_LEG_WAIST_JOINTS:], self.arms)
@@ -214,26 +159,42 @@ class ControlLaw:
         ang_vel: np.ndarray,
         gravity: np.ndarray,
     ) -> np.ndarray:
-        """(..., 86) float32: the moment last observed, had the sensors said this."""
-        return walker_observation(
-            self.asked,
-            self.height,
-            self.pitch,
-            self.phase,
-            joint_offset,
-            joint_vel,
-            ang_vel,
-            gravity,
-            self.action,
-            self.stepping,
-        )
+        """(..., 86) float32: what the network reads of the moment last observed.
+
+        The sensors may have said otherwise than in `observe`: joints (..., 29), offsets as of
+        `joint_offsets` and rad/s; angular velocity (..., 3) rad/s and gravity (..., 3) in the IMU
+        frame.
+        """
+        angle = 2 * np.pi * self.phase[..., None]
+        stepping = self.stepping[..., None]
+        # Scaled to about unit size: a tenth of a radian of joint offset decides about balance.
+        return np.concatenate(
+            [
+                ang_vel * 0.5,
+                gravity * 3.0,
+                self.asked * np.array([2.0, 2.0, 1.0]),
+                np.sin(angle) * stepping,
+                np.cos(angle) * stepping,
+                joint_offset * 4.0,
+                joint_vel * 0.1,
+                self.action,
+                5.0 * (STANDING_HEIGHT_M - self.height[..., None]),
+                2.0 * self.pitch[..., None],
+            ],
+            axis=-1,
+        ).astype(np.float32)
 
     def act(self, action: np.ndarray) -> np.ndarray:
-        """(..., 29) rad within the joints' ranges: the targets that a (..., 15) action makes."""
+        """(..., 29) rad within the joints' ranges: the targets that a (..., 15) action makes.
+
+        Legs and waist at home + posture + reference + scaled action, arms as they follow.
+        """
         self.action = action
-        targets = joint_targets(
-            action, self.phase, self.asked, self.posture, self.pitch, self.arms, self.stepping
-        )
+        home = joint_facts("home_rad")[:N_LEG_WAIST_JOINTS] + self.posture
+        home[..., WAIST_PITCH] -= gait.BOW_SAG * self.pitch
+        offsets = gait.reference(gait.leg_phases(self.phase), self.asked, self.stepping)
+        legs = home + offsets + action * action_scale()
+        targets = np.concatenate([legs, self.arms], axis=-1)
         # The clock follows the balance that the command was computed from.
         self.phase[...], self.unasked_s[...] = gait.advance_clock(
             self.phase, self.unasked_s, self.velocity, self.capture

@@ -88,7 +88,7 @@ class WalkEnv(gymnasium.vector.VectorEnv):
     """`n_worlds` G1s follow random base velocities and postures while their arms move at random.
 
     Actions (n, 15) correct the reference gait of legs and waist, in units of `action_scale`, fifty
-    times a second. Observations (n, 86) are the walker's (`walker_observation`), with noise;
+    times a second. Observations (n, 86) are the walker's (`ControlLaw.observation`), with noise;
     `info["critic"]` (n, 94) adds what only the simulation knows, and has none. The reward is
     `walk_rewards`' for a control period. A world terminates as its robot falls, sinks or keeps a
     foot planted for a cycle and a half, and is truncated after `episode_s`. It begins anew in the

@@ -30,7 +30,6 @@ class _Job:
     seed: int
     index: int
     config: RecordConfig
-    walker_path: str | None
 
 
 def collect(
@@ -41,7 +40,6 @@ def collect(
     processes: int = 2,
     policy: Callable[[], Policy] | None = None,
     config: RecordConfig = RecordConfig(),
-    walker_path: str | None = None,
 ) -> int:
     """Adds to a dataset until it has `episodes`; returns how many frames were added.
 
@@ -64,7 +62,7 @@ def collect(
     with hold_folder(Path(folder), "collects"):
         writer = DatasetWriter(folder, G1, catalogue.slots)
         missing = range(len(writer), episodes)
-        jobs = [_Job(tuple(families), seed, i, config, walker_path) for i in missing]
+        jobs = [_Job(tuple(families), seed, i, config) for i in missing]
         frames = _record_all(writer, jobs, min(processes, len(jobs)), policy, config.tasks)
         _add_sentences(folder, catalogue, families, seed, config.sentences)
     return frames
@@ -127,6 +125,4 @@ def sample_sentences(
 
 def _record(worker: Worker, job: _Job) -> Demonstration:
     rng = np.random.default_rng([job.seed, job.index])
-    return record_episode(
-        worker.catalogue, job.families, rng, worker.policy, job.config, job.walker_path
-    )
+    return record_episode(worker.catalogue, job.families, rng, worker.policy, job.config)

@@ -91,7 +91,6 @@ def record_episode(
     rng: np.random.Generator,
     policy: Policy | None = None,
     config: RecordConfig = RecordConfig(),
-    walker_path: str | None = None,
 ) -> Demonstration:
     """Records one episode of one or several instructions.
 
@@ -100,7 +99,7 @@ def record_episode(
     An episode that ends at once in a fall is recorded anew, at most MOST_TAKES times: UserError.
     """
     for _ in range(MOST_TAKES):
-        take = _Take(catalogue, families, rng, policy, config, walker_path)
+        take = _Take(catalogue, families, rng, policy, config)
         try:
             take.run()
             if len(take.frames) >= CHUNK_HZ:
@@ -118,13 +117,11 @@ class _Take:
         rng: np.random.Generator,
         policy: Policy | None,
         config: RecordConfig,
-        walker_path: str | None,
     ) -> None:
         self.rng, self.config, self.policy, self._catalogue = rng, config, policy, catalogue
         self._tasks = [catalogue[name] for name in families]
         self._trial = self._draw_task().trial(rng)
-        seed = int(rng.integers(2**31))
-        self.world = World(self._trial.scene, seed=seed, walker_path=walker_path)
+        self.world = World(self._trial.scene, seed=int(rng.integers(2**31)))
         self.frames: list[RecordedFrame] = []
         self._observations: list[Observation] = []
         self._actions: list[np.ndarray] = []
