@@ -178,6 +178,7 @@ def test_a_silent_crowd_pushes_out_nobody_who_has_spoken(
         terms = {"session": "s" * 16, "sequence": 1, "protocol": operator_wire.PROTOCOL}
         speaker.sendall(framed(operator_wire.pack(operator_wire.Claim(name="anna", **terms))))
         await_true(lambda: bool(port.poll()) or port.commander == "anna")
+        time.sleep(3 * flood.LOOK_S)  # it is older than the crowd
         for _ in range(30):
             crowd.enter_context(stranger(port.addresses.stop))
         await_true(lambda: sum("cut off" in line for line in caplog.messages) >= 20)
