@@ -42,8 +42,11 @@ def moment(index: int, time_s: float | None = None) -> Moment:
     )
 
 
-def check(recording: Recording, indices: range) -> None:
-    """That a recording holds exactly these moments, and the pictures taken in their time."""
+def check(recording: Recording, indices: range, lost: int = 0) -> None:
+    """That a recording holds exactly these moments, and the pictures taken in their time.
+
+    Of the last pictures `lost` may be missing.
+    """
     moments = [moment(index) for index in indices]
     count = len(moments)
     assert recording.level.tolist() == [m.level for m in moments]
@@ -62,7 +65,8 @@ def check(recording: Recording, indices: range) -> None:
         assert recording.counters["late"].tolist() == late
     pictures = [m for m in moments if m.images]
     shown = recording.pngs[-len(pictures) :]
-    for picture, png in zip(pictures, shown, strict=True):
+    assert len(pictures) - lost <= len(shown)
+    for picture, png in zip(pictures, shown, strict=False):
         assert (decode_png(png) == picture.images["head"]).all()
 
 
@@ -218,7 +222,7 @@ def test_killed_processes_leave_all_but_their_last_second(tmp_path, group):
             told = child.communicate()[0].split(b"\n")
             last = json.loads(told[-2])  # the last whole line
             found = read_recording(tmp_path / str(index))
-            check(found, range(len(found.time_s)))
+            check(found, range(len(found.time_s)), lost=10)  # a second's
             assert found.time_s[-1] >= last["time_s"] - 1.0
             assert last["index"] >= len(found.time_s) - 2
             assert found.pngs and found.events == ((found.time_s[0], "begun"),)
