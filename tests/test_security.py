@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket as plain
 import stat
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from bench.faults.endless import announce_and_garble
 from bridge.contract import Status, UserError
 from bridge.wire import keys as key_room
 from bridge.wire import messages
@@ -328,23 +328,9 @@ def test_the_options_of_both_sockets(tmp_path):
             router.send_multipart([b"nobody", b""])
 
 
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
-
-
 def test_a_gibibyte_is_refused_before_it_is_read():
     with running_server("tcp://127.0.0.1:*") as process:
-        port = int(process.address.rpartition(":")[2])
-        with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
-            ready = bytes([4, len(READY)]) + READY
-            raw.sendall(GREETING + ready + b"\x02" + struct.pack(">Q", 1 << 30) + bytes(1000))
-            try:
-                while raw.recv(65536):  # the server's own greeting, then the end
-                    pass
-            except ConnectionResetError:
-                pass
-        with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
-            raw.sendall(os.urandom(10_000))
+        announce_and_garble(process.address, 1 << 30)
         with RemotePolicy(process.address, G1) as policy:
             assert policy.act("go", observe()).status is Status.DONE
         status = Path(f"/proc/{process.pid}/status")

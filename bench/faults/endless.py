@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -52,6 +53,16 @@ def send_without_end(line: socket.socket, frame_bytes: int, most_bytes: int) -> 
     except OSError:
         pass
     return sent
+
+
+def announce_and_garble(address: str, frame_bytes: int) -> None:
+    """The head of a frame of so many bytes, until it is cut off; then one who greets with noise."""
+    with stranger(address) as line, suppress(ConnectionResetError):
+        line.sendall(bytes([_LONG]) + struct.pack(">Q", frame_bytes) + bytes(1000))
+        while line.recv(_AT_ONCE):
+            pass
+    with _opened(address) as line:
+        line.sendall(os.urandom(10_000))
 
 
 class Relay:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,6 +125,7 @@ def bench_walkers(config: WalkBenchConfig, unfinished: Path | None = None) -> di
     cases = make_cases(config)
     postures = {walker.name: walker.make(1).takes_posture for walker in walkers}
     over = _begin(config, unfinished)
+    compiled = cache(body_model)
     with _progress_bar() as bar:
         steps = sum(case.scenario.steps for case in cases)
         task = bar.add_task("examine", total=steps * len(walkers) * len(bodies), note="")
@@ -131,13 +133,14 @@ def bench_walkers(config: WalkBenchConfig, unfinished: Path | None = None) -> di
             key = f"{body} body, {walker.name}: {case.name}"
             if key in over:
                 bar.advance(task, case.scenario.steps)
-            elif case.name in POSTURE_FIGURES and not postures[walker.name]:
+                continue
+            if case.name in POSTURE_FIGURES and not postures[walker.name]:
                 over[key] = {POSTURE_FIGURES[case.name]: None}
                 bar.advance(task, case.scenario.steps)
             else:
                 bar.update(task, note=key)
                 ground, payload_kg = case.scenario.ground, case.scenario.hand_payload_kg
-                model = body_model(bodies[body], ground, payload_kg)
+                model = compiled(bodies[body], ground, payload_kg)
                 over[key] = case.score(
                     run_scenario(
                         case.scenario, model, walker, config.threads, lambda: bar.advance(task)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket as plain
-import struct
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +10,7 @@ import numpy as np
 import zmq
 
 from bench.doubles import ELBOW
+from bench.faults.endless import announce_and_garble
 from bench.faults.peer import FRAMES, GIBIBYTE
 from bench.faults.programs import frames_server, scripted_server, walking_robot
 from bench.faults.rig import FaultTrial, Rig, levels, robot_at_work, upright
@@ -23,8 +22,6 @@ from robots.g1.embodiment import G1
 QUIET_S = 1.0
 MOST_MB = 500.0
 
-_NULL_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-_READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 _GARBAGE: dict[str, Callable[[], list[bytes]]] = {
     "truncated": lambda: [b"\x83\xa4type\xa4stop"],
     "random": lambda: [os.urandom(4000)],
@@ -96,7 +93,7 @@ def gibibyte_to_the_server(trial: FaultTrial) -> FaultOutcome:
     """A stranger sends the server 1 GiB, and garbage, while a robot walks by it."""
     with scripted_server("tcp://127.0.0.1:*") as server, robot_at_work(trial, server.said) as rig:
         rig.walk()
-        _announce_gibibyte(int(server.said.rpartition(":")[2]))
+        announce_and_garble(server.said, GIBIBYTE)
         during = rig.rest(2.0)
         read = rig.until(lambda seen: True)
         most_mb = footprint_of(server.pid).most_memory_mb
@@ -128,17 +125,3 @@ def _throw_at_operator_port(rig: Rig, frames: list[bytes]) -> None:
                 stranger.connect(address)
                 stranger.send_multipart(frames)
     rig.await_true(lambda: port.counters["malformed_messages"] >= known + 2)
-
-
-def _announce_gibibyte(port: int) -> None:
-    """What libzmq would send for such a frame: its head, and a beginning."""
-    ready = bytes([4, len(_READY)]) + _READY
-    with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
-        raw.sendall(_NULL_GREETING + ready + b"\x02" + struct.pack(">Q", GIBIBYTE) + bytes(1000))
-        try:
-            while raw.recv(65536):  # the server's own greeting, then the end
-                pass
-        except ConnectionResetError:
-            pass
-    with plain.create_connection(("127.0.0.1", port), timeout=30) as raw:
-        raw.sendall(os.urandom(10_000))
